@@ -1,0 +1,33 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: help demo test lint lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing pinned dependencies into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)  ## run the game, send it traffic, check the analyst's answers
+	@$(BIN)/questlog demo
+
+test: $(STAMP)  ## run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## check style and types
+	@$(BIN)/ruff check . && $(BIN)/mypy
+
+lock: $(STAMP)  ## pin the dependencies anew, with hashes
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+	  --custom-compile-command "make lock" pyproject.toml --extra flask requirements/dev.in -o requirements/dev.txt
+
+clean:  ## remove the environment and the demo's data
+	@rm -rf .venv questlog-demo

@@ -1,0 +1,84 @@
+"""What can go wrong: errors an operator sees, and the closed list of reasons an event is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class QuestlogError(Exception):
+    """Any trouble questlog reports: a sentence, what to do next, and whether a retry may help."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.retry_after = retry_after
+
+
+class PlanError(QuestlogError):
+    """The tracking plan has faults; each is one line of *faults*."""
+
+    exit_code = 2
+
+    def __init__(self, path: str, faults: list[str]) -> None:
+        super().__init__(f"{path}: {len(faults)} fault(s)\n" + "\n".join(f"  {f}" for f in faults))
+        self.faults = faults
+
+
+class ProjectNotFound(QuestlogError):
+    """No plan.toml here or above."""
+
+    exit_code = 2
+
+
+class LogUnavailable(QuestlogError):
+    """The log cannot make events durable now; nothing of the call was accepted."""
+
+
+class LogFull(LogUnavailable):
+    """The disk under the log is at its watermark; nothing of the call was accepted."""
+
+
+class LanderFenced(QuestlogError):
+    """Another lander took over; this one committed nothing and must stop."""
+
+
+class LanderBusy(QuestlogError):
+    """Another lander is at work on this project."""
+
+
+class QueryError(QuestlogError):
+    """A statement could not be run."""
+
+
+class NotInstalled(QuestlogError):
+    """An optional part is missing; the hint says how to install it."""
+
+
+class Reason(StrEnum):
+    """Why an event is in quarantine. Codes are stable: queries and dashboards rely on them."""
+
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    TOO_DEEP = "too_deep"
+    NO_EVENT_TYPE = "no_event_type"
+    UNKNOWN_EVENT_TYPE = "unknown_event_type"
+    BAD_ENVELOPE = "bad_envelope"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    OUT_OF_RANGE = "out_of_range"
+    TOO_LONG = "too_long"
+    NOT_IN_ENUM = "not_in_enum"
+    NO_MATCH = "no_match"
+    LOG_DAMAGED = "log_damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One event's refusal: a stable reason and the path of the field that caused it."""
+
+    reason: Reason
+    field: str = ""
+    detail: str = ""

@@ -1,0 +1,23 @@
+"""The lake: Iceberg tables that remember how much of the log they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import pyarrow as pa
+
+from questlog.log import Position
+
+
+class Tables(Protocol):
+    """Lake tables that remember how much of the log they hold."""
+
+    def commit(self, table: str, rows: pa.Table, through: Position, plan_version: str) -> None:
+        """Add *rows* and remember *through* in one atomic step that survives a power cut."""
+
+    def position(self, table: str) -> Position:
+        """Return the last *through* committed to *table*, or START."""
+
+    def files(self, table: str) -> Sequence[str]:
+        """Return the data files a reader may open now."""

@@ -1,0 +1,41 @@
+"""Rows -> tables, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What one landing did: records read, rows per table (quarantine too), duplicates dropped."""
+
+    records: int = 0
+    rows: Mapping[str, int] = field(default_factory=dict)
+    duplicates: int = 0
+
+    def __add__(self, other: Landed) -> Landed:
+        names = {*self.rows, *other.rows}
+        rows = {n: self.rows.get(n, 0) + other.rows.get(n, 0) for n in names}
+        return Landed(self.records + other.records, rows, self.duplicates + other.duplicates)
+
+
+class StopSignal(Protocol):
+    """`threading.Event` keeps this."""
+
+    def is_set(self) -> bool:
+        """Return whether to stop."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds for the signal."""
+
+
+class Lander(Protocol):
+    """Moves the log into the tables."""
+
+    def drain(self) -> Landed:
+        """Land everything logged so far, then return."""
+
+    def run(self, stop: StopSignal) -> None:
+        """Land until told to stop."""

@@ -1,0 +1,85 @@
+"""Puts the parts of a profile together; the only module that knows implementations."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from questlog.errors import NotInstalled
+from questlog.log import Log
+from questlog.log.sqlite import SqliteLog
+from questlog.plan import Plan
+from questlog.plan.load import load_plan
+from questlog.settings import Project, find_project
+
+if TYPE_CHECKING:
+    from questlog.land.loop import LandingLoop
+    from questlog.query.duckdb import DuckDBEngine, Result
+
+
+class Pipeline:
+    """The stages of one project, built when first used: a sender never imports the lake."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self._plan_lock = threading.Lock()
+        self._plan: tuple[int, Plan] | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as the file says now; read again when the file changes."""
+        stamp = self.project.plan_path.stat().st_mtime_ns
+        with self._plan_lock:
+            if self._plan is None or self._plan[0] != stamp:
+                self._plan = (stamp, load_plan(self.project.plan_path))
+            return self._plan[1]
+
+    @cached_property
+    def log(self) -> Log:
+        settings = self.project.settings
+        return SqliteLog(
+            self.project.log_folder,
+            min_free_bytes=settings.min_free_mb << 20,
+            retry_after=settings.retry_after_seconds,
+        )
+
+    @cached_property
+    def engine(self) -> DuckDBEngine:
+        from questlog.query.duckdb import DuckDBEngine
+
+        return DuckDBEngine(self.log, lambda: self.plan, self.project.catalog, self.project.data)
+
+    def lander(self) -> LandingLoop:
+        """Return a lander; entering it takes the project's one lease."""
+        from questlog.land.loop import LandingLoop
+
+        settings = self.project.settings
+        return LandingLoop(
+            self.log,
+            lambda: self.plan,
+            self.project.catalog,
+            self.project.warehouse,
+            batch_records=settings.batch_records,
+            land_seconds=settings.land_seconds,
+            keep_log_hours=settings.keep_log_hours,
+        )
+
+    def sql(self, text: str, params: Sequence[object] = ()) -> Result:
+        """Run one reading statement over landed files and the tail."""
+        return self.engine.run(text, params)
+
+
+PROFILES = ("embedded",)
+
+
+def open_pipeline(path: str | Path = ".", **overrides: Any) -> Pipeline:
+    """Open the project at or above *path*."""
+    project = find_project(path, **overrides)
+    if project.settings.profile not in PROFILES:
+        raise NotInstalled(
+            f"profile {project.settings.profile!r} is not available", hint=f"profiles: {', '.join(PROFILES)}"
+        )
+    return Pipeline(project)

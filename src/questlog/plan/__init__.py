@@ -1,0 +1,99 @@
+"""WHAT may be sent: the tracking plan, the file that declares event types and their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MODES = ("observe", "quarantine", "reject")
+SCALARS = ("string", "bool", "int", "long", "float", "double", "timestamp", "date", "enum")
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """A field's type. `item` is a list's element or a map's value, `fields` a struct's members."""
+
+    kind: str
+    precision: int = 0
+    scale: int = 0
+    item: Type | None = None
+    fields: tuple[tuple[str, Type], ...] = ()
+
+    def __str__(self) -> str:
+        if self.kind == "decimal":
+            return f"decimal({self.precision},{self.scale})"
+        if self.kind == "list":
+            return f"list<{self.item}>"
+        if self.kind == "map":
+            return f"map<string,{self.item}>"
+        if self.kind == "struct":
+            return "struct<" + ",".join(f"{name}:{type_}" for name, type_ in self.fields) + ">"
+        return self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One declared field of an event."""
+
+    name: str
+    type: Type
+    required: bool = False
+    default: Any = None
+    min: Any = None
+    max: Any = None
+    max_length: int | None = None
+    pattern: str | None = None
+    enum: tuple[Any, ...] = ()
+    aliases: tuple[str, ...] = ()
+    pii: bool = False
+    deprecated: bool = False
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One declared event type. `match` maps paths of the sender's JSON to the values that mean it."""
+
+    name: str
+    table: str
+    mode: str = "quarantine"
+    description: str = ""
+    owner: str = ""
+    match: tuple[tuple[str, Any], ...] = ()
+    fields: tuple[Field, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Where the sender's JSON holds what every event has; paths are dotted. `fields` "" is the top level."""
+
+    event_type: str = "event_type"
+    event_id: str = "event_id"
+    event_time: str = "event_time"
+    player_id: str = "player_id"
+    session_id: str = "session_id"
+    sequence: str = "sequence"
+    fields: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole plan. `version` is a hash of what it means: equal plans have equal versions anywhere."""
+
+    game: str
+    version: str
+    headers: tuple[str, ...] = ("Host", "Accept", "User-Agent")
+    envelope: Envelope = Envelope()
+    events: Mapping[str, Event] = field(default_factory=dict)
+    routes: Mapping[str, str] = field(default_factory=dict)
+    dedup_hours: float = 24.0
+    text: str = ""
+
+    @property
+    def tables(self) -> dict[str, list[Event]]:
+        """Table name -> the events that land in it."""
+        found: dict[str, list[Event]] = {}
+        for event in self.events.values():
+            found.setdefault(event.table, []).append(event)
+        return found
