@@ -57,7 +57,5 @@ def encode_record(
         )
     broken = base64.b64encode(event).decode()
     return _encoder.encode(
-        Record(
-            format=1, id=id, received=received_ms, client_id=client_id, headers=headers or {}, broken=broken
-        )
+        Record(format=1, id=id, received=received_ms, client_id=client_id, headers=headers or {}, broken=broken)
     )

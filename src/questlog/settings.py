@@ -85,13 +85,11 @@ def load_settings(path: Path, **overrides: Any) -> Settings:
             guess = f"; did you mean {near[0]}?" if near else ""
             faults.append(f"unknown setting {name}{guess} Known: {', '.join(rows)}")
             continue
-        kind = type(rows[name].default)
+        kind: Any = type(rows[name].default)
         try:
             values[name] = kind(value)
         except (TypeError, ValueError):
             faults.append(f"{name}: {value!r} is no {kind.__name__}")
     if faults:
-        raise QuestlogError(
-            "settings: " + "; ".join(faults), hint=f"see {path.name} and QUESTLOG_… variables"
-        )
+        raise QuestlogError("settings: " + "; ".join(faults), hint=f"see {path.name} and QUESTLOG_… variables")
     return Settings(**values)

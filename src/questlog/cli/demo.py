@@ -107,9 +107,7 @@ def _wait(port: int, server: subprocess.Popen[bytes]) -> None:
 
 def _send_traffic(port: int) -> None:
     bench = shutil.which("ab")
-    click.echo(
-        "Sending 75 requests with " + ("ApacheBench." if bench else "our own client (ab is not installed).")
-    )
+    click.echo("Sending 75 requests with " + ("ApacheBench." if bench else "our own client (ab is not installed)."))
     for host, path, count in ROUNDS:
         if bench:
             subprocess.run(

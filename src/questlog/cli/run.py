@@ -56,9 +56,7 @@ def status(folder: Path, as_json: bool) -> None:
         landed = state.tables[name].rows if name in state.tables else 0
         files = len(state.tables[name].files) if name in state.tables else 0
         size = state.tables[name].bytes if name in state.tables else 0
-        tables.append(
-            {"table": name, "landed": landed, "tail": total - landed, "files": files, "bytes": size}
-        )
+        tables.append({"table": name, "landed": landed, "tail": total - landed, "files": files, "bytes": size})
     ledger = {
         "accepted": accepted,
         "tail": accepted - read,

@@ -44,9 +44,7 @@ def write_rows(table: pa.Table, format_: str, out: Any) -> None:
         import msgspec
 
         rows = [msgspec.json.encode(row, enc_hook=str) for row in table.to_pylist()]
-        out.write(
-            b"[" + b",\n ".join(rows) + b"]\n" if format_ == "json" else b"".join(r + b"\n" for r in rows)
-        )
+        out.write(b"[" + b",\n ".join(rows) + b"]\n" if format_ == "json" else b"".join(r + b"\n" for r in rows))
     else:
         out.write(aligned(table).encode("utf-8", "backslashreplace"))
     out.flush()
@@ -63,8 +61,7 @@ def aligned(table: pa.Table) -> str:
     cells = [[_text(value) for value in column.to_pylist()] for column in table.columns]
     widths = [max([len(n), *map(len, c)]) for n, c in zip(table.column_names, cells, strict=True)]
     right = [
-        pa.types.is_integer(f.type) or pa.types.is_floating(f.type) or pa.types.is_decimal(f.type)
-        for f in table.schema
+        pa.types.is_integer(f.type) or pa.types.is_floating(f.type) or pa.types.is_decimal(f.type) for f in table.schema
     ]
 
     def line(values: list[str]) -> str:

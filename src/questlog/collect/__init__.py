@@ -48,9 +48,7 @@ def accept(
     records: list[bytes] = []
     for raw in events:
         event_id, chosen, valid = _read_id(raw, plan)
-        record = encode_record(
-            raw, id=event_id, received_ms=received_ms, headers=kept, client_id=chosen, is_json=valid
-        )
+        record = encode_record(raw, id=event_id, received_ms=received_ms, headers=kept, client_id=chosen, is_json=valid)
         receipt = _receipt(record, event_id, received_ms, plan, strict)
         receipts.append(receipt)
         if receipt.outcome != "rejected":

@@ -34,9 +34,7 @@ class BackgroundSender:
         try:
             self._queue.put_nowait(records)
         except queue.Full:
-            raise LogUnavailable(
-                "the background queue is full", hint="questlog doctor", retry_after=5
-            ) from None
+            raise LogUnavailable("the background queue is full", hint="questlog doctor", retry_after=5) from None
 
     def close(self) -> None:
         """Append what is queued, then stop."""

@@ -47,9 +47,7 @@ class Questlog:
         app.config.setdefault("QUESTLOG_PROJECT", app.root_path)
         app.config.setdefault("QUESTLOG_ACK", "durable")
         if app.config["QUESTLOG_ACK"] not in ("durable", "background"):
-            raise QuestlogError(
-                f"QUESTLOG_ACK is {app.config['QUESTLOG_ACK']!r}", hint="use 'durable' or 'background'"
-            )
+            raise QuestlogError(f"QUESTLOG_ACK is {app.config['QUESTLOG_ACK']!r}", hint="use 'durable' or 'background'")
         app.extensions["questlog"] = _State(app)
         app.after_request(_record_marked)
         app.register_error_handler(LogUnavailable, _refused)
@@ -149,9 +147,7 @@ def _record_marked(response: Response) -> Response:
     return response
 
 
-def _event(
-    name: str, player_id: str | None, session_id: str | None, fields: dict[str, Any]
-) -> dict[str, Any]:
+def _event(name: str, player_id: str | None, session_id: str | None, fields: dict[str, Any]) -> dict[str, Any]:
     body = dict(fields)
     if player_id is not None:
         body["player_id"] = player_id

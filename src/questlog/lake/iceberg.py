@@ -12,8 +12,6 @@ import pyarrow as pa
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
-from pyiceberg.partitioning import PartitionField, PartitionSpec
-from pyiceberg.schema import Schema
 from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.transforms import DayTransform
@@ -32,9 +30,7 @@ _PROPERTIES = {
     "commit.manifest.min-count-to-merge": "20",
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "10",
-    "schema.name-mapping.default": "",
 }
-del _PROPERTIES["schema.name-mapping.default"]
 
 
 class IcebergTables:
@@ -119,7 +115,7 @@ def _position(metadata: TableMetadata) -> Position:
     """Return the element-wise maximum over all live snapshots: compaction carries no position of its own."""
     return merge(
         *(
-            decode(snapshot.summary[POSITION])
+            decode(str(snapshot.summary[POSITION]))
             for snapshot in metadata.snapshots
             if snapshot.summary is not None and POSITION in snapshot.summary
         )
@@ -163,7 +159,7 @@ class _FencedCatalog(SqlCatalog):
         current = self.load_table(table.name())
         staged = self._update_and_stage_table(current, table.name(), requirements, updates)
         if staged.metadata == current.metadata:
-            return CommitTableResponse(metadata=current.metadata, metadata_location=current.metadata_location)
+            return _response(current.metadata, current.metadata_location)
         self._write_metadata(staged.metadata, staged.io, staged.metadata_location)
         files = _live_files(staged.metadata, staged.io)
         with transaction(self._state) as connection:
@@ -193,7 +189,8 @@ class _FencedCatalog(SqlCatalog):
                     sum(size for _, _, size in files),
                 ),
             )
-        return CommitTableResponse(metadata=staged.metadata, metadata_location=staged.metadata_location)
+        return _response(staged.metadata, staged.metadata_location)
 
 
-__all__ = ["IcebergTables", "PartitionField", "PartitionSpec", "Schema"]
+def _response(metadata: TableMetadata, location: str) -> CommitTableResponse:
+    return CommitTableResponse.model_validate({"metadata": metadata, "metadata-location": location})

@@ -112,9 +112,7 @@ def save_progress(
         )
 
 
-def save_seen(
-    connection: sqlite3.Connection, seen: Iterable[tuple[str, int, int, int]], epoch: int | None
-) -> None:
+def save_seen(connection: sqlite3.Connection, seen: Iterable[tuple[str, int, int, int]], epoch: int | None) -> None:
     """Remember the first place of each client-chosen id; running it again changes nothing."""
     with transaction(connection):
         check_epoch(connection, epoch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from questlog.lake.iceberg import IcebergTables
 from questlog.lake.state import find_seen, read_state, save_progress, save_seen
 from questlog.land import Landed, StopSignal
 from questlog.land.lease import Lease
-from questlog.log import Log, Position, merge
+from questlog.log import Batch, Log, Position, merge
 from questlog.plan import Plan
 from questlog.plan.load import parse_plan
 from questlog.shape import QUARANTINE, shape
@@ -72,9 +72,7 @@ class LandingLoop:
             save_seen(self._db, shaped.seen, self._lease.epoch)
         for name, rows in shaped.tables.items():
             self._tables.commit(name, rows, batch.through, plan.version)
-        landed = Landed(
-            len(batch.entries), {n: t.num_rows for n, t in shaped.tables.items()}, shaped.duplicates
-        )
+        landed = Landed(len(batch.entries), {n: t.num_rows for n, t in shaped.tables.items()}, shaped.duplicates)
         save_progress(self._db, batch.through, _count(state.counts, landed, shaped.held), self._lease.epoch)
         return landed
 
@@ -83,9 +81,7 @@ class LandingLoop:
         for name, position in positions.items():
             if merge(position, progress) != dict(progress):
                 version = read_state(self._db).tables[name].plan_version
-                row = self._db.execute(
-                    "select text from questlog_plans where version = ?", (version,)
-                ).fetchone()
+                row = self._db.execute("select text from questlog_plans where version = ?", (version,)).fetchone()
                 if row is not None:
                     return parse_plan(row[0]), position
         return None
@@ -125,18 +121,15 @@ class LandingLoop:
         self.drain()
 
 
-def _until(batch: object, until: Position) -> object:
-    from questlog.log import Batch
-
-    assert isinstance(batch, Batch)
+def _until(batch: Batch, until: Position) -> Batch:
     entries = [e for e in batch.entries if e.offset < until.get(e.partition, 0)]
     gaps = tuple(g for g in batch.gaps if g.first < until.get(g.partition, 0))
     return Batch(entries, until, gaps)
 
 
-def _count(before: object, landed: Landed, held: int) -> dict[str, int]:
+def _count(before: Mapping[str, int], landed: Landed, held: int) -> dict[str, int]:
     """Return the ledger's counts after this batch; *held* rows were counted nowhere yet but are landed."""
-    counts = dict(before)  # type: ignore[call-overload]
+    counts = dict(before)
     quarantined = landed.rows.get(QUARANTINE, 0)
     counts["read"] = counts.get("read", 0) + landed.records
     counts["duplicate"] = counts.get("duplicate", 0) + landed.duplicates

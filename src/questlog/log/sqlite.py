@@ -227,9 +227,7 @@ def _read_partition(
             gaps.append(Gap(partition, max(first, start), first + count, "checksum differs", received_ms))
         else:
             skip = max(0, start - first)
-            entries.extend(
-                Entry(partition, first + i, line, received_ms) for i, line in enumerate(lines) if i >= skip
-            )
+            entries.extend(Entry(partition, first + i, line, received_ms) for i, line in enumerate(lines) if i >= skip)
         start = first + count
         taken += count
         if taken >= limit:

@@ -126,9 +126,7 @@ class _Reader:
             self.fault((*where, "table"), f"{table!r} cannot name a table")
         mode = body.get("mode", "quarantine")
         if mode not in MODES:
-            self.fault(
-                (*where, "mode"), f"{mode!r} is no mode{self._near(mode, MODES)} Known: {', '.join(MODES)}"
-            )
+            self.fault((*where, "mode"), f"{mode!r} is no mode{self._near(mode, MODES)} Known: {', '.join(MODES)}")
         match = self.table((*where, "match"), body.get("match", {}))
         fields = self.table((*where, "fields"), body.get("fields", {}))
         return Event(
@@ -149,7 +147,7 @@ class _Reader:
         if name in RESERVED:
             self.fault(where, f"{name!r} is a column every event has; choose another name")
         type_ = self.type(where, body)
-        options = {k: v for k, v in body.items() if k in _FIELD_KEYS and k != "type"}
+        options: dict[str, Any] = {k: v for k, v in body.items() if k in _FIELD_KEYS and k != "type"}
         for key in ("enum", "aliases"):
             if key in options:
                 if not isinstance(options[key], list):

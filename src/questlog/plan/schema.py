@@ -71,16 +71,13 @@ def table_schema(plan: Plan, table: str) -> pa.Schema:
         return QUARANTINE
     columns = [pa.field(n, t, metadata={"comment": c}) for n, t, c in ENVELOPE_COLUMNS]
     columns += [
-        pa.field(header_column(h), pa.string(), metadata={"comment": f"Request header {h}."})
-        for h in plan.headers
+        pa.field(header_column(h), pa.string(), metadata={"comment": f"Request header {h}."}) for h in plan.headers
     ]
     seen = {column.name for column in columns}
     for event in plan.tables.get(table, []):
         for field in event.fields:
             if field.name not in seen:
                 seen.add(field.name)
-                columns.append(
-                    pa.field(field.name, arrow_type(field.type), metadata={"comment": field.description})
-                )
+                columns.append(pa.field(field.name, arrow_type(field.type), metadata={"comment": field.description}))
     columns += [pa.field(n, t, metadata={"comment": c}) for n, t, c in LAST_COLUMNS]
     return pa.schema(columns)

@@ -108,9 +108,7 @@ class DuckDBEngine:
         connection.execute("set lock_configuration = true")
         return schemas
 
-    def _create_events_view(
-        self, connection: duckdb.DuckDBPyConnection, plan: Plan, names: list[str]
-    ) -> None:
+    def _create_events_view(self, connection: duckdb.DuckDBPyConnection, plan: Plan, names: list[str]) -> None:
         shared = [n for n, _, _ in ENVELOPE_COLUMNS] + [n for n, _, _ in LAST_COLUMNS]
         columns = ", ".join(f'"{c}"' for c in shared)
         body = " union all ".join(f'select {columns} from "{name}"' for name in names)

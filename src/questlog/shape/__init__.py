@@ -123,9 +123,7 @@ class _Batch:
         else:
             self.rows.setdefault(table, []).append(row)
 
-    def _row(
-        self, record: Record, body: dict[str, Any], event: Event
-    ) -> tuple[dict[str, Any], Reject | None]:
+    def _row(self, record: Record, body: dict[str, Any], event: Event) -> tuple[dict[str, Any], Reject | None]:
         names = self.plan.envelope
         time, bad_time = to_timestamp(lookup(body, names.event_time))
         sequence, bad_sequence = to_integer(lookup(body, names.sequence))
@@ -178,8 +176,7 @@ class _Batch:
 
     def finish(self) -> Shaped:
         tables = {
-            name: pa.Table.from_pylist(rows, schema=table_schema(self.plan, name))
-            for name, rows in self.rows.items()
+            name: pa.Table.from_pylist(rows, schema=table_schema(self.plan, name)) for name, rows in self.rows.items()
         }
         seen = tuple((event_id, *first) for event_id, first in self.first.items())
         return Shaped(tables, self.duplicates, self.held, seen)

@@ -22,9 +22,7 @@ class _DoesNotFit(Exception):
         self.reason, self.detail, self.path = reason, detail, path
 
 
-def convert_fields(
-    event: Event, source: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], Reject | None]:
+def convert_fields(event: Event, source: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Reject | None]:
     """Return typed values, what is kept aside (unknown or unfit), and the first problem."""
     values: dict[str, Any] = {}
     rescued = dict(source)
