@@ -1,0 +1,79 @@
+"""Imports point down the walk, files stay readable, and a bare sender needs no lake."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "questlog"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+MAY_IMPORT = {
+    "errors": set(),
+    "event": {"errors"},
+    "settings": {"errors"},
+    "plan": {"errors"},
+    "log": {"errors"},
+    "shape": {"errors", "event", "log", "plan"},
+    "collect": {"errors", "event", "log", "plan", "shape"},
+    "lake": {"errors", "log", "plan"},
+    "land": {"errors", "log", "plan", "shape", "lake"},
+    "query": {"errors", "log", "plan", "shape", "lake"},
+}
+"""Stage -> stages it may know. `pipeline`, `cli` and what users import stand above all of them."""
+
+ABOVE = {"collect/flask.py": {"pipeline"}}
+"""The Flask extension is what users import, so it opens a pipeline; nothing imports it back."""
+
+
+def imports(path: Path) -> set[str]:
+    """Return the first part below `questlog` of everything *path* imports at run time."""
+    tree = ast.parse(path.read_text("utf-8"))
+    typing_only = {
+        node
+        for guard in ast.walk(tree)
+        if isinstance(guard, ast.If) and isinstance(guard.test, ast.Name) and guard.test.id == "TYPE_CHECKING"
+        for node in ast.walk(guard)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("questlog"):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("questlog.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_stage_knows_only_the_stages_below_it(path: Path) -> None:
+    name = str(path.relative_to(SOURCE))
+    stage = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if stage not in MAY_IMPORT:
+        return
+    allowed = MAY_IMPORT[stage] | {stage, "__version__"} | ABOVE.get(name, set())
+    assert imports(path) <= allowed
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_file_can_be_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_module_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
+
+
+def test_sending_and_asking_never_import_the_table_format() -> None:
+    """PyIceberg takes about a second to import: only the lander pays that."""
+    program = (
+        "import sys, questlog.collect, questlog.log.sqlite, questlog.pipeline, questlog.query.duckdb, questlog.cli;"
+        "print([m for m in sys.modules if m.split('.')[0] in ('pyiceberg', 'sqlalchemy', 'pydantic', 'flask')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
