@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test lint docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,7 +22,10 @@ test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest
 
 lint: $(STAMP)  ## check style and types
-	@$(BIN)/ruff check . && $(BIN)/mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: $(STAMP)  ## write the reference pages anew
+	@$(BIN)/python docs/generate.py
 
 lock: $(STAMP)  ## pin the dependencies anew, with hashes
 	@$(BIN)/python -m pip install --quiet uv
