@@ -12,12 +12,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 MAY_IMPORT = {
     "errors": set(),
-    "event": {"errors"},
+    "record": {"errors"},
     "settings": {"errors"},
     "plan": {"errors"},
     "log": {"errors"},
-    "shape": {"errors", "event", "log", "plan"},
-    "collect": {"errors", "event", "log", "plan", "shape"},
+    "shape": {"errors", "record", "log", "plan"},
+    "collect": {"errors", "record", "log", "plan", "shape"},
     "lake": {"errors", "log", "plan"},
     "land": {"errors", "log", "plan", "shape", "lake"},
     "query": {"errors", "log", "plan", "shape", "lake"},

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from questlog.event import encode_record, new_id
 from questlog.log import Entry
 from questlog.plan import Plan
+from questlog.record import encode_record, new_id
 from questlog.shape import QUARANTINE, lookup, shape
 
 MAX_EVENT_BYTES = 64 << 10

@@ -11,10 +11,10 @@ import msgspec
 import pyarrow as pa
 
 from questlog.errors import Reason, Reject
-from questlog.event import DEPTH_LIMIT, Record
 from questlog.log import Entry, Gap, Position
 from questlog.plan import Envelope, Event, Plan
 from questlog.plan.schema import header_column, table_schema
+from questlog.record import DEPTH_LIMIT, Record
 from questlog.shape.columns import convert_fields, to_integer, to_text, to_timestamp
 
 QUARANTINE = "quarantine"
