@@ -1,0 +1,61 @@
+"""How a plan may change while its tables live: what a column can become without losing a value."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from questlog.plan import Type
+
+Change = Literal["same", "widening", "breaking"]
+
+_WIDER = {("int", "long"), ("float", "double")}
+_RANK: dict[Change, int] = {"same": 0, "widening": 1, "breaking": 2}
+
+
+def column_change(old: Type, new: Type) -> Change:
+    """Return what a column of *old* must do to hold values of *new*.
+
+    "same": it holds them as it is. "widening": it grows in place, old files stay readable and every
+    value keeps its meaning. "breaking": there is no such way; the field needs another name.
+    A struct that lost members is "same": the column keeps them for the rows that have them.
+    """
+    if old == new:
+        return "same"
+    if (old.kind, new.kind) in _WIDER:
+        return "widening"
+    if old.kind != new.kind:
+        return "breaking"
+    if old.kind == "decimal":
+        return "widening" if old.scale == new.scale and old.precision < new.precision else "breaking"
+    if old.kind in ("list", "map"):
+        assert old.item is not None and new.item is not None
+        return column_change(old.item, new.item)
+    return _struct_change(dict(old.fields), dict(new.fields))
+
+
+def _struct_change(old: dict[str, Type], new: dict[str, Type]) -> Change:
+    changes: list[Change] = [column_change(old[name], type_) for name, type_ in new.items() if name in old]
+    if new.keys() - old.keys():
+        changes.append("widening")
+    return max(changes, key=_RANK.__getitem__, default="same")
+
+
+def widest(old: Type, new: Type) -> Type:
+    """Return the type that holds values of both; raise ValueError if there is none.
+
+    Old and new plans land into one table during a rolling deployment: the table only ever grows.
+    """
+    if column_change(old, new) == "same" and old.kind != "struct":
+        return old
+    if old.kind in ("list", "map") and old.kind == new.kind:
+        assert old.item is not None and new.item is not None
+        return Type(old.kind, item=widest(old.item, new.item))
+    if old.kind == new.kind == "struct":
+        members, others = dict(old.fields), dict(new.fields)
+        merged = {name: widest(members.get(name, type_), type_) for name, type_ in others.items()}
+        return Type("struct", fields=tuple({**members, **merged}.items()))
+    if column_change(old, new) == "widening":
+        return new
+    if column_change(new, old) == "widening":
+        return old
+    raise ValueError(f"no column holds both {old} and {new}")
