@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Protocol
 
 from questlog.log import Position
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Tables(Protocol):

@@ -1,0 +1,69 @@
+"""The columns a plan gives each table, in the plan's own types: without Arrow, so that a reader starts at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from questlog.plan import Plan, Type
+
+QUARANTINE_TABLE = "quarantine"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table. `aliases` are the names it had in earlier plans."""
+
+    name: str
+    type: Type
+    comment: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+_STRING, _LONG, _TIMESTAMP = Type("string"), Type("long"), Type("timestamp")
+ENVELOPE = (
+    Column("event_id", _STRING, "Unique id of the event."),
+    Column("event_type", _STRING, "Which event this is, by the plan."),
+    Column("event_time", _TIMESTAMP, "When it happened, UTC; the sender's time, or received_time without one."),
+    Column("received_time", _TIMESTAMP, "When questlog received it, UTC."),
+    Column("player_id", _STRING, "Who played."),
+    Column("session_id", _STRING, "In which session."),
+    Column("sequence", _LONG, "The sender's running number."),
+)
+LAST = (
+    Column("_rescued", _STRING, "JSON of fields the plan does not know or that did not fit."),
+    Column("raw_event", _STRING, "The event as it was sent."),
+    Column("plan_version", _STRING, "The plan that shaped this row."),
+)
+QUARANTINE_COLUMNS = (
+    Column("event_id", _STRING, "Unique id of the event."),
+    Column("event_type", _STRING, "The type it claims, if one could be read."),
+    Column("received_time", _TIMESTAMP, "When questlog received it, UTC."),
+    Column("reason", _STRING, "Stable reason code."),
+    Column("field", _STRING, "Path of the field that caused it."),
+    Column("detail", _STRING, "What was wrong, in words."),
+    Column("raw_event", _STRING, "The event as it was sent; bytes that are not UTF-8 are escaped."),
+    Column("record", Type("binary"), "The whole record as logged, byte for byte."),
+    Column("log_partition", Type("int"), "Where it stands in the log."),
+    Column("log_offset", _LONG, "Where it stands in the log."),
+    Column("plan_version", _STRING, "The plan that refused it."),
+)
+
+
+def header_column(header: str) -> str:
+    """Return the column of a kept header: User-Agent -> user_agent."""
+    return header.lower().replace("-", "_")
+
+
+def table_columns(plan: Plan, table: str) -> tuple[Column, ...]:
+    """Return the columns of *table*: the envelope, kept headers, declared fields, what is left."""
+    if table == QUARANTINE_TABLE:
+        return QUARANTINE_COLUMNS
+    columns = list(ENVELOPE)
+    columns += [Column(header_column(h), _STRING, f"Request header {h}.") for h in plan.headers]
+    seen = {column.name for column in columns}
+    for event in plan.tables.get(table, []):
+        for field in event.fields:
+            if field.name not in seen:
+                seen.add(field.name)
+                columns.append(Column(field.name, field.type, field.description, field.aliases))
+    return (*columns, *LAST)
