@@ -41,6 +41,10 @@ class LogFull(LogUnavailable):
     """The disk under the log is at its watermark; nothing of the call was accepted."""
 
 
+class LakeUnavailable(QuestlogError):
+    """A table could not be committed now; nothing is lost, the events wait in the log."""
+
+
 class LanderFenced(QuestlogError):
     """Another lander took over; this one committed nothing and must stop."""
 

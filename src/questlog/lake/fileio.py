@@ -1,29 +1,74 @@
-"""Files that are on the disk when they are closed: PyIceberg's own are lost in half of all power cuts."""
+"""Files that are on the disk before the catalog names them: PyIceberg's own are lost in half of all power cuts."""
 
 from __future__ import annotations
 
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
+from pyiceberg.io import InputFile, OutputFile
+from pyiceberg.io.pyarrow import PyArrowFileIO
+
+
+class NewFiles:
+    """The files one commit writes: all of them survive a power cut after `sync`, none of them after `discard`."""
+
+    def __init__(self) -> None:
+        self._paths: list[Path] = []
+        self._folders: dict[Path, None] = {}
+
+    def open(self, path: Path) -> io.BufferedWriter:
+        """Open a new file for writing; closing it fsyncs its bytes."""
+        for folder in _make_folders(path.parent):
+            self._folders[folder] = None
+        self._paths.append(path)
+        return io.BufferedWriter(_SyncedStream(path, "xb"), 1 << 20)
+
+    def output(self, path: Path) -> _NewFile:
+        """Return a new file in PyIceberg's shape."""
+        return _NewFile(path, self)
+
+    def sync(self) -> None:
+        """fsync the folders too: a new or renamed file's name alone can vanish on power loss."""
+        for folder in self._folders:
+            sync_folder(folder)
+
+    def discard(self) -> None:
+        """Delete what was written: the commit failed, and a full disk needs the space."""
+        for path in self._paths:
+            with suppress(OSError):
+                path.unlink()
 
 
 class _SyncedStream(io.FileIO):
-    """A new file; closing it makes its bytes, its name and its new folders survive a power cut."""
-
-    def __init__(self, path: Path, *, overwrite: bool) -> None:
-        self._path = path
-        self._folders = _make_folders(path.parent)
-        super().__init__(path, "wb" if overwrite else "xb")
+    """Closing it makes its bytes survive a power cut."""
 
     def close(self) -> None:
         if not self.closed:
-            os.fsync(self.fileno())
-            super().close()
-            for folder in self._folders:
-                sync_folder(folder)
+            try:
+                os.fsync(self.fileno())
+            finally:
+                super().close()
+
+
+class _NewFile(OutputFile):
+    def __init__(self, path: Path, files: NewFiles) -> None:
+        super().__init__(str(path))
+        self._path, self._files = path, files
+
+    def create(self, overwrite: bool = False) -> Any:
+        return self._files.open(self._path)
+
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def to_input_file(self) -> InputFile:
+        return PyArrowFileIO().new_input(self.location)
+
+    def __len__(self) -> int:
+        return self._path.stat().st_size
 
 
 def _make_folders(folder: Path) -> list[Path]:
@@ -37,23 +82,9 @@ def _make_folders(folder: Path) -> list[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """fsync a folder: a new or renamed file's name alone can vanish on power loss."""
+    """Make the names in *folder* survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class _SyncedFile(PyArrowFile):
-    def create(self, overwrite: bool = False) -> Any:
-        raw = _SyncedStream(Path(self._path), overwrite=overwrite)
-        return io.BufferedWriter(raw, 1 << 20)
-
-
-class SyncedFileIO(PyArrowFileIO):
-    """PyIceberg's file access for local paths, with every written file fsynced before the catalog commit."""
-
-    def new_output(self, location: str) -> PyArrowFile:
-        scheme, netloc, path = self.parse_location(location, self.properties)
-        return _SyncedFile(fs=self.fs_by_scheme(scheme, netloc), location=location, path=path)

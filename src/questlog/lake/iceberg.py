@@ -4,32 +4,55 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-from pyiceberg.catalog import Catalog
-from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
-from pyiceberg.table import CommitTableResponse, Table
-from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table.metadata import TableMetadata, TableMetadataV2
+from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.transforms import DayTransform
 
-from questlog.lake.state import check_epoch, connect, decode, encode, transaction
+from questlog.errors import LakeUnavailable, QuestlogError
+from questlog.lake.datafile import DAY_COLUMN, METRICS, merge_files, shape_of, write_rows
+from questlog.lake.evolve import refuse_breaking
+from questlog.lake.fileio import NewFiles
+from questlog.lake.ledger import count_rows
+from questlog.lake.schema import Growth, aligned, grown
+from questlog.lake.state import (
+    CATALOG,
+    NAMESPACE,
+    LedgerRow,
+    add_to_ledger,
+    check_epoch,
+    connect,
+    decode,
+    encode,
+    transaction,
+)
+from questlog.lake.version import (
+    KEEP_METADATA,
+    Change,
+    Version,
+    live_entries,
+    local_path,
+    next_version,
+    read_version,
+)
 from questlog.log import START, Position, merge
+from questlog.plan import Plan
 
-NAMESPACE = "questlog"
 POSITION = "questlog.position"
 PLAN = "questlog.plan-version"
+RENAMED = "questlog.renamed"
 _PROPERTIES = {
-    "format-version": "2",
     "write.parquet.compression-codec": "zstd",
-    "commit.retry.num-retries": "0",  # a retry would rebase rows another lander may have landed
-    "commit.manifest-merge.enabled": "true",
-    "commit.manifest.min-count-to-merge": "20",
     "write.metadata.delete-after-commit.enabled": "true",
-    "write.metadata.previous-versions-max": "10",
+    "write.metadata.previous-versions-max": str(KEEP_METADATA),
+    **METRICS,
 }
 
 
@@ -38,159 +61,290 @@ class IcebergTables:
 
     def __init__(self, catalog_path: Path, warehouse: Path, *, epoch: int | None = None) -> None:
         self.state = connect(catalog_path)
-        self.catalog = _FencedCatalog(catalog_path, warehouse, self.state, epoch)
-        self.catalog.create_namespace_if_not_exists(NAMESPACE)
-        self._loaded: dict[str, Table] = {}
+        self.warehouse, self.epoch = warehouse, epoch
+        self._versions: dict[str, Version] = {}
+        self._plan: Plan | None = None
+
+    # -- the contract ----------------------------------------------------------------------------
 
     def commit(self, table: str, rows: pa.Table, through: Position, plan_version: str) -> None:
-        """Add *rows* and remember *through* in one atomic step that survives a power cut."""
-        target = self._table(table, rows.schema)
-        aligned = rows.select([name for name in target.schema().column_names if name in rows.column_names])
-        position = merge(_position(target.metadata), through)
-        try:
-            target.append(aligned, snapshot_properties={POSITION: encode(position), PLAN: plan_version})
-        except BaseException:
-            self._loaded.pop(table, None)
-            raise
+        """Add *rows* and remember *through* in one atomic step that survives a power cut.
+
+        The table is created, and grown to take the rows' columns, in the same step.
+        """
+        base = self._version(table) or _blank(self.warehouse / NAMESPACE / table, rows.schema)
+        aliases = self._aliases(table)
+        metadata = base.metadata
+        growth = grown(metadata.schema(), rows.schema, metadata.last_column_id, aliases, _renamed(metadata))
+        metadata = _with_growth(metadata, growth)
+        shape = shape_of(metadata.schema())
+        notes = {POSITION: encode(merge(_position(base.metadata), through)), PLAN: plan_version}
+        with self._writing(table) as files:
+            data = _folder(metadata) / "data"
+            added = write_rows(aligned(rows, shape.arrow, growth.moved), shape, data, files)
+            change = next_version(base, metadata, files, added=added, notes=notes)
+            self._move(table, base, change, files, count_rows(table, rows, self._plan))
 
     def position(self, table: str) -> Position:
         """Return the last *through* committed to *table*, or START."""
-        found = self._find(table)
+        found = self._version(table)
         return START if found is None else _position(found.metadata)
 
     def files(self, table: str) -> Sequence[str]:
         """Return the data files a reader may open now."""
-        found = self._find(table)
-        return () if found is None else [path for path, _, _ in _live_files(found.metadata, found.io)]
+        found = self._version(table)
+        return () if found is None else [e.data_file.file_path for m in found.manifests for e in live_entries(m)]
+
+    # -- for the lander --------------------------------------------------------------------------
+
+    def adopt(self, plan: Plan) -> None:
+        """Use *plan* for what is committed from now on; raise `PlanError` if a table cannot follow it."""
+        if self._plan is None or self._plan.version != plan.version:
+            refuse_breaking(plan, self.state)
+            self._plan = plan
 
     def tables(self) -> list[str]:
         """Return the names of all tables."""
-        return sorted(name for _, name in self.catalog.list_tables(NAMESPACE))
+        query = "select table_name from iceberg_tables where catalog_name = ? and table_namespace = ? order by 1"
+        return [name for (name,) in self.state.execute(query, (CATALOG, NAMESPACE))]
+
+    def replace(self, table: str, paths: Mapping[str, str], day: int | None, beat: Callable[[], None]) -> None:
+        """Put the rows of the files *paths* (each with its manifest), all of one day, into one file."""
+        base = self._version(table)
+        assert base is not None
+        shape = shape_of(base.metadata.schema())
+        notes = {POSITION: encode(_position(base.metadata)), PLAN: _plan_version(base.metadata)}
+        with self._writing(table) as files:
+            merged = merge_files(list(paths), day, shape, _folder(base.metadata) / "data", files, beat)
+            change = next_version(base, base.metadata, files, added=[merged], removed=paths, notes=notes)
+            self._move(table, base, change, files, ())
+
+    def version(self, table: str) -> Version | None:
+        """Return the table's current version, or None if there is no such table."""
+        return self._version(table)
 
     def close(self) -> None:
-        """Close the catalog's connections."""
-        self.catalog.close()
+        """Close the catalog's connection."""
         self.state.close()
 
-    def _find(self, name: str) -> Table | None:
-        if name not in self._loaded:
-            try:
-                self._loaded[name] = self.catalog.load_table((NAMESPACE, name))
-            except NoSuchTableError:
-                return None
-        return self._loaded[name]
+    # -- inside ----------------------------------------------------------------------------------
 
-    def _table(self, name: str, schema: pa.Schema) -> Table:
-        """Return the table, created or grown so that it has every column of *schema*."""
-        found = self._find(name)
-        if found is None:
-            found = self._create(name, schema)
-        else:
-            _grow(found, schema)
-        self._loaded[name] = found
-        return found
+    def _aliases(self, table: str) -> dict[str, Sequence[str]]:
+        events = self._plan.tables.get(table, []) if self._plan is not None else []
+        return {field.name: field.aliases for event in events for field in event.fields if field.aliases}
 
-    def _create(self, name: str, schema: pa.Schema) -> Table:
-        created = self.catalog.create_table((NAMESPACE, name), schema=schema, properties=_PROPERTIES)
-        with created.update_spec() as update:
-            update.add_field("received_time", DayTransform(), "received_day")
-        with created.update_schema() as change:
-            for column in schema:
-                comment = (column.metadata or {}).get(b"comment", b"").decode()
-                if comment:
-                    change.update_column(column.name, doc=comment)
-        return created
+    def _version(self, table: str) -> Version | None:
+        """Return what the catalog points to; another engine may have moved it, then readers learn of it here."""
+        pointer = self.state.execute(
+            "select i.metadata_location, q.metadata_location from iceberg_tables i"
+            " left join questlog_tables q on q.name = i.table_name"
+            " where i.catalog_name = ? and i.table_namespace = ? and i.table_name = ?",
+            (CATALOG, NAMESPACE, table),
+        ).fetchone()
+        if pointer is None:
+            return None
+        location, known = pointer
+        if table not in self._versions or self._versions[table].location != location:
+            self._versions[table] = read_version(location)
+        if known != location and self.epoch is not None:
+            with transaction(self.state) as connection:
+                check_epoch(connection, self.epoch)
+                _adopt_version(connection, table, self._versions[table])
+        return self._versions[table]
+
+    @contextmanager
+    def _writing(self, table: str) -> Iterator[NewFiles]:
+        """Give files to write; if the block fails before the catalog is asked to commit, none of them stays."""
+        files = NewFiles()
+        try:
+            yield files
+        except QuestlogError:
+            files.discard()
+            raise
+        except OSError as error:
+            files.discard()
+            raise _unavailable(table, error) from error
+        except sqlite3.Error as error:
+            if "full" in str(error):  # nothing was committed; what else fails inside a commit may be in doubt
+                files.discard()
+            self._versions.pop(table, None)
+            raise _unavailable(table, error) from error
+
+    def _move(self, table: str, base: Version, change: Change, files: NewFiles, counted: Sequence[LedgerRow]) -> None:
+        """Point the catalog at the new version: table, files, position, ledger and epoch in one transaction."""
+        files.sync()
+        with transaction(self.state) as connection:
+            check_epoch(connection, self.epoch)
+            _swap_pointer(connection, table, base.location, change.version.location)
+            _save_table(connection, table, change.version.metadata, change.version.location)
+            _save_files(connection, table, change)
+            add_to_ledger(connection, counted)
+        self._versions[table] = change.version
 
 
-def _grow(table: Table, schema: pa.Schema) -> None:
-    """Add columns the plan gained; widening and renames belong to plan evolution."""
-    known = set(table.schema().column_names)
-    if known.issuperset(schema.names):
-        return
-    with table.update_schema() as change:
-        change.union_by_name(schema)
-
-
-def _position(metadata: TableMetadata) -> Position:
-    """Return the element-wise maximum over all live snapshots: compaction carries no position of its own."""
-    return merge(
-        *(
-            decode(str(snapshot.summary[POSITION]))
-            for snapshot in metadata.snapshots
-            if snapshot.summary is not None and POSITION in snapshot.summary
-        )
+def _unavailable(table: str, error: Exception) -> LakeUnavailable:
+    full = getattr(error, "errno", None) == 28 or "full" in str(error)
+    return LakeUnavailable(
+        f"table {table} cannot be written: {error}",
+        hint="free disk space; landing goes on by itself" if full else "questlog doctor",
+        retry_after=1.0,
     )
 
 
-_manifests: dict[str, list[tuple[str, int, int]]] = {}
-
-
-def _live_files(metadata: TableMetadata, io: Any) -> list[tuple[str, int, int]]:
-    """Return (path, rows, bytes) of each live data file. Manifests never change, so each is read once."""
-    snapshot = metadata.current_snapshot()
-    if snapshot is None:
-        return []
-    found: list[tuple[str, int, int]] = []
-    for manifest in snapshot.manifests(io):
-        if manifest.manifest_path not in _manifests:
-            _manifests[manifest.manifest_path] = [
-                (e.data_file.file_path, e.data_file.record_count, e.data_file.file_size_in_bytes)
-                for e in manifest.fetch_manifest_entry(io, discard_deleted=True)
-            ]
-        found += _manifests[manifest.manifest_path]
-    return found
-
-
-class _FencedCatalog(SqlCatalog):
-    """The SQLite catalog; a commit moves the pointer, the reader's file list and checks the epoch at once."""
-
-    def __init__(self, path: Path, warehouse: Path, state: sqlite3.Connection, epoch: int | None) -> None:
-        self._state, self._epoch = state, epoch
-        super().__init__(
-            "questlog",
-            uri=f"sqlite:///{path}",
-            warehouse=str(warehouse),
-            **{"py-io-impl": "questlog.lake.fileio.SyncedFileIO"},
+def _swap_pointer(connection: sqlite3.Connection, table: str, old: str, new: str) -> None:
+    if old:
+        changed = connection.execute(
+            "update iceberg_tables set metadata_location = ?, previous_metadata_location = ? where catalog_name = ?"
+            " and table_namespace = ? and table_name = ? and metadata_location = ?",
+            (new, old, CATALOG, NAMESPACE, table, old),
         )
-
-    def commit_table(self, table: Table, requirements: Any, updates: Any) -> CommitTableResponse:
-        """Commit, or raise and leave the table as it was.  1 stage  2 write metadata  3 compare and swap."""
-        name = Catalog.table_name_from(table.name())
-        current = self.load_table(table.name())
-        staged = self._update_and_stage_table(current, table.name(), requirements, updates)
-        if staged.metadata == current.metadata:
-            return _response(current.metadata, current.metadata_location)
-        self._write_metadata(staged.metadata, staged.io, staged.metadata_location)
-        files = _live_files(staged.metadata, staged.io)
-        with transaction(self._state) as connection:
-            check_epoch(connection, self._epoch)
-            cursor = connection.execute(
-                "update iceberg_tables set metadata_location = ?, previous_metadata_location = ?"
-                " where catalog_name = ? and table_namespace = ? and table_name = ? and metadata_location = ?",
-                (
-                    staged.metadata_location, current.metadata_location,
-                    self.name, NAMESPACE, name, current.metadata_location,
-                ),
-            )  # fmt: skip
-            if cursor.rowcount != 1:
-                raise CommitFailedException(f"table {name} was changed by another process")
-            snapshot = staged.metadata.current_snapshot()
-            summary = snapshot.summary if snapshot is not None else None
-            connection.execute(
-                "insert or replace into questlog_tables values (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    name,
-                    staged.metadata_location,
-                    json.dumps([path for path, _, _ in files]),
-                    staged.metadata.schema().model_dump_json(),
-                    encode(_position(staged.metadata)),
-                    (summary[PLAN] if summary is not None and PLAN in summary else "") or "",
-                    sum(rows for _, rows, _ in files),
-                    sum(size for _, _, size in files),
-                ),
-            )
-        return _response(staged.metadata, staged.metadata_location)
+    else:
+        changed = connection.execute(
+            "insert or ignore into iceberg_tables values (?, ?, ?, ?, null, 'TABLE')",
+            (CATALOG, NAMESPACE, table, new),
+        )
+    if changed.rowcount != 1:
+        raise LakeUnavailable(f"table {table} was changed by another process", retry_after=0.1)
 
 
-def _response(metadata: TableMetadata, location: str) -> CommitTableResponse:
-    return CommitTableResponse.model_validate({"metadata": metadata, "metadata-location": location})
+def _save_table(connection: sqlite3.Connection, table: str, metadata: TableMetadata, location: str) -> None:
+    connection.execute(
+        "insert into questlog_tables values (?, ?, ?, ?, ?, 0, 0) on conflict (name) do update set"
+        " metadata_location = excluded.metadata_location, schema = excluded.schema,"
+        " position = excluded.position, plan_version = excluded.plan_version",
+        (
+            table,
+            location,
+            metadata.schema().model_dump_json(),
+            encode(_position(metadata)),
+            _plan_version(metadata),
+        ),
+    )
+
+
+def _save_files(connection: sqlite3.Connection, table: str, change: Change) -> None:
+    """Bring files, totals and garbage up to the new version; all by difference, so it costs the same at any age."""
+    added = {f.file_path: (f.partition[0], f.record_count, f.file_size_in_bytes) for f in change.added}
+    connection.executemany(
+        "update questlog_files set manifest = ? where table_name = ? and path = ?",
+        [(home, table, path) for path, home in change.homes.items() if path not in added],
+    )
+    totals = [(rows, size) for _, rows, size in added.values()]
+    sequence = change.version.metadata.last_sequence_number
+    for path in change.removed:
+        rows, size, first = connection.execute(
+            "delete from questlog_files where table_name = ? and path = ? returning -rows, -bytes, sequence",
+            (table, path),
+        ).fetchone()
+        totals.append((rows, size))
+        sequence = min(sequence, first)
+    connection.executemany(
+        "insert into questlog_files values (?, ?, ?, ?, ?, ?, ?)",
+        [(table, path, change.homes[path], *facts, sequence) for path, facts in added.items()],
+    )
+    connection.execute(
+        "update questlog_tables set rows = rows + ?, bytes = bytes + ? where name = ?",
+        (sum(rows for rows, _ in totals), sum(size for _, size in totals), table),
+    )
+    add_garbage(connection, table, change.garbage, change.version.metadata.last_updated_ms)
+
+
+def add_garbage(connection: sqlite3.Connection, table: str, garbage: Mapping[str, int], since_ms: int) -> None:
+    """Remember files to delete once no kept snapshot needs them and no query can still be reading them."""
+    connection.executemany(
+        "insert or ignore into questlog_garbage values (?, ?, ?, ?)",
+        [(local_path(path), table, last, since_ms) for path, last in garbage.items()],
+    )
+
+
+def _adopt_version(connection: sqlite3.Connection, table: str, version: Version) -> None:
+    """Take over what another engine committed: its files are what readers must see."""
+    entries = {
+        e.data_file: (m.manifest_path, e.sequence_number or 0) for m in version.manifests for e in live_entries(m)
+    }
+    old = {path for (path,) in connection.execute("select path from questlog_files where table_name = ?", (table,))}
+    gone = old - {local_path(file.file_path) for file in entries}
+    last = version.metadata.last_sequence_number - 1
+    add_garbage(connection, table, dict.fromkeys(gone, last), version.metadata.last_updated_ms)
+    connection.execute("delete from questlog_files where table_name = ?", (table,))
+    connection.executemany(
+        "insert into questlog_files values (?, ?, ?, ?, ?, ?, ?)",
+        [
+            (table, local_path(f.file_path), home, f.partition[0], f.record_count, f.file_size_in_bytes, sequence)
+            for f, (home, sequence) in entries.items()
+        ],
+    )
+    _save_table(connection, table, version.metadata, version.location)
+    connection.execute(
+        "update questlog_tables set (rows, bytes) = (select coalesce(sum(rows), 0), coalesce(sum(bytes), 0)"
+        " from questlog_files where table_name = ?1) where name = ?1",
+        (table,),
+    )
+
+
+def _blank(location: Path, columns: pa.Schema) -> Version:
+    """Return a table that does not exist yet; its first commit creates it."""
+    growth = grown(Schema(), columns, 0)
+    day = PartitionField(growth.schema.find_field(DAY_COLUMN).field_id, 1000, DayTransform(), "received_day")
+    metadata = {
+        "format-version": 2,
+        "location": str(location),
+        "table-uuid": uuid.uuid4(),
+        "schemas": [growth.schema],
+        "current-schema-id": 0,
+        "last-column-id": growth.last_id,
+        "partition-specs": [PartitionSpec(day, spec_id=0)],
+        "default-spec-id": 0,
+        "last-partition-id": 1000,
+        "sort-orders": [UNSORTED_SORT_ORDER],
+        "default-sort-order-id": 0,
+        "properties": dict(_PROPERTIES),
+    }
+    return Version(TableMetadataV2.model_validate(metadata))
+
+
+def _with_growth(metadata: TableMetadataV2, growth: Growth) -> TableMetadataV2:
+    """Return the metadata with the grown schema as current; an equal schema of the past is used again."""
+    properties = dict(metadata.properties)
+    if growth.renamed:
+        properties[RENAMED] = json.dumps(dict(growth.renamed), sort_keys=True)
+    else:
+        properties.pop(RENAMED, None)
+    known = next((s for s in metadata.schemas if s == growth.schema), None)
+    if known is not None and known.schema_id == metadata.current_schema_id and properties == metadata.properties:
+        return metadata
+    schemas = list(metadata.schemas)
+    if known is None:
+        known = growth.schema.model_copy(update={"schema_id": max(s.schema_id for s in schemas) + 1})
+        schemas.append(known)
+    return metadata.model_copy(
+        update={
+            "schemas": schemas,
+            "current_schema_id": known.schema_id,
+            "last_column_id": max(metadata.last_column_id, growth.last_id),
+            "properties": properties,
+        }
+    )
+
+
+def _renamed(metadata: TableMetadata) -> dict[str, str]:
+    return dict(json.loads(metadata.properties.get(RENAMED, "{}")))
+
+
+def _folder(metadata: TableMetadata) -> Path:
+    return Path(local_path(metadata.location))
+
+
+def _position(metadata: TableMetadata) -> Position:
+    """Return the element-wise maximum over all live snapshots: another engine's compaction carries no position."""
+    return merge(*(decode(text) for text in _notes(metadata, POSITION)))
+
+
+def _plan_version(metadata: TableMetadata) -> str:
+    return next(iter(reversed(_notes(metadata, PLAN))), "")
+
+
+def _notes(metadata: TableMetadata, name: str) -> list[str]:
+    """Return what the live snapshots that carry a note of this name say, oldest first."""
+    found = (s.summary[name] for s in metadata.snapshots if s.summary is not None)
+    return [str(text) for text in found if text is not None]

@@ -1,36 +1,71 @@
 """`catalog.db` without PyIceberg: what readers and the lander need in one SQLite read.
 
-Tables: current pointer, live files and position of each lake table; progress and the ledger's counts;
-ids that clients chose; plans by version; the lander's epoch.
+Beside Iceberg's own catalog tables it holds, per lake table, the live files and the position; progress;
+the ledger; ids that clients chose; plans by version; the lander's epoch; files waiting to be deleted.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from questlog.errors import LanderFenced
+from questlog.errors import LanderFenced, QuestlogError
 from questlog.log import Position
 
-_SCHEMA = """
-create table if not exists questlog_tables (
-  name text primary key, metadata_location text not null, files text not null, schema text not null,
-  position text not null, plan_version text not null, rows integer not null, bytes integer not null);
-create table if not exists questlog_progress (
-  id integer primary key check (id = 1), position text not null, counts text not null);
-create table if not exists questlog_seen (
+LANDED, QUARANTINED, DUPLICATE, DAMAGED = OUTCOMES = ("landed", "quarantined", "duplicate", "damaged")
+CATALOG = "questlog"
+NAMESPACE = "questlog"
+_VERSION = 2
+_SCHEMA = f"""
+create table if not exists iceberg_tables (
+  catalog_name varchar(255) not null, table_namespace varchar(255) not null, table_name varchar(255) not null,
+  metadata_location varchar(1000), previous_metadata_location varchar(1000), iceberg_type varchar(5),
+  primary key (catalog_name, table_namespace, table_name));
+create table if not exists iceberg_namespace_properties (
+  catalog_name varchar(255) not null, namespace varchar(255) not null, property_key varchar(255) not null,
+  property_value varchar(1000) not null, primary key (catalog_name, namespace, property_key));
+insert or ignore into iceberg_namespace_properties values ('{CATALOG}', '{NAMESPACE}', 'exists', 'true');
+create table questlog_tables (
+  name text primary key, metadata_location text not null, schema text not null, position text not null,
+  plan_version text not null, rows integer not null, bytes integer not null) without rowid;
+create table questlog_files (
+  table_name text not null, path text not null, manifest text not null, day integer, rows integer not null,
+  bytes integer not null, sequence integer not null, primary key (table_name, path)) without rowid;
+create index questlog_small_files on questlog_files (bytes, table_name, day);
+create index questlog_days on questlog_files (table_name, day);
+create table questlog_garbage (
+  path text primary key, table_name text not null, last_sequence integer not null,
+  since_ms integer not null) without rowid;
+create table questlog_progress (id integer primary key check (id = 1), position text not null);
+create table questlog_ledger (
+  outcome text not null, table_name text not null, event_type text not null, reason text not null,
+  records integer not null, primary key (outcome, table_name, event_type, reason)) without rowid;
+create table questlog_seen (
   event_id text primary key, partition integer not null, "offset" integer not null,
   received_ms integer not null) without rowid;
-create index if not exists questlog_seen_time on questlog_seen (received_ms);
-create table if not exists questlog_plans (version text primary key, text text not null);
-create table if not exists questlog_lander (
+create index questlog_seen_time on questlog_seen (received_ms);
+create table questlog_plans (version text primary key, text text not null);
+create table questlog_lander (
   id integer primary key check (id = 1), epoch integer not null, pid integer not null,
-  heartbeat_ms integer not null);
+  command text not null, since_ms integer not null, locked integer not null);
 """
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """How many records had this outcome. `table` and `event_type` are "" where there is none to name."""
+
+    outcome: str
+    table: str
+    event_type: str
+    reason: str
+    records: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +84,7 @@ class TableState:
 
 @dataclass(frozen=True, slots=True)
 class LakeState:
-    """All tables and the progress, from one consistent read."""
+    """All tables and the progress, from one consistent read. `counts` are the ledger's totals by outcome."""
 
     tables: Mapping[str, TableState] = field(default_factory=dict)
     progress: Position = field(default_factory=dict)
@@ -57,29 +92,94 @@ class LakeState:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the catalog for writing with the settings that survived power cuts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Open the catalog, made anew if it is not there, with the settings that survived power cuts."""
+    created = not path.exists()
+    if created:
+        path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
-    connection.execute("pragma journal_mode=wal")
-    connection.execute("pragma synchronous=full")
-    connection.executescript(_SCHEMA)
+    try:
+        _set_wal(connection)
+        connection.execute("pragma synchronous=full")
+        _check_pragmas(connection, path)
+        if _version(connection) != _VERSION:
+            _create(connection, path)
+        if created:
+            _sync_new(path)
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _set_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL; SQLite does not wait for its lock when two processes switch a new file at once."""
+    for attempt in range(50):
+        try:
+            connection.execute("pragma journal_mode=wal")
+            return
+        except sqlite3.OperationalError as error:
+            if attempt == 49 or "locked" not in str(error):
+                raise
+            time.sleep(0.02)
+
+
+def _check_pragmas(connection: sqlite3.Connection, path: Path) -> None:
+    """Builds of SQLite differ in what they obey, so what was set is read back."""
+    journal = connection.execute("pragma journal_mode").fetchone()[0]
+    level = connection.execute("pragma synchronous").fetchone()[0]
+    if (journal, level) != ("wal", 2):
+        raise QuestlogError(
+            f"{path} opened with journal_mode={journal}, synchronous={level}; wal and 2 are needed",
+            hint="put the data folder on a local file system (QUESTLOG_DATA)",
+        )
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("pragma user_version").fetchone()[0])
+
+
+def _create(connection: sqlite3.Connection, path: Path) -> None:
+    with transaction(connection):
+        found = _version(connection)
+        if found == _VERSION:
+            return  # another process was quicker
+        if found or connection.execute("select 1 from sqlite_master where name = 'questlog_tables'").fetchone():
+            raise QuestlogError(
+                f"{path} was written by another version of questlog",
+                hint="open it with that version, or start anew in an empty data folder",
+            )
+        for statement in _SCHEMA.split(";\n"):
+            connection.execute(statement)
+        connection.execute(f"pragma user_version={_VERSION}")
+
+
+def _sync_new(path: Path) -> None:
+    """fsync the folder and its parent: a new file's name alone can vanish on power loss."""
+    for folder in (path.parent, path.parent.parent):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_state(connection: sqlite3.Connection) -> LakeState:
     """Return tables and progress as one commit left them."""
     connection.execute("begin")
     try:
+        files: dict[str, list[str]] = {}
+        for name, file in connection.execute("select table_name, path from questlog_files"):
+            files.setdefault(name, []).append(file)
         tables = {
-            row[0]: TableState(row[0], row[1], tuple(json.loads(row[2])), row[3], decode(row[4]), *row[5:])
-            for row in connection.execute("select * from questlog_tables order by name")
+            name: TableState(name, location, tuple(files.get(name, ())), schema, decode(position), plan, rows, size)
+            for name, location, schema, position, plan, rows, size in connection.execute(
+                "select name, metadata_location, schema, position, plan_version, rows, bytes"
+                " from questlog_tables order by name"
+            )
         }
-        progress = connection.execute("select position, counts from questlog_progress").fetchone()
+        return LakeState(tables, read_progress(connection), read_counts(connection))
     finally:
         connection.execute("commit")
-    if progress is None:
-        return LakeState(tables)
-    return LakeState(tables, decode(progress[0]), json.loads(progress[1]))
 
 
 def load_state(path: Path) -> LakeState:
@@ -90,26 +190,43 @@ def load_state(path: Path) -> LakeState:
         return read_state(connection)
 
 
+def read_progress(connection: sqlite3.Connection) -> Position:
+    """Return where reading resumes: everything below is in every table it belongs to."""
+    row = connection.execute("select position from questlog_progress").fetchone()
+    return {} if row is None else decode(row[0])
+
+
+def read_positions(connection: sqlite3.Connection) -> dict[str, tuple[Position, str]]:
+    """Return each table's position and the plan version of the commit that set it."""
+    rows = connection.execute("select name, position, plan_version from questlog_tables order by name")
+    return {name: (decode(position), version) for name, position, version in rows}
+
+
+def read_schemas(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return each table's current Iceberg schema as JSON."""
+    return dict(connection.execute("select name, schema from questlog_tables order by name").fetchall())
+
+
 def check_epoch(connection: sqlite3.Connection, epoch: int | None) -> None:
     """Raise `LanderFenced` if another lander has taken over. Call inside the committing transaction."""
     if epoch is None:
         return
     row = connection.execute("select epoch from questlog_lander").fetchone()
     if row is not None and row[0] != epoch:
-        raise LanderFenced(f"lander {epoch} was replaced by lander {row[0]}", hint="this process must stop")
+        raise LanderFenced(
+            f"this lander (number {epoch}) was silent too long and was replaced by number {row[0]}",
+            hint="nothing is lost; this process must stop",
+        )
 
 
 def save_progress(
-    connection: sqlite3.Connection, position: Position, counts: Mapping[str, int], epoch: int | None
+    connection: sqlite3.Connection, position: Position, counted: Iterable[LedgerRow], epoch: int | None
 ) -> None:
-    """Remember where reading resumes; the last commit of a landed batch."""
+    """Remember where reading resumes and count what went into no table; the last commit of a landed batch."""
     with transaction(connection):
         check_epoch(connection, epoch)
-        connection.execute(
-            "insert into questlog_progress values (1, ?, ?)"
-            " on conflict (id) do update set position = excluded.position, counts = excluded.counts",
-            (encode(position), json.dumps(dict(counts))),
-        )
+        connection.execute("insert or replace into questlog_progress values (1, ?)", (encode(position),))
+        add_to_ledger(connection, counted)
 
 
 def save_seen(connection: sqlite3.Connection, seen: Iterable[tuple[str, int, int, int]], epoch: int | None) -> None:
@@ -127,6 +244,22 @@ def find_seen(connection: sqlite3.Connection, event_id: str) -> tuple[int, int, 
     return row
 
 
+def add_to_ledger(connection: sqlite3.Connection, rows: Iterable[LedgerRow]) -> None:
+    """Count *rows*; call inside the transaction that makes them true."""
+    connection.executemany(
+        "insert into questlog_ledger values (?, ?, ?, ?, ?)"
+        " on conflict do update set records = records + excluded.records",
+        [(r.outcome, r.table, r.event_type, r.reason, r.records) for r in rows if r.records],
+    )
+
+
+def read_counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return the ledger's totals by outcome."""
+    totals = dict.fromkeys(OUTCOMES, 0)
+    totals.update(connection.execute("select outcome, sum(records) from questlog_ledger group by outcome"))
+    return totals
+
+
 class transaction:
     """An immediate SQLite transaction: all of the block or nothing."""
 
@@ -138,7 +271,10 @@ class transaction:
         return self.connection
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self.connection.execute("rollback" if kind else "commit")
+        if kind is None:
+            self.connection.execute("commit")
+        elif self.connection.in_transaction:  # a full disk has rolled back already
+            self.connection.execute("rollback")
 
 
 def encode(position: Position) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -14,54 +15,71 @@ from questlog.lake.state import check_epoch, connect, transaction
 
 
 class Lease:
-    """Held while landing. A holder silent for *stale_seconds* is replaced; its next commit fails."""
+    """Held while landing. A holder silent for *stale_seconds* is replaced; its next commit fails.
+
+    The lock dies with its process, so a killed lander is replaced at once. A frozen one keeps the lock but
+    no longer touches the lock file: its successor lands without the lock and takes it when it is free.
+    """
 
     def __init__(self, catalog_path: Path, *, stale_seconds: float = 10.0) -> None:
         self._path = catalog_path
-        self._stale_ms = int(stale_seconds * 1000)
-        self._lock: int | None = None
+        self._stale_seconds = stale_seconds
+        self._file: int | None = None
+        self._locked = False
         self._connection: sqlite3.Connection | None = None
         self.epoch = 0
 
     def __enter__(self) -> Lease:
         self._connection = connect(self._path)
-        lock = os.open(self._path.parent / "lander.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._lock, free = lock, True
-        except BlockingIOError:
-            os.close(lock)
-            free = False
-        try:
-            self._take(free)
+            self._file = os.open(self._path.parent / "lander.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._locked = self._try_lock()
+            self._take(self._connection)
+            os.utime(self._file)
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
 
-    def _take(self, free: bool) -> None:
-        assert self._connection is not None
-        with transaction(self._connection) as connection:
-            row = connection.execute("select epoch, pid, heartbeat_ms from questlog_lander").fetchone()
-            epoch, pid, heartbeat_ms = row or (0, 0, 0)
-            if not free and _now_ms() - heartbeat_ms < self._stale_ms:
+    def _try_lock(self) -> bool:
+        assert self._file is not None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _take(self, connection: sqlite3.Connection) -> None:
+        """Become the next lander in number, unless one lives.  1 lock  2 last sign of life  3 epoch."""
+        assert self._file is not None
+        silent = abs(time.time() - os.fstat(self._file).st_mtime)
+        with transaction(connection):
+            row = connection.execute("select epoch, pid, command, since_ms, locked from questlog_lander").fetchone()
+            epoch, pid, command, since_ms, locked = row or (0, 0, "", 0, 1)
+            alive = not self._locked or (not locked and _exists(pid))
+            if alive and silent < self._stale_seconds:
+                since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(since_ms / 1000))
                 raise LanderBusy(
-                    f"process {pid} is landing this project",
-                    hint="it lands your events too; stop it to land from here",
-                    retry_after=self._stale_ms / 1000,
+                    f"process {pid} ({command}) has been landing this project since {since} UTC",
+                    hint=f"it lands your events too; stop it (kill {pid}) to land from here",
+                    retry_after=self._stale_seconds,
                 )
             self.epoch = epoch + 1
             connection.execute(
-                "insert or replace into questlog_lander values (1, ?, ?, ?)",
-                (self.epoch, os.getpid(), _now_ms()),
+                "insert or replace into questlog_lander values (1, ?, ?, ?, ?, ?)",
+                (self.epoch, os.getpid(), _command(), time.time_ns() // 1_000_000, int(self._locked)),
             )
 
     def beat(self) -> None:
         """Show that this lander lives; raise `LanderFenced` if it was replaced."""
-        assert self._connection is not None
-        with transaction(self._connection) as connection:
-            check_epoch(connection, self.epoch)
-            connection.execute("update questlog_lander set heartbeat_ms = ?", (_now_ms(),))
+        assert self._connection is not None and self._file is not None
+        check_epoch(self._connection, self.epoch)
+        os.utime(self._file)
+        if not self._locked and self._try_lock():
+            self._locked = True
+            with transaction(self._connection) as connection:
+                check_epoch(connection, self.epoch)
+                connection.execute("update questlog_lander set locked = 1")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -69,10 +87,20 @@ class Lease:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._file is not None:
+            os.close(self._file)
+            self._file, self._locked = None, False
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:80] if sys.argv else "python"

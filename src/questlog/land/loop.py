@@ -10,14 +10,33 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from questlog.errors import LakeUnavailable, LogUnavailable, PlanError
 from questlog.lake.iceberg import IcebergTables
-from questlog.lake.state import find_seen, read_state, save_progress, save_seen
+from questlog.lake.state import (
+    DAMAGED,
+    DUPLICATE,
+    LedgerRow,
+    find_seen,
+    read_positions,
+    read_progress,
+    save_progress,
+    save_seen,
+)
+from questlog.lake.upkeep import Upkeep
 from questlog.land import Landed, StopSignal
 from questlog.land.lease import Lease
-from questlog.log import Batch, Log, Position, merge
+from questlog.land.reader import read_batch
+from questlog.log import Log, Position, merge
 from questlog.plan import Plan
 from questlog.plan.load import parse_plan
 from questlog.shape import QUARANTINE, shape
+
+POLL_SECONDS = 0.2
+"""How soon an idle lander sees a new event, and a resting one a backlog."""
+STOP_SECONDS = 10.0
+"""A lander told to stop lands what is logged for so long at most; the rest waits in the log."""
+TRIM_SECONDS = 60.0
+_HOUR_MS = 3_600_000
 
 logger = logging.getLogger("questlog.land")
 
@@ -39,13 +58,20 @@ class LandingLoop:
         self._log, self._plan = log, plan
         self._catalog_path, self._warehouse = catalog_path, warehouse
         self._batch_records, self._land_seconds = batch_records, land_seconds
-        self._keep_log_ms = int(keep_log_hours * 3_600_000)
+        self._keep_log_ms = int(keep_log_hours * _HOUR_MS)
         self._stack = ExitStack()
+        self._trimmed = -TRIM_SECONDS
+        self._trouble = ""
 
     def __enter__(self) -> LandingLoop:
-        self._lease = self._stack.enter_context(Lease(self._catalog_path))
-        self._tables = IcebergTables(self._catalog_path, self._warehouse, epoch=self._lease.epoch)
-        self._stack.callback(self._tables.close)
+        """Take the lease; refuse at once a plan that the tables cannot follow."""
+        with ExitStack() as stack:
+            self._lease = stack.enter_context(Lease(self._catalog_path))
+            self._tables = IcebergTables(self._catalog_path, self._warehouse, epoch=self._lease.epoch)
+            stack.callback(self._tables.close)
+            self._upkeep = Upkeep(self._tables, self._lease.beat)
+            self._tables.adopt(self._plan())
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,82 +83,136 @@ class LandingLoop:
 
     def step(self) -> Landed:
         """Land one batch.  1 read  2 shape  3 ids  4 commit each table  5 commit progress, last."""
-        state = read_state(self._db)
-        positions = {name: table.position for name, table in state.tables.items()}
-        plan, until = self._unfinished(positions, state.progress) or (self._plan(), None)
-        batch = self._log.read(state.progress, self._batch_records)
-        if until is not None:
-            batch = _until(batch, until)
+        self._lease.beat()
+        progress, positions = read_progress(self._db), read_positions(self._db)
+        plan, until = self._unfinished(positions, progress) or (self._plan(), None)
+        self._tables.adopt(plan)
+        batch = read_batch(self._log, progress, self._batch_records, until)
         if not batch:
             return Landed()
         self._remember(plan)
-        held = {name: merge(position, state.progress) for name, position in positions.items()}
+        held = {name: merge(position, progress) for name, (position, _) in positions.items()}
         shaped = shape(batch.entries, plan, held=held, seen=partial(find_seen, self._db), gaps=batch.gaps)
         if shaped.seen:
             save_seen(self._db, shaped.seen, self._lease.epoch)
+            self._upkeep.remembered(len(shaped.seen))
         for name, rows in shaped.tables.items():
+            self._lease.beat()
             self._tables.commit(name, rows, batch.through, plan.version)
-        landed = Landed(len(batch.entries), {n: t.num_rows for n, t in shaped.tables.items()}, shaped.duplicates)
-        save_progress(self._db, batch.through, _count(state.counts, landed, shaped.held), self._lease.epoch)
-        return landed
+        lost = sum(gap.until - gap.first for gap in batch.gaps)
+        counted = [LedgerRow(DUPLICATE, "", "", "", shaped.duplicates), LedgerRow(DAMAGED, "", "", "", lost)]
+        save_progress(self._db, batch.through, counted, self._lease.epoch)
+        if batch.entries and shaped.seen:
+            oldest = min(entry.received_ms for entry in batch.entries)
+            self._upkeep.forget_ids(oldest - int((plan.dedup_hours + 1) * _HOUR_MS))
+        return Landed(len(batch.entries), {n: t.num_rows for n, t in shaped.tables.items()}, shaped.duplicates)
 
-    def _unfinished(self, positions: dict[str, Position], progress: Position) -> tuple[Plan, Position] | None:
+    def _unfinished(
+        self, positions: Mapping[str, tuple[Position, str]], progress: Position
+    ) -> tuple[Plan, Position] | None:
         """Return the plan and end of a half-landed batch: it is finished as it was begun."""
-        for name, position in positions.items():
-            if merge(position, progress) != dict(progress):
-                version = read_state(self._db).tables[name].plan_version
+        for position, version in positions.values():
+            if not _covers(progress, position):
                 row = self._db.execute("select text from questlog_plans where version = ?", (version,)).fetchone()
                 if row is not None:
-                    return parse_plan(row[0]), position
+                    return parse_plan(row[0]), merge(progress, position)
         return None
 
     def _remember(self, plan: Plan) -> None:
         self._db.execute("insert or ignore into questlog_plans values (?, ?)", (plan.version, plan.text))
 
-    def drain(self) -> Landed:
-        """Land everything logged so far, then return."""
+    def drain(self, stop: StopSignal | None = None) -> Landed:
+        """Land everything logged so far, or until told to stop, then return."""
         goal, total = self._log.end(), Landed()
         while True:
+            before = read_progress(self._db)
             landed = self.step()
+            self._upkeep.step()
             total += landed
-            self._lease.beat()
-            progress = read_state(self._db).progress
-            if not landed.records and all(progress.get(p, 0) >= o for p, o in goal.items()):
-                return total
-            if not landed.records and merge(progress, goal) != dict(progress):
+            progress = read_progress(self._db)
+            if progress == before or _covers(progress, goal) or (stop is not None and stop.is_set()):
+                self._trim(progress)
                 return total
 
     def run(self, stop: StopSignal) -> None:
-        """Land until told to stop; what is logged when it stops is landed."""
+        """Land until told to stop; what is logged when it stops is landed if that takes no longer than a moment.
+
+        An event that comes after quiet is landed at once; under load batches come `land_seconds` apart or
+        when one is full. What cannot be landed now (a full disk, a plan the tables cannot follow) waits.
+        """
         while not stop.is_set():
-            started = time.monotonic()
-            self._lease.beat()
+            landed = self._try_step()
+            if landed is None:
+                stop.wait(1.0)
+            elif landed.records:
+                self._upkeep_quietly()
+                self._trim(read_progress(self._db))
+                self._rest(stop)
+            else:
+                self._idle(stop)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            landed = self._try_step()
+            if landed is None or not landed.records:
+                return
+
+    def _try_step(self) -> Landed | None:
+        """Land one batch; None, and one line in the log per trouble, if it cannot be landed now."""
+        started = time.monotonic()
+        try:
             landed = self.step()
-            if landed.records:
-                logger.info(
-                    "stage=land records=%d quarantined=%d duplicate=%d ms=%d",
-                    landed.records, landed.rows.get(QUARANTINE, 0), landed.duplicates,
-                    (time.monotonic() - started) * 1000,
-                )  # fmt: skip
-                now_ms = time.time_ns() // 1_000_000
-                self._log.trim(read_state(self._db).progress, now_ms - self._keep_log_ms)
-            if landed.records < self._batch_records:
-                stop.wait(self._land_seconds)
-        self.drain()
+        except (LakeUnavailable, LogUnavailable, PlanError) as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                logger.error("stage=land waiting, events stay in the log: %s %s", error, error.hint)
+            self._lease.beat()
+            return None
+        if self._trouble:
+            logger.info("stage=land goes on")
+            self._trouble = ""
+        if landed.records:
+            logger.info(
+                "stage=land records=%d quarantined=%d duplicate=%d ms=%d",
+                landed.records, landed.rows.get(QUARANTINE, 0), landed.duplicates,
+                (time.monotonic() - started) * 1000,
+            )  # fmt: skip
+        return landed
+
+    def _upkeep_quietly(self) -> bool:
+        """Do a piece of upkeep; if the disk is full it can wait."""
+        try:
+            return self._upkeep.step()
+        except LakeUnavailable as error:
+            logger.warning("stage=upkeep put off: %s %s", error, error.hint)
+            return False
+
+    def _rest(self, stop: StopSignal) -> None:
+        """Let a batch gather; a full one ends the rest."""
+        until = time.monotonic() + self._land_seconds
+        while not stop.is_set() and (left := until - time.monotonic()) > 0:
+            if self._waiting() >= self._batch_records:
+                return
+            stop.wait(min(left, POLL_SECONDS))
+
+    def _idle(self, stop: StopSignal) -> None:
+        """Return when there is something to land."""
+        while not stop.is_set() and not self._waiting():
+            self._lease.beat()
+            if not self._upkeep_quietly():
+                stop.wait(POLL_SECONDS)
+
+    def _waiting(self) -> int:
+        """Return how many records are logged and not landed."""
+        progress = read_progress(self._db)
+        return sum(max(0, offset - progress.get(partition, 0)) for partition, offset in self._log.end().items())
+
+    def _trim(self, progress: Position) -> None:
+        """Let the log forget what is landed and older than it must keep; seldom, it costs an fsync."""
+        if time.monotonic() - self._trimmed >= TRIM_SECONDS:
+            self._trimmed = time.monotonic()
+            self._log.trim(progress, time.time_ns() // 1_000_000 - self._keep_log_ms)
 
 
-def _until(batch: Batch, until: Position) -> Batch:
-    entries = [e for e in batch.entries if e.offset < until.get(e.partition, 0)]
-    gaps = tuple(g for g in batch.gaps if g.first < until.get(g.partition, 0))
-    return Batch(entries, until, gaps)
-
-
-def _count(before: Mapping[str, int], landed: Landed, held: int) -> dict[str, int]:
-    """Return the ledger's counts after this batch; *held* rows were counted nowhere yet but are landed."""
-    counts = dict(before)
-    quarantined = landed.rows.get(QUARANTINE, 0)
-    counts["read"] = counts.get("read", 0) + landed.records
-    counts["duplicate"] = counts.get("duplicate", 0) + landed.duplicates
-    counts["quarantined"] = counts.get("quarantined", 0) + quarantined
-    counts["landed"] = counts.get("landed", 0) + landed.records - landed.duplicates - quarantined
-    return counts
+def _covers(position: Position, other: Position) -> bool:
+    """Return whether *position* has reached *other* in every partition."""
+    return all(position.get(partition, 0) >= offset for partition, offset in other.items())

@@ -1,0 +1,140 @@
+"""Parquet files of a table: rows written by day, small files merged, each with what Iceberg must know of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyiceberg.io.pyarrow import (
+    compute_statistics_plan,
+    data_file_statistics_from_parquet_metadata,
+    parquet_path_to_id_mapping,
+)
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.schema import Schema
+from pyiceberg.typedef import Record
+
+from questlog.lake.fileio import NewFiles
+from questlog.lake.schema import aligned, arrow_schema, names_by_id
+
+ROW_GROUP_ROWS = 65_536
+ROW_GROUP_BYTES = 32 << 20
+DAY_COLUMN = "received_time"
+METRICS = {
+    # Bounds of every column would copy players' words into manifests, where erasure would have to find them.
+    "write.metadata.metrics.default": "counts",
+    "write.metadata.metrics.column.received_time": "full",
+    "write.metadata.metrics.column.event_time": "full",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the files of one schema are written; made once per schema."""
+
+    schema: Schema
+    arrow: pa.Schema
+    statistics: Mapping[int, Any]
+    paths: Mapping[str, int]
+
+
+@lru_cache(maxsize=64)
+def _shape_of(text: str) -> Shape:
+    schema = Schema.model_validate_json(text)
+    return Shape(
+        schema,
+        arrow_schema(schema),
+        compute_statistics_plan(schema, METRICS),
+        parquet_path_to_id_mapping(schema),
+    )
+
+
+def shape_of(schema: Schema) -> Shape:
+    """Return how files of *schema* are written."""
+    return _shape_of(schema.model_dump_json())
+
+
+def split_by_day(rows: pa.Table) -> list[tuple[int, pa.Table]]:
+    """Return the rows of each day of received time; nearly always there is one."""
+    days = rows.column(DAY_COLUMN).cast(pa.date32(), safe=False).cast(pa.int32())
+    bounds = pc.min_max(days)
+    if bounds["min"] == bounds["max"]:
+        return [(bounds["min"].as_py(), rows)]
+    return [(day, rows.filter(pc.equal(days, day))) for day in sorted(pc.unique(days).to_pylist())]
+
+
+def write_rows(rows: pa.Table, shape: Shape, folder: Path, files: NewFiles) -> list[DataFile]:
+    """Write *rows*, already aligned to the shape, as one file per day."""
+    return [
+        _write_file((part,), shape, _new_path(folder, day), day, files)
+        for day, part in split_by_day(rows)
+        if part.num_rows
+    ]
+
+
+def merge_files(
+    paths: Sequence[str], day: int | None, shape: Shape, folder: Path, files: NewFiles, beat: Callable[[], None]
+) -> DataFile:
+    """Write the rows of several files of a day as one, in bounded memory; *beat* is called meanwhile."""
+    return _write_file(_row_groups(paths, shape, beat), shape, _new_path(folder, day), day, files)
+
+
+def _new_path(folder: Path, day: int | None) -> Path:
+    name = "null" if day is None else pa.scalar(day, pa.int32()).cast(pa.date32()).as_py().isoformat()
+    return folder / f"received_day={name}" / f"{uuid.uuid4()}.parquet"
+
+
+def _row_groups(paths: Sequence[str], shape: Shape, beat: Callable[[], None]) -> Iterator[pa.Table]:
+    """Yield tables of about one row group each from the files, in order."""
+    waiting: list[pa.Table] = []
+    rows = size = 0
+    for path in paths:
+        beat()
+        with pq.ParquetFile(path) as file:
+            renamed = names_by_id(file.schema_arrow, shape.schema)
+            for batch in file.iter_batches(ROW_GROUP_ROWS):
+                table = aligned(pa.Table.from_batches([batch]), shape.arrow, renamed)
+                waiting.append(table)
+                rows, size = rows + table.num_rows, size + table.nbytes
+                if rows >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
+                    beat()
+                    yield pa.concat_tables(waiting)
+                    waiting, rows, size = [], 0, 0
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _write_file(
+    parts: Sequence[pa.Table] | Iterator[pa.Table], shape: Shape, path: Path, day: int | None, files: NewFiles
+) -> DataFile:
+    with files.open(path) as stream:
+        with pq.ParquetWriter(
+            stream, shape.arrow, compression="zstd", store_schema=False, store_decimal_as_integer=True
+        ) as writer:
+            for part in parts:
+                writer.write_table(part, row_group_size=ROW_GROUP_ROWS)
+        stream.flush()
+        size = stream.tell()
+    statistics = data_file_statistics_from_parquet_metadata(
+        writer.writer.metadata, dict(shape.statistics), dict(shape.paths)
+    )
+    file = DataFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=str(path),
+        file_format=FileFormat.PARQUET,
+        partition=Record(day),
+        file_size_in_bytes=size,
+        sort_order_id=None,
+        equality_ids=None,
+        key_metadata=None,
+        **statistics.to_serialized_dict(),
+    )
+    file.spec_id = 0
+    return file

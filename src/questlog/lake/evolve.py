@@ -1,0 +1,74 @@
+"""May this plan land into the tables that exist? Without PyIceberg, so that anything may ask at its start."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from typing import Any
+
+from questlog.errors import PlanError
+from questlog.lake.state import read_schemas
+from questlog.plan import Event, Field, Plan, Type
+from questlog.plan.evolve import column_change, widest
+
+
+def table_columns(schema: str) -> dict[str, Type]:
+    """Return the columns of a table whose Iceberg schema is the JSON *schema*, as plan types."""
+    return {field["name"]: _plan_type(field["type"]) for field in json.loads(schema)["fields"]}
+
+
+def _plan_type(type_: Any) -> Type:
+    if isinstance(type_, str):
+        decimal = re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", type_)
+        if decimal:
+            return Type("decimal", int(decimal.group(1)), int(decimal.group(2)))
+        return Type({"boolean": "bool"}.get(type_, type_))
+    if type_["type"] == "list":
+        return Type("list", item=_plan_type(type_["element"]))
+    if type_["type"] == "map":
+        return Type("map", item=_plan_type(type_["value"]))
+    return Type("struct", fields=tuple((f["name"], _plan_type(f["type"])) for f in type_["fields"]))
+
+
+def refuse_breaking(plan: Plan, connection: sqlite3.Connection, path: str = "plan.toml") -> None:
+    """Raise `PlanError`, each fault with its way out, if *plan* changes a column in a way that loses values.
+
+    A plan that has landed here before may come back with narrower types (a rolling deployment, a roll-back):
+    the column stays as wide as it is.
+    """
+    landed_before = connection.execute("select 1 from questlog_plans where version = ?", (plan.version,)).fetchone()
+    schemas = read_schemas(connection)
+    faults = []
+    for table, events in plan.tables.items():
+        columns = table_columns(schemas[table]) if table in schemas else {}
+        for event in events:
+            for field in event.fields:
+                fault = _fault(event, field, columns, tolerant=landed_before is not None)
+                if fault:
+                    faults.append(fault)
+    if faults:
+        raise PlanError(path, faults)
+
+
+def _fault(event: Event, field: Field, columns: dict[str, Type], *, tolerant: bool) -> str:
+    """Return what is wrong with *field*, or "". A column it has by another name counts too."""
+    name = next((n for n in (field.name, *field.aliases) if n in columns), None)
+    if name is None or column_change(columns[name], field.type) != "breaking":
+        return ""
+    if tolerant and _fits(columns[name], field.type):
+        return ""
+    where = f"events.{event.name}.fields.{field.name}"
+    fresh = f"{field.name}_{field.type.kind}"
+    return (
+        f"{where}: is {field.type} now, and column {name} of table {event.table} holds {columns[name]}."
+        f" Keep the type {columns[name]}, or leave {name} as it is and add a field with a new name, e.g. {fresh}"
+    )
+
+
+def _fits(column: Type, type_: Type) -> bool:
+    try:
+        widest(column, type_)
+    except ValueError:
+        return False
+    return True

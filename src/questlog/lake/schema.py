@@ -1,0 +1,177 @@
+"""Columns of a table: Arrow and plan types as Iceberg's, and how a table grows when a plan does.
+
+A table's columns only ever grow. Field ids, not names, say which column is which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import pyarrow as pa
+from pyiceberg.schema import Schema
+from pyiceberg.types import (
+    BinaryType,
+    BooleanType,
+    DateType,
+    DecimalType,
+    DoubleType,
+    FloatType,
+    IcebergType,
+    IntegerType,
+    ListType,
+    LongType,
+    MapType,
+    NestedField,
+    StringType,
+    StructType,
+    TimestampType,
+)
+
+from questlog.errors import QuestlogError
+
+_SCALARS = (
+    (pa.string(), StringType()), (pa.bool_(), BooleanType()), (pa.int32(), IntegerType()),
+    (pa.int64(), LongType()), (pa.float32(), FloatType()), (pa.float64(), DoubleType()),
+    (pa.timestamp("us"), TimestampType()), (pa.date32(), DateType()), (pa.binary(), BinaryType()),
+)  # fmt: skip
+_WIDER = {(IntegerType(), LongType()), (FloatType(), DoubleType())}
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A schema that takes the plan's columns. `moved` maps their names to the table's where these differ.
+
+    `renamed` remembers every former name of a column, so that a process with the old plan still finds it.
+    """
+
+    schema: Schema
+    moved: Mapping[str, str]
+    renamed: Mapping[str, str]
+    last_id: int
+
+
+def grown(
+    schema: Schema,
+    columns: pa.Schema,
+    last_id: int,
+    aliases: Mapping[str, Sequence[str]] | None = None,
+    renamed: Mapping[str, str] | None = None,
+) -> Growth:
+    """Return *schema* so grown that it takes *columns*.
+
+    A column that is missing and whose alias is a column that the plan no longer has is that column,
+    renamed. What is missing still is added at the end; a type grows to hold both; nothing is ever removed.
+    """
+    ids = count(last_id + 1)
+    fields = {field.name: field for field in schema.fields}
+    former, moved = dict(renamed or {}), {}
+    for column in columns:
+        name = column.name
+        if name not in fields:
+            old = next((a for a in (aliases or {}).get(name, ()) if a in fields and a not in columns.names), None)
+            if old is not None:
+                fields[name] = fields.pop(old)
+                former = {o: name if n == old else n for o, n in former.items() if o != name} | {old: name}
+            elif former.get(name) in fields and former[name] not in columns.names:
+                name = moved[name] = former[name]
+        found = fields.get(name)
+        doc = (column.metadata or {}).get(b"comment", b"").decode() or (found.doc if found else None)
+        field_id = found.field_id if found else next(ids)
+        type_ = _merged(found.field_type, column.type, ids, name) if found else _new_type(column.type, ids)
+        fields[name] = NestedField(field_id, name, type_, doc=doc)
+        former.pop(name, None)
+    order = {field.field_id: place for place, field in enumerate(schema.fields)}
+    ordered = sorted(fields.values(), key=lambda field: order.get(field.field_id, field.field_id + len(order)))
+    return Growth(Schema(*ordered), moved, former, next(ids) - 1)
+
+
+def _new_type(type_: pa.DataType, ids: Iterator[int]) -> IcebergType:
+    """Return the Iceberg type of an Arrow type, with fresh ids inside."""
+    if pa.types.is_struct(type_):
+        return StructType(*(NestedField(next(ids), f.name, _new_type(f.type, ids)) for f in type_))
+    if pa.types.is_map(type_):
+        key, value = next(ids), next(ids)
+        return MapType(key, _new_type(type_.key_type, ids), value, _new_type(type_.item_type, ids), False)
+    if pa.types.is_list(type_):
+        return ListType(next(ids), _new_type(type_.value_type, ids), False)
+    if pa.types.is_decimal(type_):
+        return DecimalType(type_.precision, type_.scale)
+    return next(iceberg for arrow, iceberg in _SCALARS if arrow == type_)
+
+
+def _merged(old: IcebergType, new: pa.DataType, ids: Iterator[int], path: str) -> IcebergType:
+    """Return the type that holds values of both; members that are only in *old* stay."""
+    if isinstance(old, StructType) and pa.types.is_struct(new):
+        members = {f.name: f for f in old.fields}
+        for f in new:
+            found = members.get(f.name)
+            if found is None:
+                members[f.name] = NestedField(next(ids), f.name, _new_type(f.type, ids))
+            else:
+                type_ = _merged(found.field_type, f.type, ids, f"{path}.{f.name}")
+                members[f.name] = NestedField(found.field_id, f.name, type_, doc=found.doc)
+        return StructType(*members.values())
+    if isinstance(old, ListType) and pa.types.is_list(new):
+        return ListType(old.element_id, _merged(old.element_type, new.value_type, ids, f"{path}[]"), False)
+    if isinstance(old, MapType) and pa.types.is_map(new):
+        value = _merged(old.value_type, new.item_type, ids, f"{path}{{}}")
+        return MapType(old.key_id, old.key_type, old.value_id, value, False)
+    if isinstance(old, DecimalType) and pa.types.is_decimal(new) and old.scale == new.scale:
+        return DecimalType(max(old.precision, new.precision), old.scale)
+    if not (pa.types.is_nested(new) or pa.types.is_decimal(new)):
+        wanted = _new_type(new, ids)
+        if wanted == old or (wanted, old) in _WIDER:
+            return old
+        if (old, wanted) in _WIDER:
+            return wanted
+    raise QuestlogError(f"column {path} is {old} and cannot become {new}", hint="questlog plan check")
+
+
+def arrow_schema(schema: Schema) -> pa.Schema:
+    """Return the Arrow schema of the table's files: Iceberg's field ids in each column's metadata."""
+    return pa.schema([_arrow_field(field) for field in schema.fields])
+
+
+def _arrow_field(field: NestedField, name: str = "") -> pa.Field:
+    return pa.field(
+        name or field.name,
+        _arrow_type(field.field_type),
+        nullable=not field.required,
+        metadata={"PARQUET:field_id": str(field.field_id)},
+    )
+
+
+def _arrow_type(type_: IcebergType) -> pa.DataType:
+    if isinstance(type_, StructType):
+        return pa.struct([_arrow_field(f) for f in type_.fields])
+    if isinstance(type_, ListType):
+        return pa.list_(_arrow_field(type_.element_field, "element"))
+    if isinstance(type_, MapType):
+        return pa.map_(_arrow_field(type_.key_field, "key"), _arrow_field(type_.value_field, "value"))
+    if isinstance(type_, DecimalType):
+        return pa.decimal128(type_.precision, type_.scale)
+    return next(arrow for arrow, iceberg in _SCALARS if iceberg == type_)
+
+
+def aligned(rows: pa.Table, target: pa.Schema, renamed: Mapping[str, str] | None = None) -> pa.Table:
+    """Return *rows* with exactly the columns of *target*: cast to wider types, null where absent."""
+    names = {(renamed or {}).get(name, name): name for name in rows.column_names}
+    columns = [
+        rows.column(names[field.name]).cast(field.type)
+        if field.name in names
+        else pa.chunked_array([pa.nulls(rows.num_rows, field.type)])
+        for field in target
+    ]
+    return pa.Table.from_arrays(columns, schema=target)
+
+
+def names_by_id(file: pa.Schema, current: Schema) -> dict[str, str]:
+    """Return a file's column names -> the table's names now, by field id."""
+    now = {field.field_id: field.name for field in current.fields}
+    return {
+        column.name: now[int(column.metadata[b"PARQUET:field_id"])]
+        for column in file
+        if int(column.metadata[b"PARQUET:field_id"]) in now
+    }

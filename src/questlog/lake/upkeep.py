@@ -1,0 +1,160 @@
+"""Upkeep of the lake, a bounded piece at a time: small files merged, dead files deleted, old ids forgotten.
+
+Every piece is one commit or can be repeated: a crash in its middle costs its work, nothing else.
+Snapshots and metadata files need no upkeep, each commit drops the oldest of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from questlog.lake.iceberg import IcebergTables, add_garbage
+from questlog.lake.state import NAMESPACE, check_epoch, transaction
+from questlog.lake.version import Version, local_path
+
+GRACE_SECONDS = 900.0
+"""How long a file that no snapshot needs stays: a query that began before may still be reading it."""
+TARGET_BYTES = 64 << 20
+MERGE_FILES = 8
+SWEEP_SECONDS = 86_400.0
+SEEN_LIMIT = 10_000_000
+"""Ids remembered at most, about 1 GB of catalog; beyond it the oldest are forgotten before their time."""
+_DELETE_FILES = 200
+_FORGET_IDS = 5_000
+_TIERS = " + ".join(f"(bytes >= {TARGET_BYTES >> shift})" for shift in (9, 6, 3))
+_CROWDED = f"""
+select table_name, day, min(bytes), max(bytes) from questlog_files where bytes < {TARGET_BYTES}
+group by table_name, day, {_TIERS} having count(*) >= {MERGE_FILES} limit 1"""
+_CLOSED = f"""
+select table_name, day, min(bytes), max(bytes) from questlog_files f where bytes < {TARGET_BYTES}
+and day < (select max(day) from questlog_files where table_name = f.table_name)
+group by table_name, day having count(*) > 1 limit 1"""
+
+
+class Upkeep:
+    """Keeps commits, files and look-ups as quick as on the first day. One per lander; *beat* shows it lives."""
+
+    def __init__(
+        self,
+        tables: IcebergTables,
+        beat: Callable[[], None],
+        *,
+        grace_seconds: float = GRACE_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._tables, self._beat = tables, beat
+        self._grace_ms = int(grace_seconds * 1000)
+        self._clock = clock
+        self._swept = -SWEEP_SECONDS
+        self._seen: int | None = None
+
+    def step(self) -> bool:
+        """Do the next piece: a sweep, a merge and a few deletions at most. Return whether there was any."""
+        swept = self._sweep_if_due()
+        merged = self._merge()
+        return self._delete() or merged or swept
+
+    def _merge(self) -> bool:
+        """Merge the files of one crowded tier of a day, or what is left of a day that is over.
+
+        Tiers differ by a factor of 8 in bytes and 8 files of a tier become one, so a row is rewritten once
+        per tier and a day never has more than 8 files per tier.
+        """
+        state = self._tables.state
+        group = state.execute(_CROWDED).fetchone() or state.execute(_CLOSED).fetchone()
+        if group is None:
+            return False
+        table, day, smallest, largest = group
+        chosen: dict[str, tuple[str, int]] = {}
+        total = 0
+        for path, manifest, size, sequence in state.execute(
+            "select path, manifest, bytes, sequence from questlog_files"
+            " where table_name = ? and day is ? and bytes between ? and ? order by bytes, sequence",
+            (table, day, smallest, largest),
+        ):
+            chosen[path] = (manifest, sequence)
+            total += size
+            if total >= TARGET_BYTES and len(chosen) > 1:
+                break
+        in_order = sorted(chosen, key=lambda path: chosen[path][1])
+        self._tables.replace(table, {path: chosen[path][0] for path in in_order}, day, self._beat)
+        return True
+
+    def _delete(self) -> bool:
+        """Delete some files whose grace is over; first the file, then its row, so that none is forgotten."""
+        state, tables = self._tables.state, self._tables
+        before = int(self._clock() * 1000) - self._grace_ms
+        paths: list[str] = []
+        for (table,) in state.execute("select distinct table_name from questlog_garbage").fetchall():
+            version = tables.version(table)
+            oldest = _oldest_sequence(version) if version is not None else 1 << 62
+            rows = state.execute(
+                "select path from questlog_garbage g where table_name = ?1 and last_sequence < ?2 and since_ms <= ?3"
+                " and not exists (select 1 from questlog_files where table_name = ?1 and path = g.path) limit ?4",
+                (table, oldest, before, _DELETE_FILES - len(paths)),
+            )
+            paths += [path for (path,) in rows]
+        for path in paths:
+            Path(path).unlink(missing_ok=True)
+        if paths:
+            with transaction(state) as connection:
+                check_epoch(connection, tables.epoch)
+                connection.executemany("delete from questlog_garbage where path = ?", [(p,) for p in paths])
+        return bool(paths)
+
+    def _sweep_if_due(self) -> bool:
+        """Find files that nothing names: a commit that died wrote them. They wait out their grace too."""
+        now = self._clock()
+        if abs(now - self._swept) < SWEEP_SECONDS:
+            return False
+        self._swept = now
+        root = self._tables.warehouse / NAMESPACE
+        found = 0
+        for folder in sorted(root.iterdir()) if root.is_dir() else ():
+            self._beat()
+            version = self._tables.version(folder.name)
+            orphans = {str(p) for p in folder.rglob("*") if p.is_file()} - self._named(folder.name, version)
+            if orphans:
+                with transaction(self._tables.state) as connection:
+                    check_epoch(connection, self._tables.epoch)
+                    add_garbage(connection, folder.name, dict.fromkeys(orphans, 0), int(now * 1000))
+                found += len(orphans)
+        return found > 0
+
+    def _named(self, table: str, version: Version | None) -> set[str]:
+        """Return every file that the table's version, its older snapshots or the list of garbage name."""
+        state = self._tables.state
+        named = {path for (path,) in state.execute("select path from questlog_files where table_name = ?", (table,))}
+        named |= {path for (path,) in state.execute("select path from questlog_garbage where table_name = ?", (table,))}
+        if version is None:
+            return named
+        metadata = version.metadata
+        named |= {version.location, *(entry.metadata_file for entry in metadata.metadata_log)}
+        named |= {m.manifest_path for m in version.manifests} | {s.manifest_list for s in metadata.snapshots}
+        return {local_path(path) for path in named}
+
+    def forget_ids(self, before_ms: int) -> int:
+        """Forget some client-chosen ids received before *before_ms*, or beyond the limit; return how many."""
+        state = self._tables.state
+        if self._seen is None:
+            self._seen = int(state.execute("select count(*) from questlog_seen").fetchone()[0])
+        with transaction(state) as connection:
+            check_epoch(connection, self._tables.epoch)
+            gone = connection.execute(
+                "delete from questlog_seen where event_id in"
+                " (select event_id from questlog_seen where received_ms < ? order by received_ms limit ?)",
+                (before_ms if self._seen <= SEEN_LIMIT else 1 << 62, _FORGET_IDS),
+            ).rowcount
+        self._seen -= gone
+        return gone
+
+    def remembered(self, ids: int) -> None:
+        """Count ids that were just remembered."""
+        if self._seen is not None:
+            self._seen += ids
+
+
+def _oldest_sequence(version: Version) -> int:
+    return min((s.sequence_number or 0 for s in version.metadata.snapshots), default=0)

@@ -1,0 +1,49 @@
+"""Reads the next batch to land: bounded in records and bytes, or exactly to where a half-landed one ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from questlog.log import Batch, Entry, Gap, Log, Position, merge
+
+BATCH_BYTES = 24 << 20
+"""Bytes of a batch at most: shaping takes several times as much memory."""
+_READ_RECORDS = 5_000
+
+
+def read_batch(log: Log, after: Position, records: int, until: Position | None = None) -> Batch:
+    """Return about *records* records past *after*, at most about `BATCH_BYTES`.
+
+    With *until*, return exactly what lies between: a half-landed batch must be finished whole, however much
+    has been logged meanwhile and in whatever portions the log gives it out.
+    """
+    entries: list[Entry] = []
+    gaps: list[Gap] = []
+    size, position = 0, dict(after)
+    while until is None or not _reached(position, until):
+        part = log.read(position, _READ_RECORDS if until is not None else min(_READ_RECORDS, records - len(entries)))
+        if not part:
+            break
+        position = merge(position, part.through)
+        for entry in part.entries:
+            if until is None or entry.offset < until.get(entry.partition, 0):
+                entries.append(entry)
+                size += len(entry.value)
+        gaps += part.gaps if until is None else _below(part.gaps, until)
+        if until is None and (len(entries) >= records or size >= BATCH_BYTES):
+            break
+    return Batch(entries, position if until is None else merge(after, until), tuple(gaps))
+
+
+def _reached(position: Position, until: Position) -> bool:
+    return all(position.get(partition, 0) >= offset for partition, offset in until.items())
+
+
+def _below(gaps: Sequence[Gap], until: Position) -> list[Gap]:
+    """Return the parts of *gaps* that lie below *until*."""
+    found = []
+    for gap in gaps:
+        end = min(gap.until, until.get(gap.partition, 0))
+        if gap.first < end:
+            found.append(Gap(gap.partition, gap.first, end, gap.reason, gap.received_ms))
+    return found
