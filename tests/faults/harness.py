@@ -1,0 +1,341 @@
+"""What the fault tests share: real processes to kill, real clients that remember, and the check at the end.
+
+A client puts a mark of its own into the `User-Agent` header of each request. The plan keeps that header
+as a column, so SQL can be asked for exactly the events that were answered 2xx.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import questlog
+from questlog.lake.state import LakeState, load_state
+
+HERE = Path(__file__).parent
+SWORDS = HERE.parents[1] / "examples" / "swords"
+ROUTES = {"/": "default", "/purchase_a_sword": "sword_purchases", "/join_guild": "join_guild"}
+FAST_LANDING = {"QUESTLOG_LAND_SECONDS": "0.05", "QUESTLOG_BATCH_RECORDS": "200"}
+
+
+class Process:
+    """A real process with its children: one session, one output."""
+
+    def __init__(self, nursery: Nursery, pid: int, output: Path) -> None:
+        self.pid, self.output = pid, output
+        self._nursery = nursery
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process and its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def kill(self) -> bool:
+        """SIGKILL it with its children; return whether it was still running."""
+        running = self.wait(0) is None
+        self.signal(signal.SIGKILL)
+        assert self.wait(30) is not None, "a process survived SIGKILL"
+        return running
+
+    def kill_child(self, chance: random.Random) -> bool:
+        """SIGKILL one child, such as a worker; return whether there was one."""
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            if children:
+                os.kill(int(chance.choice(children)), signal.SIGKILL)
+                return True
+        return False
+
+    def wait(self, seconds: float) -> int | None:
+        """Return the exit code, or None if it still runs after *seconds*."""
+        deadline = time.monotonic() + seconds
+        while True:
+            code = self._nursery.reap(self.pid)
+            if code is not None or time.monotonic() >= deadline:
+                return code
+            time.sleep(0.002)
+
+    def said(self) -> str:
+        """Return what it wrote to its output."""
+        return self.output.read_text(errors="replace")
+
+    def complained(self) -> str:
+        """Return the end of what it wrote to its error output."""
+        return Path(f"{self.output}.err").read_text(errors="replace")[-3000:]
+
+
+class Nursery:
+    """Forks children of `nursery.py`; closing it kills whatever is left of them."""
+
+    def __init__(self) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("QUESTLOG_")}
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # its pool of threads would not survive the fork
+        self._lock = threading.Lock()
+        self._started = 0
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "nursery.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        assert self._read() == {"ready": True}
+
+    def start(
+        self,
+        folder: Path,
+        *argv: str,
+        environment: Mapping[str, str] | None = None,
+        mutations: Mapping[str, Any] | None = None,
+    ) -> Process:
+        """Start a program in *folder* as a process of its own."""
+        self._started += 1
+        output = folder / f"{argv[0]}-{self._started}.out"
+        pid = self._ask(
+            argv=argv, folder=str(folder), output=str(output), environment=dict(environment or {}),
+            mutations=dict(mutations or {}),
+        )["pid"]  # fmt: skip
+        return Process(self, pid, output)
+
+    def reap(self, pid: int) -> int | None:
+        """Return the exit code of *pid*, or None while it runs."""
+        code: int | None = self._ask(reap=pid)["code"]
+        return code
+
+    def close(self) -> None:
+        """Kill every child and end."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+    def _ask(self, **command: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        with self._lock:
+            print(json.dumps(command), file=self._process.stdin, flush=True)
+            return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline() or '{"ended": true}')
+        return answer
+
+
+@dataclass
+class Game:
+    """A game in a folder of its own: its server, its lander, its questions.
+
+    `swords` is the example as it stands. In `shop`, clients name their events and send them again
+    until they are answered.
+    """
+
+    nursery: Nursery
+    root: Path
+    app: str = "swords"
+    environment: dict[str, str] = field(default_factory=lambda: dict(FAST_LANDING))
+    port: int = field(default_factory=lambda: free_port())
+
+    def __post_init__(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(SWORDS / "plan.toml", self.root / "plan.toml")
+        shutil.copyfile(SWORDS / "game.py" if self.app == "swords" else HERE / "shop.py", self.root / "game.py")
+
+    def serve(self, kind: str = "gunicorn", *, port: int | None = None, **mutations: Any) -> Process:
+        """Start the game's server: `gunicorn` with two workers of four threads, or the `flask` development server."""
+        port = port or self.port
+        argv = ["flask", "--app", "game", "run", "--no-reload", "--port", str(port)]
+        if kind == "gunicorn":
+            argv = ["gunicorn", "game:app", "--workers=2", "--threads=4", "--keep-alive=5", "--no-control-socket",
+                    f"--bind=127.0.0.1:{port}"]  # fmt: skip
+        return self.nursery.start(self.root, *argv, environment=self.environment, mutations=mutations)
+
+    def land(self, command: str = "land", **mutations: Any) -> Process:
+        """Start the lander: `land` ends by itself, `up` does not."""
+        argv = ["questlog", "-C", str(self.root), command]
+        return self.nursery.start(self.root, *argv, environment=self.environment, mutations=mutations)
+
+    def run(self, *arguments: str) -> str:
+        """Run one `questlog` command to its end and return what it printed."""
+        argv = ["questlog", "-C", str(self.root), *arguments]
+        process = self.nursery.start(self.root, *argv, environment=self.environment)
+        code = process.wait(120)
+        assert code == 0, f"questlog {arguments} -> {code}\n{process.complained()}"
+        return process.said()
+
+    def land_all(self) -> None:
+        """Land everything logged so far, in one undisturbed process."""
+        self.run("land")
+
+    @property
+    def mark(self) -> str:
+        """The column that holds what a client calls its event."""
+        return "user_agent" if self.app == "swords" else "event_id"
+
+    def marks(self) -> Counter[str]:
+        """Return each mark that SQL knows with the number of its rows, as any user's process would ask."""
+        parts = " union all ".join(f'select {self.mark} as mark from "{table}"' for table in ROUTES.values())
+        return Counter(dict(self.open().sql(f"select mark, count(*) from ({parts}) group by 1").rows()))
+
+    def open(self) -> Any:
+        """Open the project as a user's Python program would."""
+        overrides = {k.removeprefix("QUESTLOG_").lower(): v for k, v in self.environment.items()}
+        return questlog.open(str(self.root), **overrides)
+
+    def state(self) -> LakeState:
+        """Return what the catalog says is landed."""
+        return load_state(self.open().project.catalog)
+
+
+class Clients:
+    """Threads that send requests to a game and remember which were answered 2xx."""
+
+    def __init__(
+        self, game: Game, *, seed: int, threads: int = 3, pause: float = 0.01, port: int | None = None
+    ) -> None:
+        self.sent: set[str] = set()
+        self.acknowledged: set[str] = set()
+        self.refusals: list[tuple[float, int, str | None]] = []
+        self._game, self._port = game, port or game.port
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(f"{seed}-{self._port}-{n}", random.Random(seed + n)))
+            for n in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop sending; afterwards nothing is in flight."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive(), "a request hangs"
+
+    def __enter__(self) -> Clients:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self, name: str, chance: random.Random) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        number, answered = 0, True
+        while not self._stop.is_set():
+            number += answered or self._game.app == "swords"  # only a named event may be sent again
+            mark = f"{name}-{number}"
+            answered = self._send(connection, mark, chance)
+            self._stop.wait(chance.uniform(0, 0.02))
+        connection.close()
+
+    def _send(self, connection: http.client.HTTPConnection, mark: str, chance: random.Random) -> bool:
+        """Send one event; return whether it was answered 2xx."""
+        path = chance.choice(list(ROUTES)) if self._game.app == "swords" else f"/buy/{mark}"
+        self.sent.add(mark)
+        try:
+            connection.request("GET", path, headers={"User-Agent": mark})
+            response = connection.getresponse()
+            response.read()
+        except (OSError, http.client.HTTPException):
+            connection.close()
+            return False
+        if 200 <= response.status < 300:
+            self.acknowledged.add(mark)
+            return True
+        self.refusals.append((time.monotonic(), response.status, response.headers["Retry-After"]))
+        return False
+
+
+class Killer(threading.Thread):
+    """Starts one program again and again and kills it, each time at another moment of its life."""
+
+    def __init__(self, start: Callable[[], Process], *, goal: int, longest: float, seed: int) -> None:
+        super().__init__()
+        self.kills = 0
+        self.codes: Counter[int] = Counter()
+        self._start_program, self._goal, self._longest = start, goal, longest
+        self._chance = random.Random(seed)
+        self.start()
+
+    def run(self) -> None:
+        """Kill until the goal is reached; one time in five a child dies first, and its parent has to notice."""
+        while self.kills < self._goal:
+            process = self._start_program()
+            process.wait(self._chance.uniform(0, self._longest))
+            if self._chance.random() < 0.2 and process.kill_child(self._chance):
+                self.kills += 1
+                process.wait(self._chance.uniform(0, self._longest))
+            self.kills += process.kill() or process.wait(0) == -signal.SIGKILL  # the latter died at its own step
+            self.codes[process.wait(0) or 0] += 1
+
+    def stop(self) -> None:
+        """End after the kill at hand."""
+        self._goal = 0
+        self.join()
+
+
+def free_port() -> int:
+    """Return a port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+    """Return as soon as *condition* holds; fail if it does not within *seconds*."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.002)
+
+
+def faults(known: Mapping[str, int], acknowledged: set[str], sent: set[str]) -> dict[str, list[str]]:
+    """Return what breaks the promise: marks that are lost, doubled, or were never sent."""
+    found = {
+        "lost": sorted(acknowledged - known.keys()),
+        "doubled": sorted(mark for mark, count in known.items() if count > 1),
+        "never sent": sorted(known.keys() - sent),
+    }
+    return {kind: marks for kind, marks in found.items() if marks}
+
+
+def assert_promise(known: Mapping[str, int], acknowledged: set[str], sent: set[str], when: str) -> None:
+    """Every acknowledged event is known exactly once, every other at most once, nothing else is."""
+    found = {kind: (len(marks), marks[:5]) for kind, marks in faults(known, acknowledged, sent).items()}
+    assert not found, f"{when}, of {len(acknowledged)} acknowledged: {found}"
+
+
+def assert_landed(game: Game, acknowledged: set[str], sent: set[str]) -> None:
+    """Plain PyIceberg reads every table, finds the same rows as our SQL, and the ledger balances."""
+    known = iceberg_marks(game)
+    assert_promise(known, acknowledged, sent, "read by PyIceberg")
+    assert known == game.marks()
+    ledger = json.loads(game.run("status", "--json"))["ledger"]
+    parts = sum(ledger[name] for name in ("tail", "landed", "quarantined", "duplicate"))
+    assert (ledger["accepted"], ledger["landed"]) == (parts, sum(known.values())), ledger
+
+
+def iceberg_marks(game: Game) -> Counter[str]:
+    """Return the marks in the tables as a stranger's PyIceberg sees them, with its own FileIO."""
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    data = game.open().project.data
+    catalog = SqlCatalog("questlog", uri=f"sqlite:///{data / 'catalog.db'}", warehouse=str(data / "lake"))
+    marks: Counter[str] = Counter()
+    for identifier in catalog.list_tables("questlog"):
+        rows = catalog.load_table(identifier).scan().to_arrow()
+        if game.mark in rows.column_names:
+            marks.update(rows[game.mark].to_pylist())
+    catalog.close()
+    return marks

@@ -1,0 +1,14 @@
+"""A game whose clients name their events, so that they may send one again when its answer was lost."""
+
+from flask import Flask
+
+from questlog.flask import Questlog, track
+
+app = Flask(__name__)
+Questlog(app)
+
+
+@app.route("/buy/<event_id>")
+def buy(event_id: str) -> str:
+    track("purchase_sword", event_id=event_id)
+    return "Sword Purchased!\n"

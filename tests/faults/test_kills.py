@@ -1,0 +1,62 @@
+"""SIGKILL at random moments of servers and landers: what was answered 2xx is in SQL exactly once."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+from harness import Clients, Game, Killer, Nursery, Process, assert_landed, assert_promise
+
+KILLS = int(os.environ.get("QUESTLOG_DRILL", "300"))
+SEED = int(os.environ.get("QUESTLOG_SEED", random.randrange(10**6)))
+SERVERS = {"swords": "gunicorn", "shop": "flask"}
+
+
+@pytest.mark.timeout(600 + 2 * KILLS)
+def test_kills_of_servers_and_landers_lose_nothing_and_double_nothing(nursery: Nursery, tmp_path: Path) -> None:
+    """Two games under load are killed, server and lander; questions asked meanwhile are answered right as well."""
+    print(f"\nseed {SEED}: {KILLS} kills")
+    games = [Game(nursery, tmp_path / app, app) for app in SERVERS]
+    clients = [Clients(game, seed=SEED + n) for n, game in enumerate(games)]
+    killers = [killer for n, game in enumerate(games) for killer in start_killers(game, SEED + n)]
+    try:
+        while any(killer.is_alive() for killer in killers):
+            for game, client in zip(games, clients, strict=True):
+                acknowledged = set(client.acknowledged)
+                known = game.marks()
+                assert_promise(known, acknowledged, set(client.sent), "in the next query")
+            done = sum(killer.kills for killer in killers)
+            print(f"{done} kills, {sum(len(c.acknowledged) for c in clients)} acknowledged", flush=True)
+            time.sleep(0.5)
+    finally:
+        for stopped in (*killers, *clients):
+            stopped.stop()
+    assert sum(killer.kills for killer in killers) >= KILLS
+    for game, client in zip(games, clients, strict=True):
+        landed = sum(table.rows for table in game.state().tables.values())
+        assert landed > len(client.acknowledged) / 4, "the killed landers landed too little to prove anything"
+        assert_promise(game.marks(), client.acknowledged, client.sent, "before the last landing")
+        game.run("land")
+        assert_promise(game.marks(), client.acknowledged, client.sent, "after the last landing")
+        assert_landed(game, client.acknowledged, client.sent)
+
+
+def start_killers(game: Game, seed: int) -> list[Killer]:
+    """Kill the game's server, and its lander: half the times at a random moment, half at a random step."""
+    chance = random.Random(seed)
+
+    def land() -> Process:
+        step = {"die_at_step": chance.randrange(1, 1500)} if chance.random() < 0.5 else {}
+        return game.land(chance.choice(["land", "up"]), **step)
+
+    def serve() -> Process:
+        return game.serve(SERVERS[game.app])
+
+    goal = KILLS // 4 + 1
+    return [
+        Killer(serve, goal=goal, longest=0.5, seed=seed),
+        Killer(land, goal=goal, longest=0.5, seed=seed + 1),
+    ]
