@@ -51,8 +51,12 @@ class Log(Protocol):
     def append(self, records: Sequence[bytes]) -> Position:
         """Return only once every record would survive a power cut."""
 
-    def read(self, after: Position, limit: int) -> Batch:
-        """Return about *limit* records past *after*, in order per partition; empty means nothing new."""
+    def read(self, after: Position, limit: int, max_bytes: int = 2**62) -> Batch:
+        """Return about *limit* records, *max_bytes* at most, past *after*, in order per partition.
+
+        Empty means nothing new. Raises `LogUnavailable` if the log ends before *after*: it is not the log
+        that position was read from, or an old copy of it.
+        """
 
     def end(self) -> Position:
         """Return the position just past everything durable now."""

@@ -1,0 +1,210 @@
+"""Reads the log: every partition's news in turns, damage as gaps, and never another place's records."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import sqlite3
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from itertools import zip_longest
+from pathlib import Path
+
+from questlog.errors import LogUnavailable
+from questlog.log import START, Batch, Entry, Gap, Position
+from questlog.log.sqlite.partition import list_gone, list_segments
+from questlog.log.sqlite.salvage import salvage
+from questlog.log.sqlite.segment import (
+    Damaged,
+    Segment,
+    Stored,
+    WentBack,
+    holding,
+    open_reader,
+    read_tail,
+    scan,
+    stated_end,
+    unpack,
+)
+
+_MOVED_ATTEMPTS = 5
+
+
+class Reader:
+    """Reads a log folder that others write to and trim meanwhile. Safe for many threads, one at a time reads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock = threading.Lock()
+        self._kept: dict[Path, tuple[int, sqlite3.Connection]] = {}
+
+    def read(self, after: Position, limit: int, max_bytes: int) -> Batch:
+        """Return about *limit* records past *after*, whole group commits, in order per partition.
+
+        Partitions take turns, so a busy one does not starve a quiet one.
+        """
+        for _ in range(_MOVED_ATTEMPTS):  # a segment may be trimmed between listing and opening it
+            with contextlib.suppress(FileNotFoundError), self._reading(after) as partitions:
+                return self._read(partitions, after, limit, max_bytes)
+        raise LogUnavailable(f"the files in {self.folder} change faster than they can be read", retry_after=1)
+
+    def _read(self, partitions: dict[int, list[Segment]], after: Position, limit: int, max_bytes: int) -> Batch:
+        entries: dict[int, list[Entry]] = {partition: [] for partition in partitions}
+        gaps: list[Gap] = []
+        through = dict(after)
+        taken = size = 0
+        with contextlib.ExitStack() as stack:
+            turns = []
+            for partition, segments in partitions.items():
+                news = stack.enter_context(contextlib.closing(self._news(segments, after.get(partition, 0))))
+                turns.append((0, partition, news))
+            while turns and taken < limit and size < max_bytes:
+                given, partition, news = heapq.heappop(turns)
+                item = next(news, None)
+                if item is None:
+                    continue
+                if isinstance(item, Gap):
+                    gaps.append(item)
+                    through[partition] = item.until
+                else:
+                    found = _entries(partition, item, after.get(partition, 0))
+                    entries[partition] += found
+                    through[partition] = item.end
+                    given += len(found)
+                    taken += len(found)
+                    size += sum(len(entry.value) for entry in found)
+                heapq.heappush(turns, (given, partition, news))
+        return Batch([entry for found in entries.values() for entry in found], through, tuple(gaps))
+
+    def _news(self, segments: list[Segment], start: int) -> Generator[Stored | Gap, None, None]:
+        """Yield what a partition holds from *start* on, in order."""
+        if start < segments[0].first:
+            yield Gap(segments[0].partition, start, segments[0].first, "trimmed after landing")
+            start = segments[0].first
+        for segment, following in zip_longest(segments, segments[1:]):
+            until = None if following is None else following.first  # a segment ends where the next begins
+            if until is not None and until <= start:
+                continue
+            for item in self._segment_news(segment, start, until):
+                yield item
+                start = item.until if isinstance(item, Gap) else item.end
+            if until is not None and start < until:
+                return  # damaged and still moving: nothing behind it is delivered yet
+
+    def _segment_news(self, segment: Segment, start: int, until: int | None) -> Iterator[Stored | Gap]:
+        with self._opened(segment, keep=until is None) as connection:
+            try:
+                for row in scan(connection, start, until):
+                    yield row
+                    start = row.end
+            except WentBack as error:
+                raise _went_back(segment.partition, f"{segment.path}: {error}") from error
+            except Damaged as damage:
+                yield from _salvaged(connection, segment, start, until, str(damage))
+
+    def end(self) -> Position:
+        """Return the position just past everything durable now; one look at each partition's newest file."""
+        found = {}
+        with self._reading(START) as partitions:
+            for partition, segments in partitions.items():
+                with self._opened(segments[-1], keep=True) as connection:
+                    try:
+                        found[partition] = read_tail(connection)
+                    except Damaged as damage:
+                        items = _salvaged(connection, segments[-1], segments[-1].first, None, str(damage))
+                        ends = [item.until if isinstance(item, Gap) else item.end for item in items]
+                        found[partition] = max(ends, default=segments[-1].first)
+        return found
+
+    @contextlib.contextmanager
+    def _reading(self, after: Position) -> Iterator[dict[int, list[Segment]]]:
+        """Give each partition's segments. A partition that was read and is not there any more is an error."""
+        with self.lock, _explaining(self.folder):
+            gone = list_gone(self.folder)
+            partitions = {p: segments for p, segments in list_segments(self.folder).items() if p not in gone}
+            lost = [p for p, offset in after.items() if offset and p not in partitions and p not in gone]
+            if lost:
+                raise _went_back(lost[0], f"{self.folder} has no partition {lost[0]}, which was read once")
+            self._drop_replaced(partitions)
+            yield partitions
+
+    @contextlib.contextmanager
+    def _opened(self, segment: Segment, *, keep: bool) -> Iterator[sqlite3.Connection]:
+        """Give a connection to a segment; the last ones of partitions stay open from read to read."""
+        known = self._kept.get(segment.path)
+        if known is not None:
+            yield known[1]
+            return
+        connection = open_reader(segment.path)
+        if keep:
+            self._kept[segment.path] = (segment.inode, connection)
+        try:
+            yield connection
+        finally:
+            if not keep:
+                connection.close()
+
+    def _drop_replaced(self, partitions: Mapping[int, list[Segment]]) -> None:
+        current = {segments[-1].path: segments[-1].inode for segments in partitions.values()}
+        for path, (inode, connection) in list(self._kept.items()):
+            if current.get(path) != inode:
+                connection.close()
+                del self._kept[path]
+
+    def close(self) -> None:
+        """Close every connection. Call it with the lock held."""
+        for _, connection in self._kept.values():
+            connection.close()
+        self._kept.clear()
+
+
+def _entries(partition: int, row: Stored, start: int) -> list[Entry]:
+    skip = max(0, start - row.first)
+    return [
+        Entry(partition, row.first + index, line, row.received_ms)
+        for index, line in enumerate(unpack(row))
+        if index >= skip
+    ]
+
+
+def _salvaged(
+    connection: sqlite3.Connection, segment: Segment, start: int, until: int | None, reason: str
+) -> Iterator[Stored | Gap]:
+    """Yield what a damaged segment still holds from *start* on, and gaps for what it does not."""
+    with holding(connection) as held:
+        end = until
+        if end is None:
+            with contextlib.suppress(Damaged):
+                end = stated_end(connection)
+        rows, settled = salvage(segment.path, held=held)
+    rows = [row for row in rows if row.end > start and (end is None or row.first < end)]
+    for row in rows:
+        if row.first > start:
+            if not settled:
+                return
+            yield Gap(segment.partition, start, row.first, reason, row.received_ms)
+        yield row
+        start = row.end
+    if settled and end is not None and start < end:
+        yield Gap(segment.partition, start, end, reason, rows[-1].received_ms if rows else 0)
+
+
+def _went_back(partition: int, what: str) -> LogUnavailable:
+    return LogUnavailable(
+        f"the log went backwards: {what}",
+        hint=f"put the newer log back; to go on without what is lost, rename the partition's files and "
+        f"create an empty file {partition:010}.gone in the log folder",
+    )
+
+
+@contextlib.contextmanager
+def _explaining(folder: Path) -> Iterator[None]:
+    """Damage is data; what is left are locks, rights, open files: trouble that may pass."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (sqlite3.Error, OSError) as error:
+        raise LogUnavailable(
+            f"the log in {folder} cannot be read: {error}", hint="questlog doctor", retry_after=1
+        ) from error

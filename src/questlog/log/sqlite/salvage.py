@@ -1,0 +1,186 @@
+"""Reads a damaged segment page by page, without SQLite: what lies outside the damage is still delivered.
+
+Rows are only ever added to a segment, never changed, so every intact copy of a row is the row, on
+whatever page it is found. The checksum decides; page headers, cell pointers and the tree above the
+leaves are not even looked at, because they may be what is damaged. Layout: sqlite.org/fileformat2.html.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from questlog.log.sqlite.segment import PAGE, Stored, is_intact
+
+_HEADER = re.compile(rb"[\x06-\x0a]\x00(?=[\x00-\x06\x08\x09]{3})", re.DOTALL)
+"""A row's header: its size, NULL for the key (which is the rowid), then three integers and the blob."""
+_MAX_LOCAL = PAGE - 35
+_MIN_LOCAL = (PAGE - 12) * 32 // 255 - 23
+_INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
+_WAL_MAGIC = {0x377F0682: "<", 0x377F0683: ">"}
+_SETTLE_SECONDS = 2.0
+_TICK_SECONDS = 0.02  # longer than the clock of file times: a write after it cannot bear an older time
+
+Pages = Mapping[int, bytes]
+
+
+def salvage(path: Path, *, held: bool) -> tuple[list[Stored], bool]:
+    """Return the intact rows in order, and whether none was missed because a writer moved it meanwhile.
+
+    *held* says that the caller is inside a read transaction on the file: then no writer can move pages.
+    Otherwise the file must stand still; while it does not, nothing may be called lost.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        before = _stamp(path)
+        time.sleep(0 if held else _TICK_SECONDS)
+        rows = _intact_rows(_read_pages(path))
+        if held or before == _stamp(path):
+            return rows, True
+        if time.monotonic() > deadline:
+            return rows, False
+
+
+def _stamp(path: Path) -> list[tuple[int, int]]:
+    found = []
+    for each in (path, Path(f"{path}-wal")):
+        if each.exists():
+            stat = each.stat()
+            found.append((stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def _read_pages(path: Path) -> list[Pages]:
+    """Return the pages of the committed WAL, which come first, and those of the database."""
+    wal = _read_file(Path(f"{path}-wal"))
+    data = _read_file(path)
+    return [_committed(wal), {n + 1: data[n * PAGE : (n + 1) * PAGE] for n in range(-(-len(data) // PAGE))}]
+
+
+def _read_file(path: Path) -> bytes:
+    """Return the file's bytes; pages the disk cannot read are zeros."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return b""
+    try:
+        chunks = []
+        for offset in range(0, os.fstat(descriptor).st_size, PAGE):
+            try:
+                chunks.append(os.pread(descriptor, PAGE, offset))
+            except OSError:
+                chunks.append(bytes(PAGE))
+        return b"".join(chunks)
+    finally:
+        os.close(descriptor)
+
+
+def _committed(wal: bytes) -> Pages:
+    """Return the newest committed content of each page in a WAL, as SQLite would see it."""
+    if len(wal) < 32:
+        return {}
+    magic, _, _, _, *salt, sum0, sum1 = struct.unpack(">8I", wal[:32])
+    order = _WAL_MAGIC.get(magic)
+    if order is None or _wal_sum(wal[:24], order, 0, 0) != (sum0, sum1):
+        return {}
+    committed: dict[int, bytes] = {}
+    waiting: dict[int, bytes] = {}
+    for offset in range(32, len(wal) - PAGE - 23, PAGE + 24):
+        number, size, *rest = struct.unpack(">6I", wal[offset : offset + 24])
+        page = wal[offset + 24 : offset + 24 + PAGE]
+        sum0, sum1 = _wal_sum(wal[offset : offset + 8] + page, order, sum0, sum1)
+        if rest != [*salt, sum0, sum1]:
+            break
+        waiting[number] = page
+        if size:  # the last frame of a transaction
+            committed.update(waiting)
+            waiting.clear()
+    return committed
+
+
+def _wal_sum(data: bytes, order: str, s0: int, s1: int) -> tuple[int, int]:
+    words = struct.unpack(f"{order}{len(data) // 4}I", data)
+    for even, odd in zip(words[::2], words[1::2], strict=True):
+        s0 = (s0 + even + s1) & 0xFFFFFFFF
+        s1 = (s1 + odd + s0) & 0xFFFFFFFF
+    return s0, s1
+
+
+def _intact_rows(sources: Sequence[Pages]) -> list[Stored]:
+    found: dict[int, Stored] = {}
+    for pages in sources:
+        for page in pages.values():
+            for match in _HEADER.finditer(page):
+                for row in _rows_at(page, match.start(), sources):
+                    found.setdefault(row.first, row)
+    return [found[first] for first in sorted(found)]
+
+
+def _rows_at(page: bytes, header: int, sources: Sequence[Pages]) -> Iterator[Stored]:
+    """Yield the intact row whose header begins at *header*, wherever its cell begins before it."""
+    for start in range(max(0, header - 18), header - 1):
+        size, after = _varint(page, start)
+        rowid, after = _varint(page, after)
+        if after != header:
+            continue
+        body = _payload(page, header, size, sources)
+        row = None if body is None else _decode(rowid, body)
+        if row is not None and row.records > 0 and is_intact(row):
+            yield row
+
+
+def _payload(page: bytes, start: int, size: int, sources: Sequence[Pages]) -> bytes | None:
+    """Return a cell's content, followed through its overflow pages; None if that leads nowhere."""
+    if size <= _MAX_LOCAL:
+        return page[start : start + size]
+    local = _MIN_LOCAL + (size - _MIN_LOCAL) % (PAGE - 4)
+    if local > _MAX_LOCAL:
+        local = _MIN_LOCAL
+    chunks = [page[start : start + local]]
+    missing, link = size - local, page[start + local : start + local + 4]
+    while missing > 0:
+        number = int.from_bytes(link, "big")
+        overflow = next((pages[number] for pages in sources if number in pages), b"")
+        if len(overflow) < 4:
+            return None
+        chunks.append(overflow[4 : 4 + missing])
+        missing, link = missing - (PAGE - 4), overflow[:4]
+    return b"".join(chunks)
+
+
+def _decode(rowid: int, body: bytes) -> Stored | None:
+    """Return the row in a record of SQLite's format, or None if it is none of ours."""
+    size, at = _varint(body, 0)
+    kinds = []
+    while at < size:
+        kind, at = _varint(body, at)
+        kinds.append(kind)
+    if len(kinds) != 5 or at != size or kinds[4] < 12 or kinds[4] % 2:
+        return None
+    numbers = []
+    for kind in kinds[1:4]:
+        if kind in (8, 9):
+            numbers.append(kind - 8)
+        elif kind in _INTEGER_BYTES:
+            numbers.append(int.from_bytes(body[at : at + _INTEGER_BYTES[kind]], "big", signed=True))
+            at += _INTEGER_BYTES[kind]
+        else:
+            return None
+    records, received_ms, crc32 = numbers
+    return Stored(rowid, records, received_ms, crc32, body[at : at + (kinds[4] - 12) // 2])
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return SQLite's variable-length integer at *at* and where it ends."""
+    value = 0
+    for step in range(8):
+        byte = data[at + step] if at + step < len(data) else 0
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, at + step + 1
+    byte = data[at + 8] if at + 8 < len(data) else 0
+    return value << 8 | byte, at + 9

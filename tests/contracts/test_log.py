@@ -1,0 +1,255 @@
+"""What every log keeps, whatever it is made of. A second log joins by adding a row to LOGS."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from questlog.log import START, Batch, Log, Position, merge
+from questlog.log.sqlite import SqliteLog
+
+Opener = Callable[[], Log]
+
+
+def open_sqlite(folder: Path) -> SqliteLog:
+    return SqliteLog(folder / "log", min_free_bytes=0)
+
+
+LOGS = {"sqlite": open_sqlite}
+"""Name -> function that opens the log kept in a folder; called again, it opens the same log."""
+
+FOREVER = 2**62
+
+
+@pytest.fixture(params=sorted(LOGS))
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """A function that opens one and the same log, each time as another process would."""
+    opened: list[Log] = []
+
+    def open_log() -> Log:
+        opened.append(LOGS[request.param](tmp_path))
+        return opened[-1]
+
+    yield open_log
+    for log in opened:
+        getattr(log, "close", lambda: None)()
+
+
+def read_all(log: Log, after: Position = START, limit: int = 100) -> list[Batch]:
+    """Read in steps until nothing is new."""
+    batches = []
+    while batch := log.read(after, limit):
+        batches.append(batch)
+        after = batch.through
+    return batches
+
+
+def values(log: Log, after: Position = START) -> list[bytes]:
+    return [entry.value for batch in read_all(log, after) for entry in batch.entries]
+
+
+def test_what_is_appended_is_read_back_in_order(opener: Opener) -> None:
+    """Records come back byte for byte, in order, at offsets that have no hole."""
+    log = opener()
+    log.append([b"one", b"", b'{"three": 3}'])
+    log.append(["vier \u00fc\u2028".encode()])
+    batch = log.read(START, 100)
+    assert [b"one", b"", b'{"three": 3}', "vier \u00fc\u2028".encode()] == [entry.value for entry in batch.entries]
+    assert [entry.offset for entry in batch.entries] == [0, 1, 2, 3]
+    assert len({entry.partition for entry in batch.entries}) == 1
+    assert not batch.gaps
+
+
+def test_append_returns_the_position_just_past_its_records(opener: Opener) -> None:
+    """Reading from the position an append returned gives only what came later."""
+    log = opener()
+    first = log.append([b"a", b"b"])
+    assert list(first.values()) == [2]
+    second = log.append([b"c"])
+    assert values(log, first) == [b"c"]
+    assert values(log, second) == []
+    assert dict(second) == dict(log.end())
+
+
+def test_an_empty_append_is_nothing(opener: Opener) -> None:
+    """No record, no offset."""
+    log = opener()
+    assert log.append([]) == START
+    assert not log.read(START, 10)
+    assert sum(log.end().values()) == 0
+
+
+def test_a_log_nobody_wrote_to_is_empty(opener: Opener) -> None:
+    """Reading before the first append is allowed and creates nothing."""
+    log = opener()
+    assert not log.read(START, 10)
+    assert dict(log.end()) == {}
+    assert log.trim({}, FOREVER) == 0
+
+
+def test_a_record_may_not_hold_a_line_break(opener: Opener) -> None:
+    """The log keeps lines: a record that would come back as two is refused before it is queued."""
+    log = opener()
+    with pytest.raises(ValueError):
+        log.append([b"fine", b"two\nlines"])
+    with pytest.raises(TypeError):
+        log.append(["text"])  # type: ignore[list-item]
+    log.append([b"after"])
+    assert values(log) == [b"after"]
+
+
+def test_another_opener_sees_what_was_acknowledged(opener: Opener) -> None:
+    """When append returns, any reader that starts now finds the record."""
+    writer, reader = opener(), opener()
+    for number in range(50):
+        position = writer.append([b"%d" % number])
+        assert dict(reader.end()) == dict(position)
+        assert b"%d" % number == reader.read({p: o - 1 for p, o in position.items()}, 1).entries[-1].value
+
+
+def test_reading_resumes_in_the_middle(opener: Opener) -> None:
+    """A position may point anywhere, also into records that were appended together."""
+    log = opener()
+    log.append([b"%d" % n for n in range(10)])
+    (partition,) = log.end()
+    for start in range(11):
+        assert [b"%d" % n for n in range(start, 10)] == values(log, {partition: start})
+
+
+def test_a_read_is_bounded_by_count_and_by_bytes(opener: Opener) -> None:
+    """A read stops after the append that reached a bound; the next one goes on from there."""
+    log = opener()
+    for number in range(40):
+        log.append([b"%04d" % number + b"x" * 996] * 5)
+    by_count = log.read(START, 10)
+    assert 10 <= len(by_count.entries) < 20
+    by_bytes = log.read(START, FOREVER, max_bytes=20_000)
+    assert 20 <= len(by_bytes.entries) < 30
+    rest = log.read(by_bytes.through, FOREVER)
+    assert len(by_bytes.entries) + len(rest.entries) == 200
+
+
+def test_a_busy_partition_does_not_starve_a_quiet_one(opener: Opener) -> None:
+    """Every writer's news is in the first bounded read, however much another one wrote."""
+    busy, quiet = opener(), opener()
+    for number in range(100):
+        busy.append([b"busy %d" % number] * 10)
+    quiet.append([b"quiet"])
+    for reader in (busy, quiet):
+        assert b"quiet" in [entry.value for entry in reader.read(START, 20).entries]
+
+
+def test_two_logs_at_once_write_to_partitions_of_their_own(opener: Opener) -> None:
+    """Two that write at the same time never share a partition; each keeps its order."""
+    one, two = opener(), opener()
+    for number in range(20):
+        one.append([b"one %d" % number])
+        two.append([b"two %d" % number])
+    by_partition: dict[int, list[bytes]] = {}
+    for batch in read_all(opener()):
+        for entry in batch.entries:
+            by_partition.setdefault(entry.partition, []).append(entry.value)
+    assert [[b"one %d" % n for n in range(20)], [b"two %d" % n for n in range(20)]] == sorted(by_partition.values())
+
+
+def test_a_closed_logs_partition_is_used_again(opener: Opener) -> None:
+    """Restarts do not multiply partitions, and offsets go on where they stood."""
+    for number in range(5):
+        log = opener()
+        log.append([b"%d" % number])
+        getattr(log, "close", lambda: None)()
+    assert list(opener().end().values()) == [5]
+    assert values(opener()) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_many_threads_append_and_none_is_lost_or_moved(opener: Opener) -> None:
+    """Each append finds its records at the offsets before the position it got."""
+    log, positions = opener(), []
+
+    def send(thread: int) -> None:
+        for number in range(40):
+            records = [b"%d %d %d" % (thread, number, part) for part in range(1 + number % 3)]
+            positions.append((log.append(records), records))
+
+    threads = [threading.Thread(target=send, args=(n,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        log.read(START, 50)  # readers at once never disturb
+    for thread in threads:
+        thread.join()
+    found = {(e.partition, e.offset): e.value for batch in read_all(log) for e in batch.entries}
+    assert len(found) == sum(len(records) for _, records in positions) == sum(log.end().values())
+    for position, records in positions:
+        ((partition, until),) = position.items()
+        assert records == [found[partition, until - len(records) + n] for n in range(len(records))]
+
+
+def _write(kind: str, folder: Path, name: int, count: int) -> None:
+    log = LOGS[kind](folder)
+    for number in range(count):
+        log.append([b"%d %d" % (name, number)])
+
+
+def test_several_processes_write_while_one_reads(
+    opener: Opener, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A reader that follows four writer processes gets every record once, in order per writer."""
+    kind = request.node.callspec.params["opener"]
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write, args=(kind, tmp_path, n, 60)) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    reader, after, seen = opener(), START, []
+    deadline = time.monotonic() + 60
+    while len(seen) < 240 and time.monotonic() < deadline:
+        batch = reader.read(after, 25)
+        assert not batch.gaps
+        seen += [entry.value for entry in batch.entries]
+        after = batch.through
+    for writer in writers:
+        writer.join(30)
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    for name in range(4):
+        assert [b"%d %d" % (name, n) for n in range(60)] == [v for v in seen if v.startswith(b"%d " % name)]
+    assert len(seen) == 240
+
+
+def test_positions_only_grow(opener: Opener) -> None:
+    """Whatever order positions are merged in, the result is the highest offset of each partition."""
+    assert merge({1: 5, 2: 3}, {2: 7}, {3: 1, 1: 2}) == {1: 5, 2: 7, 3: 1}
+    assert {} == merge() == merge(START, START)
+    log, after = opener(), START
+    for number in range(10):
+        log.append([b"%d" % number])
+        batch = log.read(after, 1)
+        assert merge(after, batch.through) == dict(batch.through)
+        after = batch.through
+
+
+def test_an_empty_read_keeps_the_position(opener: Opener) -> None:
+    """Nothing new means the same position, so that a caller may always go on from `through`."""
+    log = opener()
+    position = log.append([b"a"])
+    batch = log.read(position, 10)
+    assert not batch
+    assert dict(position) == dict(batch.through)
+
+
+def test_any_split_of_reads_gives_the_same_records(opener: Opener) -> None:
+    """However small or large the steps are, the records and their places are the same."""
+    log, seed = opener(), 20261124
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for number in range(60):
+        log.append([b"%d.%d" % (number, part) for part in range(chance.randint(1, 9))])
+    whole = [(e.partition, e.offset, e.value) for e in log.read(START, FOREVER).entries]
+    for limit in (1, 2, 7, 50, 1000):
+        steps = read_all(log, limit=limit)
+        assert whole == [(e.partition, e.offset, e.value) for batch in steps for e in batch.entries]
