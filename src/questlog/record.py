@@ -7,26 +7,40 @@ record (a plain Flask app writing to Kafka): its keys are the event's fields and
 from __future__ import annotations
 
 import base64
+import binascii
+import re
+from typing import Annotated, Literal
 
 import msgspec
 import uuid_utils
 
 DEPTH_LIMIT = 64
+LAST_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999: what comes later has no date in any engine."""
+
+_NOTHING = msgspec.Raw(b"")
+
+Received = Annotated[int, msgspec.Meta(ge=0, le=LAST_MS)]
 
 
 class Record(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, rename={"format": "questlog"}):
-    """`event` is the sender's JSON, byte for byte; `broken` is base64 of what was not JSON at all."""
+    """`event` is the sender's bytes as they came; `base64` holds them when they cannot stand in a line of JSON."""
 
-    format: int
+    format: Literal[1]
     id: str
-    received: int
+    received: Received
     client_id: bool = False
     headers: dict[str, str] = {}
-    event: msgspec.Raw = msgspec.Raw(b"")
-    broken: str = ""
+    event: msgspec.Raw = _NOTHING
+    base64: str = ""
+
+    def raw(self) -> bytes:
+        """Return the event's bytes exactly as they were sent."""
+        return base64.b64decode(self.base64) if self.base64 else bytes(self.event)
 
 
 _encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Record)
 
 
 def new_id() -> str:
@@ -43,19 +57,45 @@ def encode_record(
     client_id: bool = False,
     is_json: bool = True,
 ) -> bytes:
-    """Return one line, no newline inside, that `shape` can turn into a row or a quarantine row."""
-    if is_json and b"\n" not in event and b"\r" not in event:
-        return _encoder.encode(
-            Record(
-                format=1,
-                id=id,
-                received=received_ms,
-                client_id=client_id,
-                headers=headers or {},
-                event=msgspec.Raw(event),
-            )
-        )
-    broken = base64.b64encode(event).decode()
+    """Return one line, no newline inside, from which `decode_record` gives back every byte of *event*."""
+    fits = is_json and b"\n" not in event and b"\r" not in event and not is_too_deep(event)
     return _encoder.encode(
-        Record(format=1, id=id, received=received_ms, client_id=client_id, headers=headers or {}, broken=broken)
+        Record(
+            format=1,
+            id=id,
+            received=received_ms,
+            client_id=client_id,
+            headers=headers or {},
+            event=msgspec.Raw(event) if fits else _NOTHING,
+            base64="" if fits else base64.b64encode(event).decode(),
+        )
     )
+
+
+def decode_record(value: bytes) -> Record | None:
+    """Return the record that `encode_record` wrote, or None if *value* is anything else."""
+    try:
+        record = _decoder.decode(value)
+        record.raw()
+    except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error, RecursionError):
+        return None
+    return record
+
+
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.S)
+_NOT_BRACKETS = re.compile(rb"[^\[\]{}]++")
+
+
+def is_too_deep(event: bytes) -> bool:
+    """Return whether *event* nests deeper than `DEPTH_LIMIT`, judged by its brackets alone.
+
+    No parser is asked: how deep one gets before it gives up depends on the stack it starts from.
+    """
+    if event.count(b"{") + event.count(b"[") <= DEPTH_LIMIT:
+        return False
+    depth = 0
+    for bracket in _NOT_BRACKETS.sub(b"", _STRINGS.sub(b"", event)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEPTH_LIMIT:
+            return True
+    return False

@@ -1,0 +1,276 @@
+"""One event's JSON -> its row, or the reason it has none. The plan's rules are worked out once per plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from questlog.errors import Reason, Reject
+from questlog.plan import Envelope, Event, Field, Plan
+from questlog.plan.schema import ENVELOPE_COLUMNS, LAST_COLUMNS, header_column, table_schema
+from questlog.shape.read import Arrived, Body, can_be_id, is_null, read_body, read_members, read_value
+from questlog.shape.values import DoesNotFit, convert, short, to_integer, to_text, to_timestamp
+
+SERVER_COLUMNS = frozenset(name for name, _, _ in (*ENVELOPE_COLUMNS, *LAST_COLUMNS))
+"""Columns that only the server and the envelope set: no header and no field can."""
+
+Row = dict[str, Any]
+Tree = dict[str, "Tree"]
+"""Paths as nested keys; an empty tree is a path's end."""
+
+
+@dataclass(slots=True)
+class Judged:
+    """What one event became: a row of `event`'s table, or a refusal. `claimed` is the type it names."""
+
+    event: Event | None = None
+    row: Row | None = None
+    reject: Reject | None = None
+    claimed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRule:
+    """A field with its bounds and default as column values and its pattern compiled."""
+
+    field: Field
+    names: tuple[str, ...]
+    default: Any
+    low: Any
+    high: Any
+    pattern: re.Pattern[str] | None
+
+    def check(self, value: Any) -> Any:
+        """Return *value* as the column holds it; raise `DoesNotFit`."""
+        field = self.field
+        typed = convert(field.type, value)
+        if field.enum and not any(same(value, allowed) for allowed in field.enum):
+            raise DoesNotFit(Reason.NOT_IN_ENUM, f"{short(value)} is none of {', '.join(map(str, field.enum))}")
+        if field.max_length is not None and isinstance(typed, str | list) and len(typed) > field.max_length:
+            raise DoesNotFit(Reason.TOO_LONG, f"length {len(typed)}, {field.max_length} at most")
+        if self.pattern is not None and isinstance(typed, str) and not self.pattern.search(typed):
+            raise DoesNotFit(Reason.NO_MATCH, f"{short(value)} does not match {field.pattern}")
+        if self.low is not None and typed < self.low:
+            raise DoesNotFit(Reason.OUT_OF_RANGE, f"{short(value)}: at least {field.min}")
+        if self.high is not None and typed > self.high:
+            raise DoesNotFit(Reason.OUT_OF_RANGE, f"{short(value)}: at most {field.max}")
+        return typed
+
+
+def same(value: Any, declared: Any) -> bool:
+    """Return whether a JSON value is the one a plan names: true is not 1."""
+    return isinstance(value, bool) is isinstance(declared, bool) and bool(value == declared)
+
+
+@dataclass(frozen=True, slots=True)
+class EventRule:
+    """An event with its fields' rules and `consumed`: the paths among its fields that are not fields."""
+
+    event: Event
+    fields: tuple[FieldRule, ...]
+    consumed: Tree
+
+    @property
+    def lenient(self) -> bool:
+        """Whether a field that does not fit is set aside instead of the whole event."""
+        return self.event.mode == "observe"
+
+
+class Rules:
+    """What a plan says about any event."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.envelope = plan.envelope
+        columns = {name.lower(): header_column(name) for name in plan.headers}
+        self.headers = {name: column for name, column in columns.items() if column not in SERVER_COLUMNS}
+        self.events = {name: self._event_rule(event) for name, event in plan.events.items()}
+        self.matched = [event for event in plan.events.values() if event.match]
+        self.named = {name: event for name, event in plan.events.items() if not event.match}
+        self._schemas: dict[str, pa.Schema] = {}
+
+    def schema(self, table: str) -> pa.Schema:
+        """Return the columns of *table*."""
+        if table not in self._schemas:
+            self._schemas[table] = table_schema(self.plan, table)
+        return self._schemas[table]
+
+    def _event_rule(self, event: Event) -> EventRule:
+        # A header's column belongs to the server: a field of that name can only be set aside.
+        taken = SERVER_COLUMNS.union(self.headers.values())
+        fields = tuple(_field_rule(field) for field in event.fields if field.name not in taken)
+        return EventRule(event, fields, consumed_paths(self.envelope, event))
+
+    def judge(self, arrived: Arrived) -> Judged:
+        """Return the event's row or its refusal.  1 read  2 find its type  3 envelope  4 fields."""
+        body = read_body(arrived.raw)
+        if isinstance(body, Reject):
+            return Judged(reject=body)
+        claimed = body.get(self.envelope.event_type)
+        judged = Judged(claimed=claimed if isinstance(claimed, str) else None)
+        found = self.find(body, claimed)
+        if isinstance(found, Reject):
+            judged.reject = found
+            return judged
+        judged.event = found
+        rule = self.events[found.name]
+        row, rescued, problem = self._envelope(body, arrived, rule)
+        if problem is None or rule.lenient:
+            source, unfit = self._source(body)
+            problem = problem or unfit
+            if unfit is not None:
+                rescued.append((self.envelope.fields, body.raw(self.envelope.fields)))
+            if problem is None or rule.lenient:
+                unknown, bad = _convert_fields(rule, source, arrived.used, row)
+                rescued += unknown
+                problem = problem or bad
+        if problem is not None and not rule.lenient:
+            judged.reject = problem
+            return judged
+        row["_rescued"] = _as_json(rescued)
+        judged.row = row
+        return judged
+
+    def find(self, body: Body, claimed: Any) -> Event | Reject:
+        """Return the event type that a body means: the plan's matches first, then its name."""
+        for event in self.matched:
+            if all(same(body.get(path), value) for path, value in event.match):
+                return event
+        path = self.envelope.event_type
+        if not isinstance(claimed, str):
+            return Reject(Reason.NO_EVENT_TYPE, path)
+        if claimed in self.named:
+            return self.named[claimed]
+        return Reject(Reason.UNKNOWN_EVENT_TYPE, path, f"{claimed[:100]!r} is not in the plan")
+
+    def _envelope(
+        self, body: Body, arrived: Arrived, rule: EventRule
+    ) -> tuple[Row, list[tuple[str, msgspec.Raw | None]], Reject | None]:
+        """Return the columns every event has, what of them did not fit, and the first problem."""
+        names = self.envelope
+        received = arrived.received * 1000
+        read = {
+            "event_time": to_timestamp(body.get(names.event_time)),
+            "player_id": to_text(body.get(names.player_id)),
+            "session_id": to_text(body.get(names.session_id)),
+            "sequence": to_integer(body.get(names.sequence)),
+        }
+        chosen = body.get(names.event_id)
+        unfit = {name: problem for name, (_, problem) in read.items() if problem}
+        if chosen not in (None, "") and not can_be_id(chosen):
+            unfit["event_id"] = f"{short(chosen)} is no text of 1 to 200 characters"
+        paths = {name: getattr(names, name) for name in unfit}
+        problem = next((Reject(Reason.BAD_ENVELOPE, paths[name], unfit[name]) for name in unfit), None)
+        row: Row = {name: value for name, (value, _) in read.items()}
+        if row["event_time"] is None:
+            row["event_time"] = received
+        row |= {
+            "event_id": arrived.id,
+            "event_type": rule.event.name,
+            "received_time": received,
+            **arrived.headers,
+            "raw_event": arrived.raw.decode(),
+            "plan_version": self.plan.version,
+        }
+        return row, [(path, body.raw(path)) for path in paths.values()], problem
+
+    def _source(self, body: Body) -> tuple[Mapping[str, msgspec.Raw], Reject | None]:
+        """Return the object that holds the fields."""
+        path = self.envelope.fields
+        if not path:
+            return body.members, None
+        raw = body.raw(path)
+        if raw is None:
+            return {}, None
+        members = read_members(raw)
+        if members is None:
+            return {}, Reject(Reason.BAD_ENVELOPE, path, "is not an object of fields")
+        return members, None
+
+
+def _field_rule(field: Field) -> FieldRule:
+    return FieldRule(
+        field,
+        (field.name, *field.aliases),
+        _declared(field, field.default),
+        _declared(field, field.min),
+        _declared(field, field.max),
+        None if field.pattern is None else re.compile(field.pattern),
+    )
+
+
+def _declared(field: Field, value: Any) -> Any:
+    """Return a value of the plan as the column holds it; a bound between two values stays as it is."""
+    if value is None:
+        return None
+    try:
+        return convert(field.type, value)
+    except DoesNotFit:
+        return Decimal(str(value)) if isinstance(value, int | float) else None
+
+
+def consumed_paths(names: Envelope, event: Event) -> Tree:
+    """Return what lies among an event's fields but is its envelope, or what told its type."""
+    prefix = names.fields + "." if names.fields else ""
+    paths = [getattr(names, name) for name in Envelope.__dataclass_fields__ if name != "fields"]
+    paths += [path for path, _ in event.match]
+    tree: Tree = {}
+    for path in paths:
+        if path.startswith(prefix):
+            node = tree
+            for part in path[len(prefix) :].split("."):
+                node = node.setdefault(part, {})
+    return tree
+
+
+def _convert_fields(
+    rule: EventRule, source: Mapping[str, msgspec.Raw], used: Iterable[str], row: Row
+) -> tuple[list[tuple[str, msgspec.Raw | None]], Reject | None]:
+    """Put each field's value into *row*; return what is left over, unknown or unfit, and the first problem."""
+    left: dict[str, msgspec.Raw | None] = dict(source)
+    problem: Reject | None = None
+    for each in rule.fields:
+        given = [name for name in each.names if name in source and not is_null(source[name])]
+        for name in each.names:
+            if name in source and name not in given:
+                left.pop(name, None)
+        name = each.field.name
+        if not given:
+            if each.default is not None:
+                row[name] = each.default
+            elif each.field.required:
+                problem = problem or Reject(Reason.MISSING_FIELD, name, "is required")
+            continue
+        try:
+            row[name] = each.check(read_value(source[given[0]]))
+        except DoesNotFit as error:
+            problem = problem or Reject(error.reason, name + error.path, error.detail)
+        else:
+            left.pop(given[0], None)
+    declared = {name for each in rule.fields for name in each.names}
+    for key in [key for key in left if key in used or (key in rule.consumed and key not in declared)]:
+        if key in used or _all_consumed(source[key], rule.consumed[key]):
+            del left[key]
+    return list(left.items()), problem
+
+
+def _all_consumed(raw: msgspec.Raw, tree: Tree) -> bool:
+    """Return whether nothing in *raw* is left once the paths of *tree* are taken out."""
+    if not tree or is_null(raw):
+        return True
+    members = read_members(raw)
+    if members is None:
+        return False
+    return all(key in tree and _all_consumed(member, tree[key]) for key, member in members.items())
+
+
+def _as_json(members: list[tuple[str, msgspec.Raw | None]]) -> str | None:
+    """Return a JSON object whose values stand as they were sent, byte for byte."""
+    parts = [msgspec.json.encode(key) + b":" + bytes(raw) for key, raw in members if raw is not None]
+    return (b"{" + b",".join(parts) + b"}").decode() if parts else None

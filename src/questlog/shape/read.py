@@ -1,0 +1,164 @@
+"""A log entry -> what arrived: the event's bytes and what the server added; its JSON, read no further than asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from questlog.errors import Reason, Reject
+from questlog.log import Entry
+from questlog.plan import Envelope
+from questlog.record import DEPTH_LIMIT, LAST_MS, decode_record, is_too_deep
+
+MAX_ID_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """One record, whoever wrote it. `used` are keys of an old producer's event that became headers."""
+
+    id: str
+    received: int
+    client_id: bool
+    headers: Mapping[str, str]
+    raw: bytes
+    used: frozenset[str] = frozenset()
+
+
+class Number(float):
+    """A JSON number with a fraction or an exponent, or too long for any integer; `text` is what was sent."""
+
+    __slots__ = ("text",)
+    text: str
+
+
+def number(text: str) -> Number:
+    """Return the double nearest to *text*, infinite if none is near, that remembers *text*."""
+    found = Number(text)
+    found.text = text
+    return found
+
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+_any_raw = msgspec.json.Decoder(msgspec.Raw)
+_any = msgspec.json.Decoder(float_hook=number)
+
+
+class Body:
+    """A JSON object that is well-formed throughout; values are read when asked for, one by one.
+
+    So a value that no Python number can hold spoils only its own field.
+    """
+
+    __slots__ = ("members",)
+
+    def __init__(self, members: Mapping[str, msgspec.Raw]) -> None:
+        self.members = members
+
+    def raw(self, path: str) -> msgspec.Raw | None:
+        """Return the bytes at a dotted *path*, or None; null is None too."""
+        part, dot, rest = path.partition(".")
+        found = self.members.get(part)
+        if found is None or is_null(found):
+            return None
+        if not dot:
+            return found
+        inner = read_members(found)
+        return None if inner is None else Body(inner).raw(rest)
+
+    def get(self, path: str) -> Any:
+        """Return the value at a dotted *path*, or None."""
+        found = self.raw(path)
+        return None if found is None else read_value(found)
+
+
+def is_null(raw: msgspec.Raw) -> bool:
+    """Return whether *raw* is JSON's null."""
+    return bytes(raw) == b"null"
+
+
+def read_members(raw: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
+    """Return the members of a JSON object, None for any other value. Of equal keys the last one counts."""
+    try:
+        return _members.decode(raw)
+    except msgspec.ValidationError:
+        return None
+
+
+def read_value(raw: msgspec.Raw) -> Any:
+    """Return one well-formed value as Python objects; floats and endless integers become `Number`."""
+    try:
+        return _any.decode(raw)
+    except msgspec.ValidationError:  # an integer of more than 4,300 digits, here or further inside
+        first = bytes(raw)[:1]
+        if first == b"[":
+            return [read_value(item) for item in _items.decode(raw)]
+        if first == b"{":
+            return {key: read_value(member) for key, member in _members.decode(raw).items()}
+        return number(bytes(raw).decode())
+
+
+def read_body(raw: bytes) -> Body | Reject:
+    """Return the event's JSON object, or why there is none. Judged the same on every machine and stack."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return Reject(Reason.NOT_JSON, detail=f"not UTF-8 at byte {error.start}")
+    if is_too_deep(raw):
+        return Reject(Reason.TOO_DEEP, detail=f"nested deeper than {DEPTH_LIMIT}")
+    try:
+        members = read_members(raw)
+        if members is None:
+            _any_raw.decode(raw)
+    except msgspec.DecodeError as error:
+        return Reject(Reason.NOT_JSON, detail=str(error))
+    if members is None:
+        return Reject(Reason.NOT_AN_OBJECT, detail=f"a JSON {_kind(raw)}")
+    return Body(members)
+
+
+def _kind(raw: bytes) -> str:
+    first = raw.lstrip()[:1]
+    names = {b"[": "array", b'"': "string", b"t": "boolean", b"f": "boolean", b"n": "null"}
+    return names.get(first, "number")
+
+
+def read_record(entry: Entry, names: Envelope, headers: Mapping[str, str]) -> Arrived:
+    """Return what arrived. An old producer's flat JSON counts as a record, and so does everything else.
+
+    *headers* are the kept ones, lower-case name -> column; `Arrived.headers` is column -> text.
+    """
+    record = decode_record(entry.value)
+    if record is not None:
+        kept = {headers[name.lower()]: text for name, text in record.headers.items() if name.lower() in headers}
+        return Arrived(record.id, record.received, record.client_id, kept, record.raw())
+    received = min(max(entry.received_ms, 0), LAST_MS)
+    fallback_id = f"log-{entry.partition}-{entry.offset}"
+    body = read_body(entry.value)
+    if isinstance(body, Reject):
+        return Arrived(fallback_id, received, False, {}, entry.value)
+    event_id = body.get(names.event_id)
+    chosen = can_be_id(event_id)
+    texts = {key: read_value(raw) for key, raw in body.members.items() if key.lower() in headers}
+    used = {key: text for key, text in texts.items() if isinstance(text, str)}
+    kept = {headers[key.lower()]: text for key, text in used.items()}
+    return Arrived(event_id if chosen else fallback_id, received, chosen, kept, entry.value, frozenset(used))
+
+
+def can_be_id(value: Any) -> bool:
+    """Return whether a client may choose *value* as its event's id."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH
+
+
+def lookup(body: Any, path: str) -> Any:
+    """Return the value at a dotted *path* of decoded JSON, or None."""
+    value = body
+    for part in path.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(part)
+    return value
