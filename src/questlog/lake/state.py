@@ -48,8 +48,8 @@ create table questlog_ledger (
   records integer not null, primary key (outcome, table_name, event_type, reason)) without rowid;
 create table questlog_seen (
   event_id text primary key, partition integer not null, "offset" integer not null,
-  received_ms integer not null) without rowid;
-create index questlog_seen_time on questlog_seen (received_ms);
+  received_ms integer not null, logged_ms integer not null) without rowid;
+create index questlog_seen_time on questlog_seen (logged_ms);
 create table questlog_plans (version text primary key, text text not null);
 create table questlog_lander (
   id integer primary key check (id = 1), epoch integer not null, pid integer not null,
@@ -229,11 +229,18 @@ def save_progress(
         add_to_ledger(connection, counted)
 
 
-def save_seen(connection: sqlite3.Connection, seen: Iterable[tuple[str, int, int, int]], epoch: int | None) -> None:
-    """Remember the first place of each client-chosen id; running it again changes nothing."""
+def save_seen(
+    connection: sqlite3.Connection, seen: Iterable[tuple[str, int, int, int]], logged_ms: int, epoch: int | None
+) -> None:
+    """Remember the first place of each client-chosen id; running it again changes nothing.
+
+    *logged_ms* is when the newest of them was logged: ids are forgotten by that, for what a record says of
+    its time may be older (an import).
+    """
     with transaction(connection):
         check_epoch(connection, epoch)
-        connection.executemany("insert or replace into questlog_seen values (?, ?, ?, ?)", seen)
+        rows = ((*row, logged_ms) for row in seen)
+        connection.executemany("insert or replace into questlog_seen values (?, ?, ?, ?, ?)", rows)
 
 
 def find_seen(connection: sqlite3.Connection, event_id: str) -> tuple[int, int, int] | None:

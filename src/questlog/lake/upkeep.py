@@ -136,7 +136,7 @@ class Upkeep:
         return {local_path(path) for path in named}
 
     def forget_ids(self, before_ms: int) -> int:
-        """Forget some client-chosen ids received before *before_ms*, or beyond the limit; return how many."""
+        """Forget some client-chosen ids logged before *before_ms*, or beyond the limit; return how many."""
         state = self._tables.state
         if self._seen is None:
             self._seen = int(state.execute("select count(*) from questlog_seen").fetchone()[0])
@@ -144,7 +144,7 @@ class Upkeep:
             check_epoch(connection, self._tables.epoch)
             gone = connection.execute(
                 "delete from questlog_seen where event_id in"
-                " (select event_id from questlog_seen where received_ms < ? order by received_ms limit ?)",
+                " (select event_id from questlog_seen where logged_ms < ? order by logged_ms limit ?)",
                 (before_ms if self._seen <= SEEN_LIMIT else 1 << 62, _FORGET_IDS),
             ).rowcount
         self._seen -= gone

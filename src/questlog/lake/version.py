@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -77,10 +76,22 @@ def local_path(location: str) -> str:
     return re.sub(r"^file:(//)?(?=/)", "", location)
 
 
-@lru_cache(maxsize=256)
+_entries: dict[str, tuple[ManifestEntry, ...]] = {}
+_ENTRIES_KEPT = 256
+
+
 def live_entries(manifest: ManifestFile) -> tuple[ManifestEntry, ...]:
-    """Return the live entries of a manifest. Manifests never change, so each is read once."""
-    return tuple(manifest.fetch_manifest_entry(_io, discard_deleted=True))
+    """Return the live entries of a manifest. Manifests never change, and those written here are never read back."""
+    path = manifest.manifest_path
+    if path not in _entries:
+        _remember_entries(path, manifest.fetch_manifest_entry(_io, discard_deleted=True))
+    return _entries[path]
+
+
+def _remember_entries(path: str, entries: Sequence[ManifestEntry]) -> None:
+    while len(_entries) >= _ENTRIES_KEPT:
+        del _entries[next(iter(_entries))]
+    _entries[path] = tuple(entries)
 
 
 def next_version(
@@ -142,18 +153,13 @@ def _write_manifest(
         return [], {}
     path = _metadata_folder(metadata) / f"{uuid.uuid4()}-m0.avro"
     homes = {}
+    live: list[ManifestEntry] = []
+    sequence = metadata.last_sequence_number + 1
     with write_manifest(2, metadata.spec(), metadata.schema(), files.output(path), snapshot_id, _CODEC) as writer:
         for file in added:
             homes[file.file_path] = str(path)
-            writer.add_entry(
-                ManifestEntry.from_args(
-                    status=ManifestEntryStatus.ADDED,
-                    snapshot_id=snapshot_id,
-                    sequence_number=None,
-                    file_sequence_number=None,
-                    data_file=file,
-                )
-            )
+            writer.add_entry(_new_entry(file, snapshot_id, None))
+            live.append(_new_entry(file, snapshot_id, sequence))
         for manifest in folded:
             for entry in live_entries(manifest):
                 file_path = local_path(entry.data_file.file_path)
@@ -162,7 +168,20 @@ def _write_manifest(
                 else:
                     homes[file_path] = str(path)
                     writer.existing(entry)
+                    live.append(entry)
+    _remember_entries(str(path), live)
     return [writer.to_manifest_file()], homes
+
+
+def _new_entry(file: DataFile, snapshot_id: int, sequence: int | None) -> ManifestEntry:
+    """Return the entry of an added file; in its own manifest the sequence number is left to be inherited."""
+    return ManifestEntry.from_args(
+        status=ManifestEntryStatus.ADDED,
+        snapshot_id=snapshot_id,
+        sequence_number=sequence,
+        file_sequence_number=sequence,
+        data_file=file,
+    )
 
 
 def _write_list(

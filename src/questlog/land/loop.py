@@ -94,7 +94,7 @@ class LandingLoop:
         held = {name: merge(position, progress) for name, (position, _) in positions.items()}
         shaped = shape(batch.entries, plan, held=held, seen=partial(find_seen, self._db), gaps=batch.gaps)
         if shaped.seen:
-            save_seen(self._db, shaped.seen, self._lease.epoch)
+            save_seen(self._db, shaped.seen, max(e.received_ms for e in batch.entries), self._lease.epoch)
             self._upkeep.remembered(len(shaped.seen))
         for name, rows in shaped.tables.items():
             self._lease.beat()
