@@ -1,0 +1,135 @@
+"""One lander at a time: the killed one is replaced at once, the frozen one cannot commit when it wakes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from landing_kit import BATCH, facts, iceberg_agrees, make_project, records
+
+from questlog.errors import LanderBusy
+from questlog.land.lease import Lease
+from questlog.pipeline import open_pipeline
+
+LANDER = """
+import sys, time
+from pathlib import Path
+from questlog.errors import LanderFenced
+from questlog.lake.iceberg import IcebergTables
+from questlog.pipeline import open_pipeline
+
+folder, freeze_at = Path(sys.argv[1]), sys.argv[2]
+moving = IcebergTables._move
+
+def move(self, table, *args):
+    # Everything is written and fsynced; only the catalog has not moved yet.
+    if table == freeze_at:
+        (folder / "ready").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.01)
+    moving(self, table, *args)
+
+IcebergTables._move = move
+with open_pipeline(folder, batch_records=8).lander() as lander:
+    try:
+        lander.drain()
+    except LanderFenced as error:
+        print("fenced:", error)
+        sys.exit(3)
+print("landed")
+"""
+
+
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def game(tmp_path: Path) -> Path:
+    return make_project(tmp_path / "game", [records(BATCH, 1, start) for start in (0, BATCH)])
+
+
+@pytest.fixture
+def frozen_lander(game: Path) -> Iterator[subprocess.Popen[str]]:
+    """A lander stopped by SIGSTOP in the middle of its commit."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LANDER, str(game), "join_guild"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        until(lambda: (game / "ready").exists() or process.poll() is not None)
+        assert process.poll() is None
+        os.kill(process.pid, signal.SIGSTOP)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGCONT)
+            process.kill()
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def backdate(game: Path, seconds: float) -> None:
+    """Let *seconds* pass since the holder's last sign of life."""
+    lock = open_pipeline(game).project.data / "lander.lock"
+    then = time.time() - seconds
+    os.utime(lock, (then, then))
+
+
+def test_a_frozen_lander_fails_its_commit_when_it_wakes(game: Path, frozen_lander: subprocess.Popen[str]) -> None:
+    """SIGSTOP in mid-commit, take over, SIGCONT: nothing lost, nothing doubled, and the old one says why."""
+    with pytest.raises(LanderBusy), open_pipeline(game).lander():
+        pass  # too early: it was alive a moment ago
+    backdate(game, 60)
+    with open_pipeline(game, batch_records=BATCH).lander() as successor:
+        successor.step()
+        (game / "go").touch()
+        os.kill(frozen_lander.pid, signal.SIGCONT)
+        output, _ = frozen_lander.communicate(timeout=30)
+        assert (frozen_lander.returncode, output.split(":")[0]) == (3, "fenced")
+        successor.drain()
+    found = facts(game)
+    assert sum(n for *_, n in found["ledger"]) == 2 * BATCH
+    assert all(n == 1 for ids in (found["join_guild"], found["quarantine"]) for n in ids.values())
+    iceberg_agrees(game)
+
+
+def test_a_lander_that_took_over_is_not_replaced_when_the_frozen_ones_lock_is_freed(
+    game: Path, frozen_lander: subprocess.Popen[str]
+) -> None:
+    backdate(game, 60)
+    with open_pipeline(game).lander() as successor:
+        frozen_lander.kill()
+        frozen_lander.wait()
+        with pytest.raises(LanderBusy, match=f"process {os.getpid()} "), open_pipeline(game).lander():
+            pass
+        successor.drain()  # takes the free lock, so that its own death will be noticed at once
+
+
+def test_a_killed_lander_is_replaced_at_once(game: Path, frozen_lander: subprocess.Popen[str]) -> None:
+    frozen_lander.kill()
+    frozen_lander.wait()
+    started = time.monotonic()
+    with open_pipeline(game, batch_records=BATCH).lander() as lander:
+        assert time.monotonic() - started < 5
+        lander.drain()
+    assert sum(n for *_, n in facts(game)["ledger"]) == 2 * BATCH
+
+
+def test_a_lease_held_shows_its_holder_and_number(tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.db"
+    with Lease(catalog) as first:
+        assert first.epoch == 1
+        with pytest.raises(LanderBusy, match=f"process {os.getpid()}"), Lease(catalog):
+            pass
+        with Lease(catalog, stale_seconds=0) as second:
+            assert second.epoch == 2
+            with pytest.raises(Exception, match="number 1"):
+                first.beat()
