@@ -23,7 +23,6 @@ from questlog.log.sqlite.segment import (
     open_reader,
     read_tail,
     scan,
-    stated_end,
     unpack,
 )
 
@@ -172,20 +171,17 @@ def _salvaged(
 ) -> Iterator[Stored | Gap]:
     """Yield what a damaged segment still holds from *start* on, and gaps for what it does not."""
     with holding(connection) as held:
-        end = until
-        if end is None:
-            with contextlib.suppress(Damaged):
-                end = stated_end(connection)
-        rows, settled = salvage(segment.path, held=held)
-    rows = [row for row in rows if row.end > start and (end is None or row.first < end)]
+        found = salvage(segment.path, held=held)
+    rows = [row for row in found.rows if row.end > start and (until is None or row.first < until)]
+    end = max([found.end or 0, *(row.end for row in rows)]) if until is None else until
     for row in rows:
         if row.first > start:
-            if not settled:
+            if not found.settled:
                 return
             yield Gap(segment.partition, start, row.first, reason, row.received_ms)
         yield row
         start = row.end
-    if settled and end is not None and start < end:
+    if found.settled and start < end:
         yield Gap(segment.partition, start, end, reason, rows[-1].received_ms if rows else 0)
 
 

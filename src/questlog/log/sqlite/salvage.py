@@ -12,15 +12,18 @@ import re
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from questlog.log.sqlite.segment import PAGE, Stored, is_intact
 
 _HEADER = re.compile(rb"[\x06-\x0a]\x00(?=[\x00-\x06\x08\x09]{3})", re.DOTALL)
 """A row's header: its size, NULL for the key (which is the rowid), then three integers and the blob."""
+_TAIL = re.compile(rb"\x01\x03([\x01-\x06\x08\x09]{2})", re.DOTALL)
+"""The one row of `tail`: key 1, a header of three bytes, two integers."""
 _MAX_LOCAL = PAGE - 35
 _MIN_LOCAL = (PAGE - 12) * 32 // 255 - 23
-_INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
+_INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
 _WAL_MAGIC = {0x377F0682: "<", 0x377F0683: ">"}
 _SETTLE_SECONDS = 2.0
 _TICK_SECONDS = 0.02  # longer than the clock of file times: a write after it cannot bear an older time
@@ -28,21 +31,29 @@ _TICK_SECONDS = 0.02  # longer than the clock of file times: a write after it ca
 Pages = Mapping[int, bytes]
 
 
-def salvage(path: Path, *, held: bool) -> tuple[list[Stored], bool]:
-    """Return the intact rows in order, and whether none was missed because a writer moved it meanwhile.
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """The intact rows in order; the end, if a copy of it is left; and whether a writer may have hidden a row."""
 
-    *held* says that the caller is inside a read transaction on the file: then no writer can move pages.
+    rows: Sequence[Stored]
+    end: int | None
+    settled: bool
+
+
+def salvage(path: Path, *, held: bool) -> Salvaged:
+    """Return everything that is intact in the file.
+
+    *held* says that the caller is inside a read transaction on it: then no writer can move pages.
     Otherwise the file must stand still; while it does not, nothing may be called lost.
     """
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         before = _stamp(path)
         time.sleep(0 if held else _TICK_SECONDS)
-        rows = _intact_rows(_read_pages(path))
-        if held or before == _stamp(path):
-            return rows, True
-        if time.monotonic() > deadline:
-            return rows, False
+        sources = _read_pages(path)
+        settled = held or before == _stamp(path)
+        if settled or time.monotonic() > deadline:
+            return Salvaged(_intact_rows(sources), _stated_end(sources), settled)
 
 
 def _stamp(path: Path) -> list[tuple[int, int]]:
@@ -120,6 +131,20 @@ def _intact_rows(sources: Sequence[Pages]) -> list[Stored]:
     return [found[first] for first in sorted(found)]
 
 
+def _stated_end(sources: Sequence[Pages]) -> int | None:
+    """Return the highest next offset whose two copies agree: it stands alone on a page of its own."""
+    ends = []
+    for pages in sources:
+        for page in pages.values():
+            if page[:1] != b"\x0d" or page[3:5] != b"\x00\x01":
+                continue
+            for match in _TAIL.finditer(page):
+                numbers = _integers(page, match.end(), match.group(1))
+                if numbers is not None and numbers[0] == ~numbers[1]:
+                    ends.append(numbers[0])
+    return max(ends, default=None)
+
+
 def _rows_at(page: bytes, header: int, sources: Sequence[Pages]) -> Iterator[Stored]:
     """Yield the intact row whose header begins at *header*, wherever its cell begins before it."""
     for start in range(max(0, header - 18), header - 1):
@@ -161,17 +186,24 @@ def _decode(rowid: int, body: bytes) -> Stored | None:
         kinds.append(kind)
     if len(kinds) != 5 or at != size or kinds[4] < 12 or kinds[4] % 2:
         return None
-    numbers = []
-    for kind in kinds[1:4]:
-        if kind in (8, 9):
-            numbers.append(kind - 8)
-        elif kind in _INTEGER_BYTES:
-            numbers.append(int.from_bytes(body[at : at + _INTEGER_BYTES[kind]], "big", signed=True))
-            at += _INTEGER_BYTES[kind]
-        else:
-            return None
+    numbers = _integers(body, at, kinds[1:4])
+    if numbers is None:
+        return None
+    at += sum(_INTEGER_BYTES[kind] for kind in kinds[1:4])
     records, received_ms, crc32 = numbers
     return Stored(rowid, records, received_ms, crc32, body[at : at + (kinds[4] - 12) // 2])
+
+
+def _integers(data: bytes, at: int, kinds: Sequence[int]) -> list[int] | None:
+    """Return the integers of these serial types that stand one after another at *at*."""
+    numbers = []
+    for kind in kinds:
+        if kind not in _INTEGER_BYTES:
+            return None
+        size = _INTEGER_BYTES[kind]
+        numbers.append(int.from_bytes(data[at : at + size], "big", signed=True) if size else kind - 8)
+        at += size
+    return numbers
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -154,37 +154,15 @@ def write(connection: sqlite3.Connection, rows: list[Stored]) -> None:
 
 def read_tail(connection: sqlite3.Connection) -> int:
     """Return the next offset; raise `Damaged` unless both copies and the last row agree."""
-    end = stated_end(connection)
-    with _reporting_damage():
-        last = connection.execute("select first, count from batches order by first desc limit 1").fetchone()
-    if last is not None and last != (last[0], end - last[0]):
-        raise Damaged("the last row is missing")
-    return end
-
-
-def stated_end(connection: sqlite3.Connection) -> int:
-    """Return the next offset as the last commit wrote it; raise `Damaged` unless both copies agree."""
     with _reporting_damage():
         found = connection.execute("select next, twin from tail").fetchall()
+        last = connection.execute("select first, count from batches order by first desc limit 1").fetchone()
     if len(found) != 1 or not all(isinstance(n, int) for n in found[0]) or found[0][0] != ~found[0][1]:
         raise Damaged("the two copies of the end differ")
     end: int = found[0][0]
+    if last is not None and last != (last[0], end - last[0]):
+        raise Damaged("the last row is missing")
     return end
-
-
-@contextlib.contextmanager
-def holding(connection: sqlite3.Connection) -> Iterator[bool]:
-    """Keep writers from moving the file's pages meanwhile; give False where the file is too broken for that."""
-    held = False
-    with contextlib.suppress(Damaged), _reporting_damage():
-        connection.execute("begin")
-        connection.execute("select 1 from sqlite_master limit 1").fetchone()
-        held = True
-    try:
-        yield held
-    finally:
-        if connection.in_transaction:
-            connection.execute("commit")
 
 
 def read_age(connection: sqlite3.Connection) -> int | None:
@@ -196,22 +174,33 @@ def read_age(connection: sqlite3.Connection) -> int | None:
     return None if row is None else row[0]
 
 
+@contextlib.contextmanager
+def holding(connection: sqlite3.Connection) -> Iterator[bool]:
+    """Read one state of the file, whose pages no writer moves; give False where it is too broken for that."""
+    held = False
+    with contextlib.suppress(Damaged), _reporting_damage():
+        connection.execute("begin")
+        connection.execute("select 1 from sqlite_master limit 1").fetchone()
+        held = True
+    try:
+        yield held
+    finally:
+        with contextlib.suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("rollback")
+
+
 def scan(connection: sqlite3.Connection, start: int, until: int | None) -> Iterator[Stored]:
     """Yield intact rows that hold *start* and what follows, up to *until* or to the end.
 
     Raises `Damaged` at the first place where something is missing or wrong; rows before it are right.
     """
-    with _reporting_damage():
-        connection.execute("begin")
-    try:
+    with holding(connection):
         end = read_tail(connection) if until is None else until
         if start > end:
             raise WentBack(f"it ends at offset {end}, but was read up to {start}")
         if start < end:
             yield from _scan(connection, start, end)
-    finally:
-        if connection.in_transaction:
-            connection.execute("commit")
 
 
 def _scan(connection: sqlite3.Connection, start: int, end: int) -> Iterator[Stored]:
