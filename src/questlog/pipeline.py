@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from questlog.errors import NotInstalled
 from questlog.log import Log
@@ -17,7 +16,9 @@ from questlog.settings import Project, find_project
 
 if TYPE_CHECKING:
     from questlog.land.loop import LandingLoop
-    from questlog.query.duckdb import DuckDBEngine, Result
+    from questlog.query import Params
+    from questlog.query.duckdb import DuckDBEngine
+    from questlog.query.result import Result
 
 
 class Pipeline:
@@ -50,7 +51,15 @@ class Pipeline:
     def engine(self) -> DuckDBEngine:
         from questlog.query.duckdb import DuckDBEngine
 
-        return DuckDBEngine(self.log, lambda: self.plan, self.project.catalog, self.project.data)
+        settings = self.project.settings
+        return DuckDBEngine(
+            self.log,
+            lambda: self.plan,
+            self.project.catalog,
+            self.project.data,
+            seconds=settings.query_seconds,
+            memory_mb=settings.query_memory_mb,
+        )
 
     def lander(self) -> LandingLoop:
         """Return a lander; entering it takes the project's one lease."""
@@ -67,9 +76,20 @@ class Pipeline:
             keep_log_hours=settings.keep_log_hours,
         )
 
-    def sql(self, text: str, params: Sequence[object] = ()) -> Result:
+    def sql(self, text: str, params: Params = ()) -> Result:
         """Run one reading statement over landed files and the tail."""
         return self.engine.run(text, params)
+
+    def close(self) -> None:
+        """Give back memory and files; what is used next opens them again."""
+        if "engine" in self.__dict__:
+            self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 PROFILES = ("embedded",)

@@ -23,6 +23,8 @@ class Settings:
     batch_records: int = 50_000
     keep_log_hours: float = 24.0
     retry_after_seconds: float = 5.0
+    query_seconds: float = 600.0
+    query_memory_mb: int = 2048
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-import pyarrow as pa
+if TYPE_CHECKING:  # importing Arrow takes a third of the time a small question takes
+    import pyarrow as pa
+
+Params = Sequence[object] | Mapping[str, object]
+"""Values for `?` and `$1`, or by name for `$name`."""
 
 
 class QueryEngine(Protocol):
-    """Answers SQL."""
+    """Answers SQL over every event acknowledged before the call, each once."""
 
-    def sql(self, text: str, params: Sequence[object] = ()) -> pa.Table:
-        """Run one statement."""
+    def sql(self, text: str, params: Params = ()) -> pa.Table:
+        """Run one reading statement; anything else raises `QueryError` and changes nothing."""

@@ -2,203 +2,296 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import contextlib
+import difflib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
-import pyarrow as pa
 
 from questlog.errors import QueryError
 from questlog.lake.state import LakeState, connect, find_seen, read_state
-from questlog.log import Log, merge
+from questlog.log import Log
 from questlog.plan import Plan
-from questlog.plan.schema import ENVELOPE_COLUMNS, LAST_COLUMNS, table_schema
-from questlog.shape import QUARANTINE, never_seen, shape
+from questlog.plan.columns import QUARANTINE_TABLE, header_column, table_columns
+from questlog.query import Params
+from questlog.query.guard import Reading, check_reads
+from questlog.query.result import Result
+from questlog.query.show import show
+from questlog.query.tail import Tail
+from questlog.query.text import quote_name, quote_text, split_statements
+from questlog.query.views import ViewColumn, events_columns, events_sql, view_columns, view_sql
 
-_ALLOWED = {"SELECT", "EXPLAIN"}
-_SHOW_COLUMNS = re.compile(r"^\s*show\s+columns\s+(?:from|in)\s+(\S+?)\s*;?\s*$", re.I)
-_DESCRIBE = re.compile(r"^\s*(?:describe|desc)\s+([\w.\"]+)\s*;?\s*$", re.I)
-_SHOW_CREATE = re.compile(r"^\s*show\s+create\s+(?:table|view)\s+(\S+?)\s*;?\s*$", re.I)
-_SHOW_TABLES = re.compile(r"^\s*show\s+tables\s*;?\s*$", re.I)
-_SHOW_SCHEMAS = re.compile(r"^\s*show\s+schemas\s*;?\s*$", re.I)
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+EVENTS = "events"
+_ATTEMPTS = 5
 
 
-class Result:
-    """The rows of one statement."""
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """One moment: what is landed, and the tail after exactly that."""
 
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
+    plan: Plan
+    state: LakeState
+    tail: Mapping[str, pa.Table]
 
-    def arrow(self) -> pa.Table:
-        """Return the rows as an Arrow table."""
-        return self._table
-
-    def df(self) -> Any:
-        """Return the rows as a pandas frame."""
-        return self._table.to_pandas()
-
-    def pl(self) -> Any:
-        """Return the rows as a Polars frame."""
-        import polars
-
-        return polars.from_arrow(self._table)
-
-    def rows(self) -> list[tuple[Any, ...]]:
-        """Return the rows as tuples."""
-        return list(zip(*(c.to_pylist() for c in self._table.columns), strict=True)) or []
+    def columns(self) -> dict[str, list[ViewColumn]]:
+        """Return the columns of each table: of the plan, of the lake, and quarantine."""
+        found = {}
+        for name in sorted({*self.plan.tables, *self.state.tables, QUARANTINE_TABLE}):
+            planned = table_columns(self.plan, name) if name in self.plan.tables or name == QUARANTINE_TABLE else ()
+            found[name] = view_columns(planned, self.state.tables[name].schema if name in self.state.tables else "")
+        return found
 
 
 class DuckDBEngine:
-    """Keeps the contract of `QueryEngine`; any process may run one, none needs another's help."""
+    """Keeps the contract of `QueryEngine` for any number of threads; no process needs another's help.
 
-    def __init__(self, log: Log, plan: Callable[[], Plan], catalog_path: Path, data: Path) -> None:
-        self._log, self._plan, self._catalog, self._data = log, plan, catalog_path, data
+    A query may take *seconds* and DuckDB's buffers *memory_mb*.
+    """
 
-    def sql(self, text: str, params: Sequence[object] = ()) -> pa.Table:
-        """Run one reading statement."""
+    def __init__(
+        self,
+        log: Log,
+        plan: Callable[[], Plan],
+        catalog_path: Path,
+        data: Path,
+        *,
+        seconds: float = 600.0,
+        memory_mb: int = 2048,
+    ) -> None:
+        self._log, self._plan, self._catalog_path = log, plan, catalog_path
+        self._lake = data / "lake"
+        self._seconds, self._memory_mb = seconds, memory_mb
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._tail = Tail(self._log)
+        self._database: duckdb.DuckDBPyConnection | None = None
+        self._catalog: sqlite3.Connection | None = None
+
+    def sql(self, text: str, params: Params = ()) -> pa.Table:
+        """Run one reading statement; anything else raises `QueryError` and changes nothing."""
         return self.run(text, params).arrow()
 
-    def run(self, text: str, params: Sequence[object] = ()) -> Result:
+    def run(self, text: str, params: Params = ()) -> Result:
         """Run one reading statement over what is acknowledged now."""
-        with closing(duckdb.connect(":memory:")) as connection:
-            schemas = self._attach(connection)
-            special = _special(text, schemas)
-            if special is not None:
-                return Result(special)
-            _refuse_writing(connection, text)
+        statements = split_statements(text)
+        if len(statements) != 1:
+            raise QueryError(f"{len(statements) or 'no'} statements; run one at a time")
+        if self._pid != os.getpid():  # a forked child has its parent's locks and connections: leave them
+            self._reset()
+        for attempt in range(_ATTEMPTS):
+            cursor = self._cursor()
             try:
-                table = connection.sql(text, params=list(params)).to_arrow_table()
+                return self._attempt(cursor, statements[0], params)
+            except duckdb.IOException as error:
+                # a file was merged away and deleted since its list was read: a new list has its rows elsewhere
+                cursor.close()
+                if attempt + 1 == _ATTEMPTS or not _is_missing_file(error):
+                    raise _explained(error) from error
             except duckdb.Error as error:
-                raise QueryError(str(error), hint="questlog sql 'show tables'") from error
-            return Result(table)
+                cursor.close()
+                raise _explained(error) from error
+            except BaseException:
+                cursor.close()
+                raise
+        raise AssertionError("unreachable")
 
-    def _attach(self, connection: duckdb.DuckDBPyConnection) -> dict[str, pa.Schema]:
-        """Create one view per table over its files and its tail, then close the doors."""
-        plan = self._plan()
-        state, tail = self._snapshot(plan)
-        connection.execute("set python_enable_replacements = false")
-        connection.execute("set timezone = 'UTC'")
-        schemas: dict[str, pa.Schema] = {}
-        for name in sorted({*plan.tables, *state.tables, QUARANTINE}):
-            schema = table_schema(plan, name) if name in plan.tables or name == QUARANTINE else None
-            parts = []
-            if name in state.tables and state.tables[name].files:
-                files = ", ".join(_literal(path) for path in state.tables[name].files)
-                parts.append(
-                    f"select * exclude (received_day) from (select *, null as received_day from "
-                    f"read_parquet([{files}], union_by_name = true))"
-                )
-            if schema is not None:
-                rows = tail.get(name)
-                connection.register(f"_tail_{name}", rows if rows is not None else schema.empty_table())
-                parts.append(f"select * from _tail_{name}")
-            if parts:
-                columns = _known_columns(connection, parts, schema)
-                body = " union all by name ".join(parts)
-                connection.execute(f'create view "{name}" as select {columns} from ({body})')
-                schemas[name] = schema if schema is not None else pa.schema([])
-        self._create_events_view(connection, plan, [n for n in schemas if n != QUARANTINE])
-        lake = _literal(str(self._data / "lake") + "/")
-        connection.execute(f"set allowed_directories = [{lake}]")
-        connection.execute("set enable_external_access = false")
-        connection.execute("set lock_configuration = true")
-        return schemas
+    def tables(self) -> dict[str, list[ViewColumn]]:
+        """Return the name and columns of everything that can be asked."""
+        state = LakeState()
+        with self._lock:
+            if self._catalog_path.exists():
+                state = read_state(self._open_catalog())
+        snapshot = _Snapshot(self._plan(), state, {})
+        columns = snapshot.columns()
+        return {**columns, **_events(snapshot.plan, columns)}
 
-    def _create_events_view(self, connection: duckdb.DuckDBPyConnection, plan: Plan, names: list[str]) -> None:
-        shared = [n for n, _, _ in ENVELOPE_COLUMNS] + [n for n, _, _ in LAST_COLUMNS]
-        columns = ", ".join(f'"{c}"' for c in shared)
-        body = " union all ".join(f'select {columns} from "{name}"' for name in names)
-        if body:
-            connection.execute(f"create view events as {body}")
+    def close(self) -> None:
+        """Give back memory and files; the next query opens them again."""
+        with self._lock:
+            if self._pid == os.getpid():
+                for connection in (self._database, self._catalog):
+                    if connection is not None:
+                        connection.close()
+            self._database = self._catalog = None
+            self._tail.forget()
 
-    def _snapshot(self, plan: Plan) -> tuple[LakeState, dict[str, pa.Table]]:
+    def _attempt(self, cursor: duckdb.DuckDBPyConnection, statement: str, params: Params) -> Result:
+        """Run a statement.  1 is it a show?  2 does it only read?  3 take a snapshot  4 attach  5 run"""
+        shown = show(statement, self._described, self._find)
+        if shown is None:
+            reading = check_reads(cursor, statement)
+            snapshot = self._snapshot()
+            _attach(cursor, snapshot, reading)
+        values: Any = dict(params) if isinstance(params, Mapping) else list(params)
+        relation = self._within(cursor, lambda: cursor.sql(shown or statement, params=values or None).materialize())
+        return Result(relation)
+
+    def _within(self, cursor: duckdb.DuckDBPyConnection, work: Callable[[], Any]) -> Any:
+        """Run *work*, and stop it when its time is up or the caller presses Ctrl-C.
+
+        DuckDB looks for signals of the main thread too rarely: Ctrl-C took minutes. So the work is done in a
+        thread and this one waits.
+        """
+        done = threading.Event()
+        outcome: list[tuple[Any, BaseException | None]] = []
+
+        def run() -> None:
+            try:
+                outcome.append((work(), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            done.set()
+
+        threading.Thread(target=run, name="questlog-query", daemon=True).start()
+        try:
+            finished = done.wait(self._seconds)
+        except BaseException:
+            _interrupt(cursor, done)
+            raise
+        if not finished:
+            _interrupt(cursor, done)
+            raise QueryError(f"stopped after {self._seconds:g} s", hint="QUESTLOG_QUERY_SECONDS allows more")
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result
+
+    def _snapshot(self) -> _Snapshot:
         """Return the landed state and the tail after it.
 
-        1 catalog  2 log: in this order, so that whatever leaves the tail meanwhile is not missed.
+        1 catalog  2 log  3 seen ids: in this order, so that what leaves the tail meanwhile is not missed.
         """
-        if not self._catalog.exists():
-            batch = self._log.read({}, 2**62)
-            return LakeState(), dict(shape(batch.entries, plan, gaps=batch.gaps).tables)
-        with closing(connect(self._catalog)) as catalog:
-            state = read_state(catalog)
-            batch = self._log.read(state.progress, 2**62)
-            held = {name: merge(table.position, state.progress) for name, table in state.tables.items()}
-            seen = partial(find_seen, catalog) if catalog else never_seen
-            shaped = shape(batch.entries, plan, held=held, seen=seen, gaps=batch.gaps)
-        return state, dict(shaped.tables)
+        with self._lock:
+            for _ in range(_ATTEMPTS):
+                plan = self._plan()
+                state, seen = LakeState(), None
+                if self._catalog_path.exists():
+                    catalog = self._open_catalog()
+                    state, seen = read_state(catalog), partial(find_seen, catalog)
+                positions = {name: table.position for name, table in state.tables.items()}
+                tail, gaps = self._tail.rows(plan, state.progress, positions, seen or _never_seen)
+                if not gaps or not self._moved(state):
+                    break
+                self._tail.forget()  # the gap may be what was landed and trimmed since the catalog was read
+            return _Snapshot(plan, state, tail)
+
+    def _moved(self, state: LakeState) -> bool:
+        return self._catalog_path.exists() and read_state(self._open_catalog()) != state
+
+    def _open_catalog(self) -> sqlite3.Connection:
+        if self._catalog is None:
+            self._catalog = connect(self._catalog_path)
+        return self._catalog
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        """Return a connection of its own to a database whose doors are shut."""
+        with self._lock:
+            if self._database is None:
+                self._database = _open_database(self._lake, self._memory_mb)
+            return self._database.cursor()
+
+    def _described(self) -> dict[str, str]:
+        plan = self._plan()
+        comments = {
+            name: " ".join(e.description for e in events if e.description) for name, events in plan.tables.items()
+        }
+        comments[EVENTS] = "Every event of every type, with the columns they share."
+        comments[QUARANTINE_TABLE] = "Events that could not be shaped, each with its reason and its bytes."
+        return {name: comments.get(name, "") for name in sorted(self.tables())}
+
+    def _find(self, name: str) -> tuple[str, list[ViewColumn]]:
+        tables = self.tables()
+        for known, columns in tables.items():
+            if known.lower() == name.lower():
+                return known, columns
+        raise _unknown(name, tables)
 
 
-def _known_columns(connection: duckdb.DuckDBPyConnection, parts: list[str], schema: pa.Schema | None) -> str:
-    """Return the plan's columns first, then those that only old files have."""
-    if schema is None:
-        return "*"
-    names = list(schema.names)
-    found = connection.execute(f"describe {parts[0]}").fetchall()
-    names += [row[0] for row in found if row[0] not in names]
-    return ", ".join(f'"{name}"' for name in names)
+def _open_database(lake: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
+    """Open an empty database in memory that may read the lake's folder and change no setting."""
+    database = duckdb.connect(
+        ":memory:",
+        config={
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "memory_limit": f"{memory_mb}MB",
+            "python_enable_replacements": "false",
+            "temp_directory": "",
+        },
+    )
+    database.execute(
+        "set timezone = 'UTC'; set parquet_metadata_cache = true;"
+        f"set allowed_directories = [{quote_text(str(lake) + '/')}];"
+        "set enable_external_access = false; set lock_configuration = true"
+    )
+    return database
 
 
-def _special(text: str, schemas: dict[str, pa.Schema]) -> pa.Table | None:
-    """Answer the statements analysts know from Hive and Presto, with the plan's descriptions."""
-    if _SHOW_TABLES.match(text):
-        return pa.table({"name": pa.array(sorted([*schemas, "events"]), pa.string())})
-    if _SHOW_SCHEMAS.match(text):
-        return pa.table({"name": pa.array(["main"], pa.string())})
-    match = _SHOW_COLUMNS.match(text) or _DESCRIBE.match(text)
-    if match:
-        name = match.group(1).strip('"').split(".")[-1].lower()
-        if name in schemas:
-            schema = schemas[name]
-            comments = [(f.metadata or {}).get(b"comment", b"").decode() for f in schema]
-            return pa.table(
-                {
-                    "column": pa.array(schema.names, pa.string()),
-                    "type": pa.array([sql_type(f.type) for f in schema], pa.string()),
-                    "comment": pa.array(comments, pa.string()),
-                }
-            )
-    match = _SHOW_CREATE.match(text)
-    if match:
-        name = match.group(1).strip('"').split(".")[-1].lower()
-        if name not in schemas:
-            raise QueryError(f"there is no table {name}", hint="questlog sql 'show tables'")
-        lines = ",\n".join(f"  {f.name} {sql_type(f.type)}" for f in schemas[name])
-        return pa.table({"statement": pa.array([f"create table {name} (\n{lines}\n)"], pa.string())})
-    return None
+def _attach(cursor: duckdb.DuckDBPyConnection, snapshot: _Snapshot, reading: Reading) -> None:
+    """Create the views a statement reads, for this cursor alone."""
+    columns = snapshot.columns()
+    shared = _events(snapshot.plan, columns)
+    known = {name.lower() for name in (*columns, *shared)}
+    for name in sorted(reading.tables - known) if not reading.everything else ():
+        raise _unknown(name, (*columns, *shared))
+    every = reading.everything or (EVENTS in reading.tables and EVENTS in shared)
+    for name, own in columns.items():
+        if every or name.lower() in reading.tables:
+            tail = None
+            if name in snapshot.tail:
+                tail = f"_tail_{name}"
+                cursor.register(tail, snapshot.tail[name])
+            files = snapshot.state.tables[name].files if name in snapshot.state.tables else ()
+            cursor.execute(f"create temp view {quote_name(name)} as {view_sql(own, files, tail)}")
+    if every and EVENTS in shared:
+        events = {name: own for name, own in columns.items() if name != QUARANTINE_TABLE}
+        cursor.execute(f"create temp view {EVENTS} as {events_sql(shared[EVENTS], events)}")
 
 
-def sql_type(type_: pa.DataType) -> str:
-    """Return DuckDB's name of an Arrow type."""
-    if pa.types.is_list(type_):
-        return sql_type(type_.value_type) + "[]"
-    if pa.types.is_map(type_):
-        return f"map({sql_type(type_.key_type)}, {sql_type(type_.item_type)})"
-    if pa.types.is_struct(type_):
-        return "struct(" + ", ".join(f"{f.name} {sql_type(f.type)}" for f in type_) + ")"
-    if pa.types.is_decimal(type_):
-        return f"decimal({type_.precision},{type_.scale})"
-    names = {
-        "string": "varchar", "bool": "boolean", "int32": "integer", "int64": "bigint", "float": "float",
-        "double": "double", "timestamp[us]": "timestamp", "date32[day]": "date", "binary": "blob",
-    }  # fmt: skip
-    return names.get(str(type_), str(type_))
+def _events(plan: Plan, columns: Mapping[str, list[ViewColumn]]) -> dict[str, list[ViewColumn]]:
+    if EVENTS in columns:  # an event type of that name comes first
+        return {}
+    types = {name: own for name, own in columns.items() if name != QUARANTINE_TABLE}
+    return {EVENTS: events_columns(types, [header_column(header) for header in plan.headers])}
 
 
-def _refuse_writing(connection: duckdb.DuckDBPyConnection, text: str) -> None:
-    try:
-        statements = connection.extract_statements(text)
-    except duckdb.Error as error:
-        raise QueryError(str(error)) from error
-    if len(statements) != 1:
-        raise QueryError(f"{len(statements)} statements; run one at a time")
-    kind = str(statements[0].type).rsplit(".", 1)[-1].upper()
-    if kind not in _ALLOWED:
-        raise QueryError(f"{kind} is refused: only reading statements are accepted")
+def _interrupt(cursor: duckdb.DuckDBPyConnection, done: threading.Event) -> None:
+    """Stop what runs; once more each tenth of a second, as it may have been between two statements."""
+    while not done.wait(0.1):
+        with contextlib.suppress(duckdb.Error):
+            cursor.interrupt()
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _is_missing_file(error: duckdb.Error) -> bool:
+    return any(words in str(error) for words in ("No files found", "Cannot open file", "No such file"))
+
+
+def _never_seen(event_id: str) -> None:
+    """There is no history yet."""
+
+
+def _unknown(name: str, known: Any) -> QueryError:
+    near = difflib.get_close_matches(name, known, 1)
+    guess = f"; did you mean {near[0]}?" if near else ""
+    return QueryError(f"there is no table {name}{guess}", hint="questlog sql 'show tables'")
+
+
+def _explained(error: duckdb.Error) -> QueryError:
+    """Return the engine's message without what only its authors need."""
+    text = str(error)
+    kind, _, rest = text.partition(": ")
+    text = rest if kind.endswith("Error") else text
+    return QueryError(text.strip(), hint="questlog sql 'show tables'" if "Catalog" in kind else "")

@@ -1,0 +1,88 @@
+"""The rows of one statement, as whatever the caller works with: tuples, Arrow, pandas, Polars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from duckdb import DuckDBPyRelation
+
+_BATCH = 2048
+_NUMBERS = ("integer", "bigint", "double", "float", "decimal", "hugeint", "smallint", "tinyint")
+
+
+class Result:
+    """The rows a statement returned, held in memory: reading them twice runs nothing twice."""
+
+    def __init__(self, relation: DuckDBPyRelation) -> None:
+        self._relation = relation
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return list(self._relation.columns)
+
+    @property
+    def types(self) -> list[str]:
+        """DuckDB's names of the columns' types, in lower case."""
+        return [str(type_).lower() for type_ in self._relation.types]
+
+    def __len__(self) -> int:
+        return len(self._relation)
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        if any("time zone" in type_ for type_ in self.types):  # DuckDB's own rows want pytz for these
+            return iter(self.rows())
+        return iter(self._relation.iter_rows(_BATCH))
+
+    def __repr__(self) -> str:
+        return f"<Result: {len(self)} rows of {', '.join(self.columns)}>"
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Return the rows as tuples."""
+        if any("time zone" in type_ for type_ in self.types):
+            columns = [column.to_pylist() for column in self.arrow().columns]
+            return list(zip(*columns, strict=True))
+        return list(self._relation.fetchall())
+
+    def dicts(self) -> list[dict[str, Any]]:
+        """Return the rows as dicts by column name."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows()]
+
+    def arrow(self) -> pa.Table:
+        """Return the rows as an Arrow table."""
+        return self._relation.to_arrow_table()
+
+    def df(self) -> Any:
+        """Return the rows as a pandas frame."""
+        return self._relation.df()
+
+    def pl(self) -> Any:
+        """Return the rows as a Polars frame."""
+        return self._relation.pl()
+
+    def texts(self, limit: int | None = None) -> Iterator[tuple[str | None, ...]]:
+        """Return up to *limit* rows with each value as DuckDB writes it; None is NULL."""
+        shown = self._relation if limit is None else self._relation.limit(limit)
+        return iter(shown.project("cast(columns(*) as varchar)").iter_rows(_BATCH))
+
+    def jsons(self) -> Iterator[str]:
+        """Return each row as one line of JSON; what JSON has no number for (NaN, infinity) is null."""
+        terms = []
+        for name, type_ in zip(self.columns, self.types, strict=True):
+            quoted = '"' + name.replace('"', '""') + '"'
+            if type_ in ("double", "float"):
+                quoted = f"case when isfinite({quoted}) then {quoted} end as {quoted}"
+            elif type_.startswith("decimal"):  # as text becomes as JSON: every digit, no detour through a double
+                quoted = f"cast(cast({quoted} as varchar) as json) as {quoted}"
+            terms.append(quoted)
+        row = f"select to_json(__questlog_row) from (select {', '.join(terms)} from __questlog) as __questlog_row"
+        read = self._relation.query("__questlog", row)
+        assert read is not None
+        return (line for (line,) in read.iter_rows(_BATCH))
+
+    def right_aligned(self) -> list[bool]:
+        """Return for each column whether it holds numbers."""
+        return [type_.lstrip("u").startswith(_NUMBERS) and not type_.endswith("]") for type_ in self.types]
