@@ -16,7 +16,7 @@ class Pages:
     gaps: Sequence[Gap] = ()
     reads: list[int] = field(default_factory=list)
 
-    def read(self, after: Position, limit: int) -> Batch:
+    def read(self, after: Position, limit: int, max_bytes: int = 0) -> Batch:
         self.reads.append(limit)
         through, entries = dict(after), []
         for partition, values in self.partitions.items():

@@ -32,6 +32,7 @@ from questlog.lake.state import (
     decode,
     encode,
     transaction,
+    unavailable,
 )
 from questlog.lake.version import (
     KEEP_METADATA,
@@ -64,6 +65,7 @@ class IcebergTables:
         self.warehouse, self.epoch = warehouse, epoch
         self._versions: dict[str, Version] = {}
         self._plan: Plan | None = None
+        self._doubtful: list[NewFiles] = []
 
     # -- the contract ----------------------------------------------------------------------------
 
@@ -154,7 +156,7 @@ class IcebergTables:
 
     @contextmanager
     def _writing(self, table: str) -> Iterator[NewFiles]:
-        """Give files to write; if the block fails before the catalog is asked to commit, none of them stays."""
+        """Give files to write; if the block fails before the catalog was asked to commit, none of them stays."""
         files = NewFiles()
         try:
             yield files
@@ -163,12 +165,14 @@ class IcebergTables:
             raise
         except OSError as error:
             files.discard()
-            raise _unavailable(table, error) from error
+            raise unavailable(f"table {table}", error, self.warehouse.parent) from error
         except sqlite3.Error as error:
-            if "full" in str(error):  # nothing was committed; what else fails inside a commit may be in doubt
-                files.discard()
-            self._versions.pop(table, None)
-            raise _unavailable(table, error) from error
+            # A commit that failed may yet be found whole by SQLite after a crash: its files stay until the
+            # next commit has written over it.
+            self._doubtful.append(files)
+            raise unavailable(f"table {table}", error, self.warehouse.parent) from error
+        while self._doubtful:
+            self._doubtful.pop().discard()
 
     def _move(self, table: str, base: Version, change: Change, files: NewFiles, counted: Sequence[LedgerRow]) -> None:
         """Point the catalog at the new version: table, files, position, ledger and epoch in one transaction."""
@@ -180,15 +184,6 @@ class IcebergTables:
             _save_files(connection, table, change)
             add_to_ledger(connection, counted)
         self._versions[table] = change.version
-
-
-def _unavailable(table: str, error: Exception) -> LakeUnavailable:
-    full = getattr(error, "errno", None) == 28 or "full" in str(error)
-    return LakeUnavailable(
-        f"table {table} cannot be written: {error}",
-        hint="free disk space; landing goes on by itself" if full else "questlog doctor",
-        retry_after=1.0,
-    )
 
 
 def _swap_pointer(connection: sqlite3.Connection, table: str, old: str, new: str) -> None:

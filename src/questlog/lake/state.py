@@ -6,6 +6,7 @@ the ledger; ids that clients chose; plans by version; the lander's epoch; files 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -15,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from questlog.errors import LanderFenced, QuestlogError
+from questlog.errors import LakeUnavailable, LanderFenced, QuestlogError
 from questlog.log import Position
 
 LANDED, QUARANTINED, DUPLICATE, DAMAGED = OUTCOMES = ("landed", "quarantined", "duplicate", "damaged")
@@ -96,7 +97,10 @@ def connect(path: Path) -> sqlite3.Connection:
     created = not path.exists()
     if created:
         path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
+    try:
+        connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
+    except sqlite3.Error as error:
+        raise unavailable(path, error, path.parent) from error
     try:
         _set_wal(connection)
         connection.execute("pragma synchronous=full")
@@ -105,8 +109,10 @@ def connect(path: Path) -> sqlite3.Connection:
             _create(connection, path)
         if created:
             _sync_new(path)
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise unavailable(path, error, path.parent) from error
         raise
     return connection
 
@@ -278,10 +284,25 @@ class transaction:
         return self.connection
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.connection.execute("commit")
-        elif self.connection.in_transaction:  # a full disk has rolled back already
-            self.connection.execute("rollback")
+        try:
+            if kind is None:
+                self.connection.execute("commit")
+        finally:
+            if self.connection.in_transaction:  # not after a full disk: that has rolled back already
+                self.connection.execute("rollback")
+
+
+def unavailable(what: object, error: Exception, folder: Path) -> LakeUnavailable:
+    """Return the error to raise when *what* cannot be written now; says so if the disk of *folder* is full."""
+    full = getattr(error, "errno", None) == errno.ENOSPC or "full" in str(error)
+    if not full and folder.exists():  # SQLite calls a full disk an I/O error in some places
+        disk = os.statvfs(folder)
+        full = disk.f_bavail * disk.f_frsize < 1 << 20
+    return LakeUnavailable(
+        f"{what} cannot be written: {error}",
+        hint="free disk space; landing goes on by itself" if full else "questlog doctor",
+        retry_after=1.0,
+    )
 
 
 def encode(position: Position) -> str:

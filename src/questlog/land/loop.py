@@ -21,6 +21,7 @@ from questlog.lake.state import (
     read_progress,
     save_progress,
     save_seen,
+    unavailable,
 )
 from questlog.lake.upkeep import Upkeep
 from questlog.land import Landed, StopSignal
@@ -33,6 +34,8 @@ from questlog.shape import QUARANTINE, shape
 
 POLL_SECONDS = 0.2
 """How soon an idle lander sees a new event, and a resting one a backlog."""
+WAIT_SECONDS = 1.0
+"""How long a lander in trouble waits before it tries again."""
 STOP_SECONDS = 10.0
 """A lander told to stop lands what is logged for so long at most; the rest waits in the log."""
 TRIM_SECONDS = 60.0
@@ -82,7 +85,14 @@ class LandingLoop:
         return self._tables.state
 
     def step(self) -> Landed:
-        """Land one batch.  1 read  2 shape  3 ids  4 commit each table  5 commit progress, last."""
+        """Land one batch, or raise `LakeUnavailable` and leave the rest of it for the next step."""
+        try:
+            return self._land()
+        except sqlite3.Error as error:
+            raise unavailable(self._catalog_path, error, self._catalog_path.parent) from error
+
+    def _land(self) -> Landed:
+        """1 read  2 shape  3 ids  4 commit each table  5 commit progress, last."""
         self._lease.beat()
         progress, positions = read_progress(self._db), read_positions(self._db)
         plan, until = self._unfinished(positions, progress) or (self._plan(), None)
@@ -127,7 +137,7 @@ class LandingLoop:
         while True:
             before = read_progress(self._db)
             landed = self.step()
-            self._upkeep.step()
+            self._upkeep_quietly()
             total += landed
             progress = read_progress(self._db)
             if progress == before or _covers(progress, goal) or (stop is not None and stop.is_set()):
@@ -143,7 +153,7 @@ class LandingLoop:
         while not stop.is_set():
             landed = self._try_step()
             if landed is None:
-                stop.wait(1.0)
+                stop.wait(WAIT_SECONDS)
             elif landed.records:
                 self._upkeep_quietly()
                 self._trim(read_progress(self._db))
@@ -182,8 +192,8 @@ class LandingLoop:
         """Do a piece of upkeep; if the disk is full it can wait."""
         try:
             return self._upkeep.step()
-        except LakeUnavailable as error:
-            logger.warning("stage=upkeep put off: %s %s", error, error.hint)
+        except (LakeUnavailable, sqlite3.Error, OSError) as error:
+            logger.warning("stage=upkeep put off: %s", error)
             return False
 
     def _rest(self, stop: StopSignal) -> None:

@@ -21,7 +21,8 @@ def read_batch(log: Log, after: Position, records: int, until: Position | None =
     gaps: list[Gap] = []
     size, position = 0, dict(after)
     while until is None or not _reached(position, until):
-        part = log.read(position, _READ_RECORDS if until is not None else min(_READ_RECORDS, records - len(entries)))
+        limit = _READ_RECORDS if until is not None else min(_READ_RECORDS, records - len(entries))
+        part = log.read(position, limit, BATCH_BYTES)
         if not part:
             break
         position = merge(position, part.through)
