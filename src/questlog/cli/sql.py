@@ -1,80 +1,136 @@
-"""`questlog sql`: one statement, or several from standard input."""
+"""`questlog sql`: statements from the command line, a file, standard input, or typed in a shell."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-import pyarrow as pa
 
-FORMATS = ("table", "csv", "json", "ndjson", "parquet", "arrow")
+from questlog.cli.rows import BINARY, FORMATS, aligned, write_rows
+from questlog.cli.terminal import terminal_width, uses_color
+from questlog.query.text import split_statements
+
+if TYPE_CHECKING:
+    from questlog.pipeline import Pipeline
+
+__all__ = ["aligned", "sql"]
+
+MAX_ROWS = 1000
+_SUFFIXES = {
+    ".csv": "csv", ".json": "json", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet",
+    ".arrow": "arrow", ".txt": "table",
+}  # fmt: skip
 
 
 @click.command()
-@click.argument("statement", required=False)
-@click.option("--format", "format_", type=click.Choice(FORMATS), default="table", help="How to print rows.")
+@click.argument("statements", required=False)
+@click.option("-f", "--file", "file", type=click.File("r", encoding="utf-8"), help="Read the statements from FILE.")
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="How to print rows; a table if not said.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the rows to this file.")
+@click.option("--max-rows", type=click.IntRange(min=0), help="Print at most this many rows of a table; 0 prints all.")
+@click.option("-x", "--expanded", is_flag=True, help="Print one line per value.")
 @click.pass_obj
-def sql(folder: Path, statement: str | None, format_: str, as_json: bool) -> None:
-    """Run STATEMENT over everything acknowledged so far; without one, read it from standard input."""
+def sql(
+    folder: Path,
+    statements: str | None,
+    file: Any,
+    format_: str | None,
+    as_json: bool,
+    output: Path | None,
+    max_rows: int | None,
+    expanded: bool,
+) -> None:
+    """Run STATEMENTS over everything acknowledged so far.
+
+    Several are separated by semicolons. Without any they are read from standard input; on a terminal a
+    shell starts. A terminal shows the first 1,000 rows of a table.
+    """
+    if statements is not None and file is not None:
+        raise click.UsageError("give statements or --file, not both")
+    _skip_numpy()
     from questlog.pipeline import open_pipeline
 
-    text = statement if statement is not None else sys.stdin.read()
-    result = open_pipeline(folder).sql(text)
-    write_rows(result.arrow(), "json" if as_json else format_, sys.stdout.buffer)
+    chosen = "json" if as_json else format_ or (_SUFFIXES.get(output.suffix.lower()) if output else None) or "table"
+    with open_pipeline(folder) as pipeline:
+        if statements is None and file is None and output is None and sys.stdin.isatty() and sys.stdout.isatty():
+            from questlog.cli.shell import Shell
+
+            Shell(pipeline, chosen, max_rows, expanded or None).run()
+            return
+        text = statements if statements is not None else (file or sys.stdin).read()
+        parts = split_statements(text)
+        if chosen in BINARY and len(parts) > 1:
+            raise click.UsageError(f"{chosen} holds the rows of one statement, not of {len(parts)}")
+        if chosen in BINARY and output is None and sys.stdout.isatty():
+            raise click.UsageError(f"{chosen} is not for a terminal; use --output FILE")
+        with _target(output) as out, _quiet_when_nobody_reads(out):
+            _print_all(pipeline, parts, chosen, out, max_rows, expanded or None)
 
 
-def write_rows(table: pa.Table, format_: str, out: Any) -> None:
-    """Write *table* to the binary stream *out*."""
-    if format_ == "csv":
-        import pyarrow.csv
-
-        flat = [_flat(column) for column in table.columns]
-        pyarrow.csv.write_csv(pa.table(flat, names=table.column_names), out)
-    elif format_ == "parquet":
-        import pyarrow.parquet
-
-        pyarrow.parquet.write_table(table, out)
-    elif format_ == "arrow":
-        with pa.ipc.new_stream(out, table.schema) as stream:
-            stream.write_table(table)
-    elif format_ in ("json", "ndjson"):
-        import msgspec
-
-        rows = [msgspec.json.encode(row, enc_hook=str) for row in table.to_pylist()]
-        out.write(b"[" + b",\n ".join(rows) + b"]\n" if format_ == "json" else b"".join(r + b"\n" for r in rows))
-    else:
-        out.write(aligned(table).encode("utf-8", "backslashreplace"))
-    out.flush()
+def _print_all(
+    pipeline: Pipeline, parts: Sequence[str], format_: str, out: BinaryIO, max_rows: int | None, expanded: bool | None
+) -> None:
+    shown = terminal_width(out) is not None
+    for number, statement in enumerate(parts):
+        result = pipeline.sql(statement)
+        if number and format_ == "table":
+            out.write(b"\n")
+        write_rows(
+            result,
+            format_,
+            out,
+            width=terminal_width(out),
+            max_rows=max_rows if max_rows is not None else MAX_ROWS if shown else 0,
+            color=shown and uses_color(),
+            expanded=expanded,
+        )
 
 
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
-        return pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())
-    return column
+def _skip_numpy() -> None:
+    """Keep pyarrow from importing numpy, and pandas with it: up to a second, and no output of ours needs them."""
+    if "pyarrow" not in sys.modules and "numpy" not in sys.modules:
+        sys.modules["numpy"] = None  # type: ignore[assignment]
 
 
-def aligned(table: pa.Table) -> str:
-    """Return *table* as text with columns in line, numbers to the right."""
-    cells = [[_text(value) for value in column.to_pylist()] for column in table.columns]
-    widths = [max([len(n), *map(len, c)]) for n, c in zip(table.column_names, cells, strict=True)]
-    right = [
-        pa.types.is_integer(f.type) or pa.types.is_floating(f.type) or pa.types.is_decimal(f.type) for f in table.schema
-    ]
+@contextlib.contextmanager
+def _target(output: Path | None) -> Iterator[BinaryIO]:
+    """Give standard output, or a file that appears under its name only when it is whole."""
+    if output is None:
+        yield sys.stdout.buffer
+        return
+    try:
+        handle, draft = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
+    except OSError as error:
+        raise click.FileError(str(output), error.strerror or str(error)) from error
+    try:
+        with os.fdopen(handle, "wb") as out:
+            yield out
+        os.chmod(draft, 0o666 & ~_umask())
+        os.replace(draft, output)
+    except BaseException:
+        os.unlink(draft)
+        raise
 
-    def line(values: list[str]) -> str:
-        return "  ".join(
-            v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True)
-        ).rstrip()
 
-    rows = [line(table.column_names), line(["-" * w for w in widths])]
-    rows += [line([column[i] for column in cells]) for i in range(table.num_rows)]
-    return "\n".join(rows) + f"\n({table.num_rows} row{'' if table.num_rows == 1 else 's'})\n"
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return str(value).replace("\n", "\\n").replace("\x1b", "\\x1b")
+@contextlib.contextmanager
+def _quiet_when_nobody_reads(out: BinaryIO) -> Iterator[None]:
+    """Leave as `head` expects it: no message when the reader of a pipe has seen enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, out.fileno())  # or Python complains when it flushes at exit
+        raise

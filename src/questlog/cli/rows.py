@@ -1,0 +1,194 @@
+"""How rows are printed: a table that fits the terminal, or CSV, JSON, Parquet and Arrow for programs."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from questlog.query.result import Result
+
+FORMATS = ("table", "csv", "json", "ndjson", "parquet", "arrow")
+BINARY = ("parquet", "arrow")
+_NARROWEST = 12
+_BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+_Row = Sequence[str | None]
+
+
+def write_rows(
+    result: Result,
+    format_: str,
+    out: BinaryIO,
+    *,
+    width: int | None = None,
+    max_rows: int = 0,
+    color: bool = False,
+    expanded: bool | None = None,
+) -> None:
+    """Write *result* to *out*. For a table: at most *max_rows* (0 is all), in *width* columns if given.
+
+    *expanded* prints one line per value; None does so when the columns do not fit.
+    """
+    if format_ == "table":
+        rows = list(result.texts(max_rows or None))
+        text = table_text(result.columns, rows, result.right_aligned(), width=width, color=color, expanded=expanded)
+        out.write(text.encode("utf-8", "backslashreplace"))
+        out.write(_count_line(len(rows), len(result)).encode())
+    elif format_ == "csv":
+        _write_csv(result, out)
+    elif format_ == "json":
+        _write_joined(out, b"[", (line.encode() for line in result.jsons()), b",\n ", b"]\n")
+    elif format_ == "ndjson":
+        for line in result.jsons():
+            out.write(line.encode() + b"\n")
+    elif format_ == "parquet":
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(result.arrow(), out, compression="zstd")
+    else:
+        import pyarrow
+
+        table = result.arrow()
+        with pyarrow.ipc.new_stream(out, table.schema) as stream:
+            stream.write_table(table)
+    out.flush()
+
+
+def _count_line(shown: int, total: int) -> str:
+    if shown < total:
+        return f"({shown:,} of {total:,} rows; --max-rows 0 shows all)\n"
+    return f"({total:,} row{'' if total == 1 else 's'})\n"
+
+
+def _write_csv(result: Result, out: BinaryIO) -> None:
+    """Write a header and the rows. NULL is nothing, an empty text is "": they stay two things."""
+    out.write(",".join(map(_csv_cell, result.columns)).encode() + b"\r\n")
+    for row in result.texts():
+        out.write(",".join(map(_csv_cell, row)).encode("utf-8", "backslashreplace") + b"\r\n")
+
+
+def _csv_cell(value: str | None) -> str:
+    if value is None:
+        return ""
+    if value and not any(c in value for c in ',"\r\n') and value == value.strip():
+        return value
+    return '"' + value.replace('"', '""') + '"'
+
+
+def _write_joined(out: BinaryIO, first: bytes, lines: Iterable[bytes], between: bytes, last: bytes) -> None:
+    out.write(first)
+    for number, line in enumerate(lines):
+        out.write(between + line if number else line)
+    out.write(last)
+
+
+def aligned(table: Any) -> str:
+    """Return an Arrow table as text with columns in line, numbers to the right."""
+    import pyarrow.types as types
+
+    right = [types.is_integer(f.type) or types.is_floating(f.type) or types.is_decimal(f.type) for f in table.schema]
+    rows = [[None if v is None else str(v) for v in row.values()] for row in table.to_pylist()]
+    return table_text(table.column_names, rows, right) + _count_line(len(rows), len(rows))
+
+
+def table_text(
+    names: Sequence[str],
+    rows: Sequence[_Row],
+    right: Sequence[bool],
+    *,
+    width: int | None = None,
+    color: bool = False,
+    expanded: bool | None = None,
+) -> str:
+    """Return rows as lines in columns, or as one line per value where columns do not fit *width*."""
+    style = _style if color else _no_style
+    cells = [[clean(value) for value in row] for row in rows]
+    heads = [clean(name) for name in names]
+    widths = [max([display_width(h), *(display_width(row[i]) for row in cells)]) for i, h in enumerate(heads)]
+    cap = max(widths, default=0)
+    if width is not None and expanded is not True:
+        cap = _fitting(widths, width - 2 * (len(widths) - 1))
+    if expanded or (expanded is None and cap < _NARROWEST and cap < max(widths, default=0)):
+        return _expanded(heads, rows, cells, style)
+    widths = [min(w, cap) for w in widths]
+
+    def line(row: Sequence[str], styles: Sequence[str]) -> str:
+        padded = [_padded(cell, w, r) for cell, w, r in zip(row, widths, right, strict=True)]
+        padded[-1] = padded[-1].rstrip()
+        return "  ".join(style(cell, how) for cell, how in zip(padded, styles, strict=True))
+
+    lines = [line(heads, [_BOLD] * len(heads)), "  ".join("-" * w for w in widths)]
+    lines += [line(c, [_DIM if v is None else "" for v in row]) for c, row in zip(cells, rows, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def _fitting(widths: Sequence[int], room: int) -> int:
+    """Return the widest a column may be so that all fit into *room*."""
+    cap = max(widths, default=0)
+    while cap > 1 and sum(min(w, cap) for w in widths) > room:
+        cap -= 1
+    return cap
+
+
+def _expanded(
+    heads: Sequence[str], rows: Sequence[_Row], cells: Sequence[Sequence[str]], style: Callable[[str, str], str]
+) -> str:
+    widest = max(map(display_width, heads), default=0)
+    lines = []
+    for number, (row, texts) in enumerate(zip(rows, cells, strict=True), 1):
+        lines.append(style(f"-- row {number} --", _BOLD))
+        for head, value, text in zip(heads, row, texts, strict=True):
+            lines.append(f"{_padded(head, widest, False)}  {style(text, _DIM if value is None else '')}".rstrip())
+    return "".join(line + "\n" for line in lines)
+
+
+def _style(text: str, how: str) -> str:
+    return f"{how}{text}{_PLAIN}" if how else text
+
+
+def _no_style(text: str, how: str) -> str:
+    return text
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    if display_width(text) > width:
+        text = _cut(text, width - 1) + "…"
+    blanks = " " * (width - display_width(text))
+    return blanks + text if right else text + blanks
+
+
+def _cut(text: str, width: int) -> str:
+    used = 0
+    for index, letter in enumerate(text):
+        used += display_width(letter)
+        if used > width:
+            return text[:index]
+    return text
+
+
+def display_width(text: str) -> int:
+    """Return how many columns a terminal gives *text*."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # only for what is not ASCII: importing it takes as long as a small query
+
+    return cell_len(text)
+
+
+def clean(value: str | None) -> str:
+    """Return a value for a terminal: NULL by name, and nothing in it that moves the cursor or turns text round."""
+    if value is None:
+        return "NULL"
+    if value.isascii() and value.isprintable():
+        return value
+    return "".join(c if c.isprintable() or _joins(c) else _escaped(c) for c in value)
+
+
+def _joins(letter: str) -> bool:
+    """Return whether *letter* only joins emoji or scripts, or is a blank of another width."""
+    return letter in "\u200d\u200c" or unicodedata.category(letter) == "Zs"
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()

@@ -1,0 +1,17 @@
+"""What the user's terminal can show, and whether there is one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import BinaryIO
+
+
+def terminal_width(out: BinaryIO) -> int | None:
+    """Return the columns of the terminal *out* writes to, or None if it is no terminal."""
+    return shutil.get_terminal_size().columns if out.isatty() else None
+
+
+def uses_color() -> bool:
+    """Return whether the user wants colours (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
