@@ -110,7 +110,9 @@ class LandingLoop:
             self._lease.beat()
             self._tables.commit(name, rows, batch.through, plan.version)
         lost = sum(gap.until - gap.first for gap in batch.gaps)
-        counted = [LedgerRow(DUPLICATE, "", "", "", shaped.duplicates), LedgerRow(DAMAGED, "", "", "", lost)]
+        tables = {name: event.table for name, event in plan.events.items()}
+        counted = [LedgerRow(DUPLICATE, tables.get(t, ""), t, "", n) for t, n in shaped.repeated.items()]
+        counted.append(LedgerRow(DAMAGED, "", "", "", lost))
         save_progress(self._db, batch.through, counted, self._lease.epoch)
         if batch.entries and shaped.seen:
             oldest = min(entry.received_ms for entry in batch.entries)

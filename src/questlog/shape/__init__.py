@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -38,6 +39,8 @@ class Shaped:
     duplicates: int
     held: int
     seen: Sequence[tuple[str, int, int, int]] = field(default_factory=tuple)
+    repeated: Mapping[str, int] = field(default_factory=dict)
+    """The duplicates by event type; "" where it is not in the plan."""
 
     def count(self, table: str) -> int:
         """Return how many rows *table* gets."""
@@ -92,7 +95,8 @@ class _Batch:
         self.rules, self.entries, self.held_at, self.seen = rules, entries, held, seen
         self.rows: dict[str, list[tuple[int, Row]]] = {}
         self.first: dict[str, Place] = {}
-        self.duplicates = self.held = 0
+        self.repeated: Counter[str] = Counter()
+        self.held = 0
         self.window_ms = int(rules.plan.dedup_hours * 3_600_000)
 
     def add_entries(self) -> None:
@@ -101,7 +105,8 @@ class _Batch:
         for index, entry in enumerate(self.entries):
             arrived = read_record(entry, rules.envelope, rules.headers)
             if arrived.client_id and self._is_duplicate(arrived.id, entry, arrived.received):
-                self.duplicates += 1
+                event = rules.judge(arrived).event
+                self.repeated[event.name if event else ""] += 1
             else:
                 self._judge(index, entry, arrived)
 
@@ -163,4 +168,4 @@ class _Batch:
         """Build the columns."""
         tables = {name: table_of_rows(self.rules.schema(name), rows) for name, rows in self.rows.items()}
         seen = tuple((event_id, *place) for event_id, place in self.first.items())
-        return Shaped(tables, self.duplicates, self.held, seen)
+        return Shaped(tables, self.repeated.total(), self.held, seen, self.repeated)
