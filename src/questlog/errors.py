@@ -52,6 +52,8 @@ class LanderFenced(QuestlogError):
 class LanderBusy(QuestlogError):
     """Another lander is at work on this project."""
 
+    exit_code = 3
+
 
 class QueryError(QuestlogError):
     """A statement could not be run."""

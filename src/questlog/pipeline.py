@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from questlog.errors import NotInstalled
+from questlog.lake.state import load_progress
 from questlog.log import Log
 from questlog.log.sqlite import SqliteLog
 from questlog.plan import Plan
@@ -45,6 +46,7 @@ class Pipeline:
             self.project.log_folder,
             min_free_bytes=settings.min_free_mb << 20,
             retry_after=settings.retry_after_seconds,
+            floor=lambda: load_progress(self.project.catalog),
         )
 
     @cached_property

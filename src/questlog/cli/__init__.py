@@ -12,12 +12,17 @@ from questlog import __version__
 from questlog.errors import QuestlogError
 
 _COMMANDS = {
+    "completion": ("questlog.cli.completion", "Print what makes a shell complete questlog's commands."),
     "demo": ("questlog.cli.demo", "Run a small game and watch its requests become rows."),
-    "land": ("questlog.cli.run", "Land everything logged so far, then stop."),
-    "sql": ("questlog.cli.sql", "Run a SQL statement."),
-    "status": ("questlog.cli.run", "Show what is accepted, landed, waiting and quarantined."),
-    "up": ("questlog.cli.run", "Run what this project needs until Ctrl-C."),
+    "doctor": ("questlog.cli.doctor", "Check disk, settings, versions and the state of the data."),
+    "import": ("questlog.cli.load", "Read events from JSON Lines files."),
+    "land": ("questlog.cli.land", "Land everything logged so far, then stop."),
+    "sql": ("questlog.cli.sql", "Run SQL, or open a shell to type it in."),
+    "status": ("questlog.cli.status", "Show what is accepted, landed, waiting and quarantined."),
+    "tail": ("questlog.cli.tail", "Follow events as they are accepted."),
+    "up": ("questlog.cli.up", "Run what this project needs until Ctrl-C."),
 }
+"""Command -> module and one line of help. The module's function has the command's name, or `<name>_`."""
 
 
 class _Lazy(click.Group):
@@ -29,7 +34,8 @@ class _Lazy(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(_COMMANDS[name][0]), name)
+        module = importlib.import_module(_COMMANDS[name][0])
+        command = getattr(module, name, None) or getattr(module, f"{name}_")
         assert isinstance(command, click.Command)
         return command
 
@@ -63,3 +69,6 @@ def main() -> None:
         if error.hint:
             click.echo(f"  try: {error.hint}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        click.echo(f"questlog: {error}\n  try: questlog doctor", err=True)
+        sys.exit(1)

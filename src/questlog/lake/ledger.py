@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from questlog.errors import Reason
 from questlog.lake.state import LANDED, QUARANTINED, LedgerRow, connect, read_positions, read_progress
+from questlog.log import merge
 from questlog.plan import Plan
 
 
@@ -56,9 +57,8 @@ def read_ledger(catalog: Path, end: Mapping[int, int]) -> Ledger:
     (rows, files, bytes); rows per event type and quarantine per reason are in `Ledger.rows`; `waiting` is
     the lag in records. A project that never landed has an empty ledger with everything waiting.
     """
-    accepted = sum(end.values())
     if not catalog.exists():
-        return Ledger(accepted=accepted)
+        return Ledger(accepted=sum(end.values()))
     with closing(connect(catalog)) as connection:
         connection.execute("begin")
         rows = tuple(LedgerRow(*row) for row in connection.execute("select * from questlog_ledger"))
@@ -77,7 +77,8 @@ def read_ledger(catalog: Path, end: Mapping[int, int]) -> Ledger:
         }
         connection.execute("commit")
     read = sum(progress.values())
-    return Ledger(rows, max(accepted, read), read, ahead, progress, tables)
+    accepted = sum(merge(end, progress).values())  # of a log that was lost, what was landed is what is known
+    return Ledger(rows, accepted, read, ahead, progress, tables)
 
 
 def count_rows(table: str, rows: pa.Table, plan: Plan | None) -> list[LedgerRow]:

@@ -196,6 +196,14 @@ def load_state(path: Path) -> LakeState:
         return read_state(connection)
 
 
+def load_progress(path: Path) -> Position:
+    """Return the progress in the catalog at *path*; a project that never landed has none."""
+    if not path.exists():
+        return {}
+    with closing(connect(path)) as connection:
+        return read_progress(connection)
+
+
 def read_progress(connection: sqlite3.Connection) -> Position:
     """Return where reading resumes: everything below is in every table it belongs to."""
     row = connection.execute("select position from questlog_progress").fetchone()

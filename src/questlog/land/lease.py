@@ -7,11 +7,15 @@ import os
 import sqlite3
 import sys
 import time
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from questlog.errors import LanderBusy
 from questlog.lake.state import check_epoch, connect, transaction
+
+STALE_SECONDS = 10.0
 
 
 class Lease:
@@ -21,7 +25,7 @@ class Lease:
     no longer touches the lock file: its successor lands without the lock and takes it when it is free.
     """
 
-    def __init__(self, catalog_path: Path, *, stale_seconds: float = 10.0) -> None:
+    def __init__(self, catalog_path: Path, *, stale_seconds: float = STALE_SECONDS) -> None:
         self._path = catalog_path
         self._stale_seconds = stale_seconds
         self._file: int | None = None
@@ -92,6 +96,32 @@ class Lease:
             self._file, self._locked = None, False
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who landed last: its process, command and start; `alive` if it shows signs of life."""
+
+    pid: int
+    command: str
+    since_ms: int
+    alive: bool
+
+
+def last_holder(catalog: Path, *, stale_seconds: float = STALE_SECONDS) -> Holder | None:
+    """Return who holds the lease, or held it last; None if nobody ever did. Takes no lock and disturbs nobody."""
+    if not catalog.exists():
+        return None
+    with closing(connect(catalog)) as connection:
+        row = connection.execute("select pid, command, since_ms from questlog_lander").fetchone()
+    if row is None:
+        return None
+    try:
+        silent = abs(time.time() - (catalog.parent / "lander.lock").stat().st_mtime)
+    except FileNotFoundError:
+        silent = stale_seconds
+    pid, command, since_ms = row
+    return Holder(pid, command, since_ms, _exists(pid) and silent < stale_seconds)
+
+
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -103,4 +133,8 @@ def _exists(pid: int) -> bool:
 
 
 def _command() -> str:
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:80] if sys.argv else "python"
+    if not sys.argv:
+        return "python"
+    path = Path(sys.argv[0])
+    name = path.parent.name if path.name == "__main__.py" else path.name
+    return " ".join([name, *sys.argv[1:]])[:80]

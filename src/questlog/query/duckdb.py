@@ -118,6 +118,11 @@ class DuckDBEngine:
         columns = snapshot.columns()
         return {**columns, **_events(snapshot.plan, columns)}
 
+    def holdings(self) -> tuple[LakeState, Mapping[str, pa.Table]]:
+        """Return what is landed, and the rows of the tail after exactly that, as of one moment."""
+        snapshot = self._snapshot()
+        return snapshot.state, snapshot.tail
+
     def close(self) -> None:
         """Give back memory and files; the next query opens them again."""
         with self._lock:

@@ -16,7 +16,7 @@ from questlog.shape.columns import table_of_rows
 from questlog.shape.fields import Judged, Row, Rules
 from questlog.shape.read import Arrived, lookup, read_record
 
-__all__ = ["QUARANTINE", "Place", "Seen", "Shaped", "judge", "lookup", "never_seen", "shape"]
+__all__ = ["QUARANTINE", "Place", "Seen", "Shaped", "describe", "judge", "lookup", "never_seen", "shape"]
 
 QUARANTINE = "quarantine"
 
@@ -70,8 +70,13 @@ def shape(
 
 def judge(value: bytes, plan: Plan) -> Reject | None:
     """Return why the record *value* would be refused by *plan*, or None; no column is built."""
+    return describe(value, plan).reject
+
+
+def describe(value: bytes, plan: Plan) -> Judged:
+    """Return the record's event type and its row or refusal; no column is built."""
     rules = rules_for(plan)
-    return rules.judge(read_record(Entry(0, 0, value, 0), plan.envelope, rules.headers)).reject
+    return rules.judge(read_record(Entry(0, 0, value, 0), plan.envelope, rules.headers))
 
 
 _rules: dict[str, Rules] = {}

@@ -1,0 +1,41 @@
+"""`questlog land`: one landing, then the end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from questlog.pipeline import open_pipeline
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def land(folder: Path, as_json: bool) -> None:
+    """Land everything logged so far, then stop.
+
+    `questlog up` lands all the time; this is for scripts and for projects that land now and then.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with open_pipeline(folder).lander() as lander:
+        landed = lander.drain(stop)
+    report: dict[str, Any] = {
+        "records": landed.records,
+        "rows": dict(sorted(landed.rows.items())),
+        "duplicates": landed.duplicates,
+        "stopped": stop.is_set(),
+    }
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        rows = ", ".join(f"{name} {count:,}" for name, count in report["rows"].items()) or "nothing new"
+        click.echo(f"landed {landed.records:,} records: {rows}; {landed.duplicates:,} duplicates")
+    if stop.is_set():
+        raise click.Abort

@@ -1,0 +1,101 @@
+"""`questlog tail`: events as they are accepted, bad ones marked."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from questlog.cli.rows import clean
+from questlog.cli.terminal import uses_color
+from questlog.log import Entry, Log, merge
+from questlog.pipeline import open_pipeline
+from questlog.plan import Plan
+from questlog.record import decode_record
+from questlog.shape import describe
+
+POLL_SECONDS = 0.05
+_READ = 1000
+
+
+@click.command()
+@click.option("-n", "--lines", default=10, show_default=True, type=click.IntRange(0), help="Show the last N first.")
+@click.option("--follow/--no-follow", "-f/ ", default=True, help="Go on with new events until Ctrl-C.  [default: yes]")
+@click.option("--event", "types", multiple=True, metavar="TYPE", help="Only events of this type; may be given again.")
+@click.option("--bad", is_flag=True, help="Only events that do not fit the plan.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.pass_obj
+def tail(folder: Path, lines: int, follow: bool, types: tuple[str, ...], bad: bool, as_json: bool) -> None:
+    """Follow events as they are accepted; those that do not fit the plan are marked with the reason.
+
+    An event stands here as soon as it is durable, landed or not.
+    """
+    pipeline = open_pipeline(folder)
+    log = pipeline.log
+    end = log.end()
+
+    def show(entries: Sequence[Entry]) -> None:
+        wanted = (_describe(entry, pipeline.plan) for entry in entries)
+        for event in wanted:
+            if (not types or event["event_type"] in types) and (not bad or event["reason"]):
+                click.echo(json.dumps(event, ensure_ascii=False) if as_json else _line(event))
+        sys.stdout.flush()
+
+    if lines:
+        show(_last(log, end, lines))
+    position = end
+    while follow:
+        batch = log.read(position, _READ)
+        position = merge(position, batch.through)
+        for gap in batch.gaps:
+            click.echo(f"the log lost offsets {gap.first} to {gap.until - 1}: {gap.reason}", err=True)
+        show(batch.entries)
+        if not batch:
+            time.sleep(POLL_SECONDS)
+
+
+def _last(log: Log, end: Any, count: int) -> list[Entry]:
+    """Return the *count* entries before *end* that were accepted last."""
+    position = {partition: max(0, offset - count) for partition, offset in end.items()}
+    found: list[Entry] = []
+    while any(position.get(partition, 0) < offset for partition, offset in end.items()):
+        batch = log.read(position, _READ)
+        if not batch:
+            break
+        found += [e for e in batch.entries if e.offset < end.get(e.partition, 0)]
+        position = merge(position, batch.through)
+    return sorted(found, key=lambda e: (e.received_ms, e.partition, e.offset))[-count:]
+
+
+def _describe(entry: Entry, plan: Plan) -> dict[str, Any]:
+    """Return one event as it is shown."""
+    judged = describe(entry.value, plan)
+    record = decode_record(entry.value)
+    received = record.received if record else entry.received_ms
+    reject = judged.reject
+    return {
+        "received_time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(received / 1000)) + f".{received % 1000:03}Z",
+        "event_type": judged.event.name if judged.event else judged.claimed,
+        "event_id": record.id if record else None,
+        "reason": reject.reason.value if reject else None,
+        "field": (reject.field or None) if reject else None,
+        "detail": (reject.detail or None) if reject else None,
+        "event": (record.raw() if record else entry.value).decode("utf-8", "backslashreplace"),
+    }
+
+
+def _line(event: dict[str, Any]) -> str:
+    body = clean(event["event"])
+    kind = clean(event["event_type"]) if event["event_type"] else "?"
+    line = f"{event['received_time'][11:23]}  {kind:<24} {body}"
+    if event["reason"]:
+        why = " ".join(filter(None, (event["reason"], event["field"], event["detail"])))
+        line += f"\n{'':14}^ bad: {clean(why)}"
+        if sys.stdout.isatty() and uses_color():
+            line = click.style(line, fg="red")
+    return line

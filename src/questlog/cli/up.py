@@ -1,0 +1,246 @@
+"""`questlog up`: runs what a project needs, each part in a process of its own, and restarts what dies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from questlog.errors import LanderBusy, QuestlogError
+
+if TYPE_CHECKING:
+    from questlog.land.loop import LandingLoop
+    from questlog.pipeline import Pipeline
+
+STOP_SECONDS = 20.0
+"""How long a part may take to end in good order before it is killed; it loses nothing by that."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
+BUSY_SECONDS = 1.0
+STEADY_SECONDS = 60.0
+"""A part that lived so long is restarted at once."""
+
+logger = logging.getLogger("questlog.up")
+Part = Callable[[Path, threading.Event, Callable[[], None]], None]
+"""Project folder, told to stop, to be called when it has begun its work."""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Write the messages as lines of JSON.")
+@click.pass_obj
+def up(folder: Path, as_json: bool) -> None:
+    """Run what this project needs until Ctrl-C: today the lander, which moves events from the log to the tables.
+
+    A part that dies is started again. Ctrl-C lands what is logged by then and stops. Events are accepted
+    and can be asked for whether this runs or not.
+    """
+    start_logging(as_json)
+    code = Supervisor(folder, {"lander": run_lander}).run()
+    if code:
+        sys.exit(code)
+
+
+def run_lander(folder: Path, stop: threading.Event, ready: Callable[[], None]) -> None:
+    """Land until *stop*."""
+    from questlog.pipeline import open_pipeline
+
+    pipeline = open_pipeline(folder)
+    with contextlib.ExitStack() as stack:
+        lander = _when_free(stack, pipeline, stop)
+        ready()
+        logger.info("landing %s; Ctrl-C stops", pipeline.project.root)
+        lander.run(stop)
+    logger.info("stopped; everything logged in time is landed")
+
+
+def _when_free(stack: contextlib.ExitStack, pipeline: Pipeline, stop: threading.Event) -> LandingLoop:
+    """Return a working lander once a killed predecessor's last child is gone; another that lives is an error soon."""
+    patience = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return stack.enter_context(pipeline.lander())
+        except LanderBusy:
+            if time.monotonic() > patience or stop.wait(0.05):
+                raise
+
+
+@dataclass(slots=True)
+class _Child:
+    """A part that runs. On `line` it says that it has begun; there it sees us die, however we die."""
+
+    name: str
+    started: float
+    line: socket.socket
+    told: bool = False
+
+
+class Supervisor:
+    """Starts each part as a child, restarts what dies, and ends with all of them.
+
+    It imports nothing heavy and starts no thread, so that a child may be forked at any time.
+    """
+
+    def __init__(self, folder: Path, parts: Mapping[str, Part]) -> None:
+        self._folder, self._parts = folder, parts
+        self._children: dict[int, _Child] = {}
+        self._due: dict[str, float] = dict.fromkeys(parts, 0.0)
+        self._pause: dict[str, float] = dict.fromkeys(parts, FIRST_PAUSE)
+        self._settled: set[str] = set()
+        self._stop_by: float | None = None
+        self._code = 0
+
+    def run(self) -> int:
+        """Run until told to stop, or until a part cannot start at all; return the exit code."""
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # so that a child's end wakes the wait below
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stop())
+        while True:
+            self._start_due()
+            self._tell()
+            self._reap()
+            if self._stop_by is not None and not self._children:
+                return self._code
+            _wait(read, self._next_due())
+
+    def _stop(self) -> None:
+        self._stop_by = self._stop_by or time.monotonic() + STOP_SECONDS
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for name, when in list(self._due.items()):
+            if when <= now and self._stop_by is None:
+                del self._due[name]
+                self._fork(name)
+
+    def _fork(self, name: str) -> None:
+        line, theirs = socket.socketpair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        numbers = {signal.SIGINT, signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # until the child has handlers of its own
+        pid = os.fork()
+        if not pid:
+            for ours in (line, *(child.line for child in self._children.values())):
+                ours.close()
+            os._exit(_be(self._parts[name], self._folder, theirs))
+        self._children[pid] = _Child(name, time.monotonic(), line)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        theirs.close()
+
+    def _tell(self) -> None:
+        """Tell each child once that we stop, and kill it when its time is up."""
+        if self._stop_by is None:
+            return
+        late = time.monotonic() > self._stop_by
+        for pid, child in self._children.items():
+            if late or not child.told:
+                child.told = True
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+
+    def _reap(self) -> None:
+        """Note who ended and when to start it again; who cannot start at all ends everything."""
+        for pid, child in list(self._children.items()):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            lived = time.monotonic() - child.started
+            if not done:
+                continue
+            del self._children[pid]
+            with contextlib.suppress(BlockingIOError, ConnectionResetError), child.line:
+                if child.line.recv(1, socket.MSG_DONTWAIT):
+                    self._settled.add(child.name)
+            code = os.waitstatus_to_exitcode(status)
+            if self._stop_by is not None:
+                self._code = self._code or max(code, 0)
+            elif code > 0 and child.name not in self._settled:
+                self._code = code  # its own message says why
+                self._stop()
+            else:
+                self._restart(pid, child.name, code, lived)
+
+    def _restart(self, pid: int, name: str, code: int, lived: float) -> None:
+        self._settled.add(name)
+        if lived > STEADY_SECONDS:
+            self._pause[name] = FIRST_PAUSE
+        pause = self._pause[name]
+        self._pause[name] = min(2 * pause, LONGEST_PAUSE)
+        self._due[name] = time.monotonic() + pause
+        end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        logger.warning("the %s (process %d) %s; it starts again in %.1f s", name, pid, end, pause)
+
+    def _next_due(self) -> float:
+        """Return for how many seconds nothing needs to be done unless a signal comes."""
+        waits = [when - time.monotonic() for when in self._due.values()]
+        return max(0.01, min([*waits, 0.5]))
+
+
+def _be(part: Part, folder: Path, line: socket.socket) -> int:
+    """Be a part: end in good order when told to, at once when the supervisor is gone; return the exit code."""
+    stop = threading.Event()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the supervisor tells us
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    threading.Thread(target=_end_with, args=(line,), daemon=True).start()
+    try:
+        part(folder, stop, lambda: line.sendall(b"b"))
+    except QuestlogError as error:
+        click.echo(f"questlog: {error}" + (f"\n  try: {error.hint}" if error.hint else ""), err=True)
+        return error.exit_code
+    except BaseException:
+        logger.exception("this should not have happened; please report it")
+        return 70
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def _end_with(line: socket.socket) -> None:
+    """End this process at once when the other end closes: its successor does what is left."""
+    line.recv(1)
+    os._exit(1)
+
+
+def _wait(descriptor: int, seconds: float) -> None:
+    """Wait for a signal, *seconds* at most."""
+    if select.select([descriptor], [], [], seconds)[0]:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(descriptor, 512):
+                pass
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return *record* as one line of JSON."""
+        line = {"time": self.formatTime(record), "level": record.levelname, "logger": record.name}
+        line["message"] = record.getMessage()
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def start_logging(as_json: bool) -> None:
+    """Write the log to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
