@@ -47,7 +47,7 @@ def accept(
     receipts: list[Receipt] = []
     records: list[bytes] = []
     for raw in events:
-        event_id, chosen, valid = _read_id(raw, plan)
+        event_id, chosen, valid = read_id(raw, plan)
         record = encode_record(raw, id=event_id, received_ms=received_ms, headers=kept, client_id=chosen, is_json=valid)
         receipt = _receipt(record, event_id, received_ms, plan, strict)
         receipts.append(receipt)
@@ -70,7 +70,7 @@ def _text(value: str) -> str:
         return value.encode("utf-8", "backslashreplace").decode()
 
 
-def _read_id(raw: bytes, plan: Plan) -> tuple[str, bool, bool]:
+def read_id(raw: bytes, plan: Plan) -> tuple[str, bool, bool]:
     """Return (id, whether the client chose it, whether *raw* is JSON)."""
     try:
         body: Any = _decoder.decode(raw)

@@ -1,0 +1,140 @@
+"""`questlog import`: events from JSON Lines files, through the same log and plan as live ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from questlog.errors import LanderBusy
+
+if TYPE_CHECKING:
+    from questlog.importer import Step
+    from questlog.pipeline import Pipeline
+
+_QUIET_SECONDS = 1.0
+
+
+@click.command("import")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--name", help="What standard input is remembered by, so that an interrupted import can go on.")
+@click.option("--again", is_flag=True, help="Import the files once more, whatever was imported of them.")
+@click.option("--land/--no-land", default=True, help="Land the events too, unless a lander runs.  [default: yes]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def import_(folder: Path, files: tuple[str, ...], name: str | None, again: bool, land: bool, as_json: bool) -> None:
+    """Read events from FILE..., one JSON object a line; plain, gzip or zstd; "-" is standard input.
+
+    They go through the same log, plan and landing as live events; those that do not fit the plan are in
+    quarantine. An interrupted import goes on where it stopped when the same command is run again, and no
+    event is doubled. Their received time is now; their own time is the event time.
+    """
+    from questlog.importer import Import, Source
+    from questlog.pipeline import open_pipeline
+
+    if name is not None and files != ("-",):
+        raise click.UsageError("--name is for standard input: questlog import --name NAME -")
+    pipeline = open_pipeline(folder)
+    reports = []
+    for file in files:
+        source = Source(file)
+        remembered = (f"name:{name}" if name else None) if file == "-" else str(Path(file).resolve())
+        started = time.monotonic()
+        work = Import(pipeline, source, name=remembered, again=again)
+        with _progress(source.name) as progress:
+            step = None
+            for step in work.run():
+                progress.show(step)
+        source.close()
+        report = {
+            "file": file,
+            "events": step.events if step else 0,
+            "earlier": work.noted.events - (step.events if step else 0),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        reports.append(report)
+        if not as_json:
+            _tell(report)
+    landed = _land(pipeline) if land else None
+    if as_json:
+        click.echo(json.dumps({"files": reports, "landed": landed}))
+    elif landed is not None:
+        rows = ", ".join(f"{table} {n:,}" for table, n in sorted(landed["rows"].items())) or "nothing new"
+        click.echo(f"landed {rows}" + (f"; {landed['duplicates']:,} duplicates" if landed["duplicates"] else ""))
+    elif land:
+        click.echo("the lander that runs lands them; they can be queried now")
+
+
+def _tell(report: dict[str, Any]) -> None:
+    done = f"{report['file']}: {report['events']:,} events in {report['seconds']:.1f} s"
+    if report["earlier"] and not report["events"]:
+        done = (
+            f"{report['file']}: nothing new, {report['earlier']:,} events are imported; --again imports them once more"
+        )
+    elif report["earlier"]:
+        done += f", after {report['earlier']:,} earlier"
+    click.echo(done)
+
+
+def _land(pipeline: Pipeline) -> dict[str, Any] | None:
+    """Land what is logged; None if somebody else does."""
+    try:
+        with pipeline.lander() as lander:
+            landed = lander.drain()
+    except LanderBusy:
+        return None
+    return {"records": landed.records, "rows": dict(landed.rows), "duplicates": landed.duplicates}
+
+
+class _Shows(Protocol):
+    def show(self, step: Step) -> None: ...
+
+
+class _Lines:
+    """Progress where there is no terminal: a line now and then."""
+
+    def __init__(self, name: str, every: float = 10.0) -> None:
+        self._name, self._every = name, every
+        self._last = time.monotonic()
+
+    def show(self, step: Step) -> None:
+        if time.monotonic() - self._last > self._every:
+            self._last = time.monotonic()
+            share = f", {100 * step.read // max(1, step.size)} %" if step.size else ""
+            click.echo(f"{self._name}: {step.events:,} events{share}", err=True)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[_Shows]:
+    """Show a bar on a terminal; it appears only for what takes longer than a second."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield _Lines(name)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[events]:,} events"), TimeRemainingColumn(),
+    ]  # fmt: skip
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(name, total=None, events=0)
+    started = time.monotonic()
+
+    class Bar:
+        def show(self, step: Step) -> None:
+            bar.update(task, total=step.size, completed=step.read, events=step.events)
+            if time.monotonic() - started > _QUIET_SECONDS:
+                bar.start()
+
+    try:
+        yield Bar()
+    finally:
+        bar.stop()

@@ -1,0 +1,256 @@
+"""Reads JSON Lines into the log; an interrupted import goes on where it stopped, to the event.
+
+Every event that has no id of its own gets one from the import and its line. What was acknowledged is
+noted beside the data after each batch; the one batch that may have been logged but not noted is looked
+up by its ids. So nothing is lost and nothing doubled, whenever the power goes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import io
+import json
+import os
+import secrets
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from questlog.collect import read_id
+from questlog.errors import QuestlogError
+from questlog.pipeline import Pipeline
+from questlog.record import encode_record
+
+BATCH_LINES, BATCH_BYTES = 5_000, 4 << 20
+LONGEST_LINE = 16 << 20
+_GZIP, _ZSTD, _BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xef\xbb\xbf"
+
+
+@dataclass(slots=True)
+class Noted:
+    """How far an import got: of `lines` lines (`digest` is their SHA-256) `events` were acknowledged."""
+
+    source: str
+    salt: str
+    started_ms: int
+    lines: int = 0
+    events: int = 0
+    digest: str = ""
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Progress: events of this run, events of earlier runs, and how much of the file is read (bytes, of bytes)."""
+
+    events: int
+    earlier: int
+    read: int
+    size: int | None
+
+
+class Source:
+    """The lines of a file, or of standard input for "-"; gzip and zstd are told by their first bytes."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = "standard input" if path == "-" else path
+        try:
+            self._file: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
+        except OSError as error:
+            raise QuestlogError(f"{path} cannot be read: {error.strerror}") from error
+        self._raw = cast(io.BufferedReader, self._file)
+        self.size = None if path == "-" else os.fstat(self._file.fileno()).st_size
+        head = self._raw.peek(4)[:4]
+        self._lines: BinaryIO = self._file
+        if head.startswith(_GZIP):
+            self._lines = cast(BinaryIO, gzip.GzipFile(fileobj=self._file))
+        elif head.startswith(_ZSTD):
+            import zstandard
+
+            reader = zstandard.ZstdDecompressor().stream_reader(self._file, read_across_frames=True)
+            self._lines = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader)))
+
+    def read(self) -> int:
+        """Return how many bytes of the file have been taken."""
+        return self._file.tell() if self.size is not None else 0
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield each line without its line break."""
+        number = 0
+        while True:
+            number += 1
+            try:
+                line = self._lines.readline(LONGEST_LINE + 1)
+            except (EOFError, OSError, zlib.error, _zstd_error()) as error:
+                raise QuestlogError(
+                    f"{self.name} breaks off or is damaged at line {number}: {error}",
+                    hint="what came before is imported; repair the file and run the same command again",
+                ) from error
+            if not line:
+                return
+            if len(line) > LONGEST_LINE:
+                raise QuestlogError(
+                    f"line {number} of {self.name} is longer than {LONGEST_LINE >> 20} MiB",
+                    hint="what came before is imported; JSON Lines has one event a line",
+                )
+            yield line.rstrip(b"\r\n").removeprefix(_BOM if number == 1 else b"")
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.path != "-":
+            self._file.close()
+
+
+def _zstd_error() -> type[Exception]:
+    if "zstandard" not in sys.modules:
+        return EOFError
+    import zstandard
+
+    return cast(type[Exception], zstandard.ZstdError)
+
+
+class Import:
+    """One file on its way into the log. *name* is what it is remembered by; None remembers nothing (a pipe)."""
+
+    def __init__(self, pipeline: Pipeline, source: Source, *, name: str | None, again: bool = False) -> None:
+        self._pipeline, self._source = pipeline, source
+        self._name, self._again = name, again
+        self._folder = pipeline.project.data / "imports"
+        self.noted = Noted(source.name, "", 0)
+
+    @property
+    def _path(self) -> Path:
+        assert self._name is not None
+        return self._folder / (hashlib.sha256(self._name.encode()).hexdigest()[:16] + ".json")
+
+    def run(self) -> Iterator[Step]:
+        """Import, yielding after each batch.  1 what is known?  2 skip it  3 look up the batch in doubt  4 go on."""
+        with self._alone():
+            in_doubt = self._begin()
+            digest = hashlib.sha256()
+            lines = self._source.lines()
+            self._skip(lines, digest)
+            before = self.noted.events
+            for batch, count in _batches(lines, digest, self.noted.lines):
+                records = self._records(batch)
+                if in_doubt:
+                    known = self._known([event_id for event_id, _ in records], self.noted.started_ms)
+                    in_doubt = bool(known)
+                    records = [(event_id, record) for event_id, record in records if event_id not in known]
+                self._pipeline.log.append([record for _, record in records])
+                self.noted.lines, self.noted.digest = count, digest.hexdigest()
+                self.noted.events += len(batch)
+                self._note()
+                yield Step(self.noted.events - before, before, self._source.read(), self._source.size)
+            self.noted.finished = True
+            self._note()
+
+    def _begin(self) -> bool:
+        """Return whether this import began earlier. One that did not is noted before its first event is logged."""
+        if self._name is not None and self._path.exists() and not self._again:
+            self.noted = Noted(**json.loads(self._path.read_text("utf-8")))
+            return True
+        self.noted = Noted(self._source.name, secrets.token_hex(6), time.time_ns() // 1_000_000)
+        self._note()
+        return False
+
+    def _skip(self, lines: Iterator[bytes], digest: hashlib._Hash) -> None:
+        """Pass over what is imported; it must still be what it was."""
+        for _ in range(self.noted.lines):
+            digest.update(next(lines, b"") + b"\n")
+        if self.noted.lines and digest.hexdigest() != self.noted.digest:
+            raise QuestlogError(
+                f"{self._source.name} has changed: its first {self.noted.lines:,} lines are not those imported",
+                hint="--again imports it from its beginning as another file",
+            )
+
+    def _records(self, batch: list[tuple[int, bytes]]) -> list[tuple[str, bytes]]:
+        """Return (id, record) of each line."""
+        plan, now = self._pipeline.plan, time.time_ns() // 1_000_000
+        records = []
+        for number, line in batch:
+            event_id, chosen, valid = read_id(line, plan)
+            if not chosen:
+                event_id = f"import-{self.noted.salt}-{number}"
+            record = encode_record(line, id=event_id, received_ms=now, client_id=chosen, is_json=valid)
+            records.append((event_id, record))
+        return records
+
+    def _known(self, ids: list[str], since_ms: int) -> set[str]:
+        """Return which of *ids* are in the tables or the tail."""
+        question = (
+            "select event_id from {} where received_time >= epoch_ms($1::bigint)"
+            " and event_id in (select unnest($2::varchar[]))"
+        )
+        found: set[str] = set()
+        for table in [*self._pipeline.plan.tables, "quarantine"]:
+            rows = self._pipeline.sql(question.format(f'"{table}"'), [since_ms, ids]).rows()
+            found |= {event_id for (event_id,) in rows}
+        return found
+
+    def _note(self) -> None:
+        """Write what is known so that it survives a power cut."""
+        if self._name is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_suffix(".new")
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self.noted), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, self._path)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold this file's lock, so that no other process imports it now."""
+        if self._name is None:
+            yield
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._path.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise QuestlogError(f"{self._source.name} is being imported by another process") from None
+            yield
+
+
+def _batches(
+    lines: Iterator[bytes], digest: hashlib._Hash, number: int
+) -> Iterator[tuple[list[tuple[int, bytes]], int]]:
+    """Yield (line number, event) pairs in batches, with the count of lines read; blank lines hold no event."""
+    batch: list[tuple[int, bytes]] = []
+    size = 0
+    while True:
+        line = None
+        try:
+            line = next(lines, None)
+        except QuestlogError:
+            if batch:
+                yield batch, number
+            raise
+        if line is None:
+            if batch:
+                yield batch, number
+            return
+        number += 1
+        digest.update(line + b"\n")
+        if line.strip():
+            batch.append((number, line))
+            size += len(line)
+        if len(batch) >= BATCH_LINES or size >= BATCH_BYTES:
+            yield batch, number
+            batch, size = [], 0

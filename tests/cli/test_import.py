@@ -1,0 +1,168 @@
+"""`questlog import`: every line once, whatever interrupts it."""
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import zstandard
+from conftest import Project
+
+LINES = "".join(f'{{"event_type": "hit", "damage": {n}}}\n' for n in range(1000))
+
+
+def damages(project: Project) -> list[int]:
+    return [damage for (damage,) in project.pipeline.sql("select damage from hit order by 1").rows()]
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip", "zstd", "stdin", "gzip on stdin"])
+def test_every_line_becomes_a_row(project: Project, kind: str) -> None:
+    data = LINES.encode()
+    if "gzip" in kind:
+        data = gzip.compress(data[:5000]) + gzip.compress(data[5000:])
+    elif kind == "zstd":
+        data = zstandard.compress(data[:5000]) + zstandard.compress(data[5000:])
+    file = project.folder / "events"
+    file.write_bytes(data)
+    if "stdin" in kind:
+        with file.open("rb") as stdin:
+            ran = project.run("import", "-", stdin=stdin)
+    else:
+        ran = project.run("import", str(file))
+    assert ran.returncode == 0, ran.stderr
+    assert "1,000 events" in ran.stdout and "landed hit 1,000" in ran.stdout
+    assert damages(project) == list(range(1000))
+
+
+def test_a_second_time_imports_nothing_unless_told_to(project: Project) -> None:
+    file = project.folder / "events.jsonl"
+    file.write_text(LINES)
+    project.run("import", str(file))
+    again = project.run("import", str(file))
+    assert (again.returncode, "nothing new, 1,000 events are imported" in again.stdout) == (0, True)
+    file.write_text(LINES + '{"event_type": "hit", "damage": 1000}\n')
+    grown = project.run("import", "--json", str(file))
+    assert json.loads(grown.stdout)["files"][0]["events"] == 1
+    assert damages(project) == list(range(1001))
+    project.run("import", "--again", str(file))
+    assert len(damages(project)) == 2002
+
+
+def test_a_file_that_changed_is_refused(project: Project) -> None:
+    file = project.folder / "events.jsonl"
+    file.write_text(LINES)
+    project.run("import", str(file))
+    file.write_text("\n" + LINES)
+    ran = project.run("import", str(file))
+    assert (ran.returncode, "has changed" in ran.stderr, "--again" in ran.stderr) == (1, True, True)
+
+
+def test_bad_lines_are_in_quarantine_and_blank_ones_are_none(project: Project) -> None:
+    file = project.folder / "events.jsonl"
+    file.write_bytes(
+        b'\xef\xbb\xbf{"event_type": "hit"}\r\n\r\n  \n{"event_type": "hit", "damage": "x"}\n'
+        b'\xff\xfe\n{"event_type": "hit"}'
+    )
+    ran = project.run("import", str(file))
+    assert ran.returncode == 0, ran.stderr
+    assert len(damages(project)) == 2
+    reasons = project.pipeline.sql("select reason from quarantine order by 1").rows()
+    assert reasons == [("not_json",), ("wrong_type",)]
+
+
+def test_a_file_that_breaks_off_keeps_what_came_before(project: Project) -> None:
+    file = project.folder / "events.gz"
+    whole = gzip.compress(LINES.encode(), 0)
+    file.write_bytes(whole[: len(whole) // 2])
+    ran = project.run("import", str(file))
+    assert (ran.returncode, "breaks off" in ran.stderr, "Traceback" in ran.stderr) == (1, True, False)
+    assert len(damages(project)) > 300
+    file.write_bytes(whole)
+    assert project.run("import", str(file)).returncode == 0
+    assert damages(project) == list(range(1000))
+
+
+def test_events_with_ids_of_their_own_keep_them(project: Project) -> None:
+    file = project.folder / "events.jsonl"
+    file.write_text('{"event_type": "hit", "event_id": "mine"}\n' * 2 + '{"event_type": "hit"}\n')
+    project.run("import", str(file))
+    ids = [i for (i,) in project.pipeline.sql("select event_id from hit order by 1 desc").rows()]
+    assert ids[0] == "mine" and len(ids) == 2 and ids[1].startswith("import-")
+
+
+def test_kills_at_random_moments_double_nothing_and_lose_nothing(project: Project) -> None:
+    """Batches of ten lines, so that there are many moments; a lander at work makes some of them landed."""
+    chance = random.Random(7)
+    file = project.folder / "events.jsonl"
+    file.write_text(LINES)
+    program = (
+        "import sys, questlog.importer as i; i.BATCH_LINES = 10; from questlog.cli import main;"
+        "sys.argv = ['questlog', *sys.argv[1:]]; main()"
+    )
+    argv = [sys.executable, "-c", program, "-C", str(project.folder), "import", "--no-land", str(file)]
+    kills = 0
+    for _ in range(100):
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline, seconds = time.monotonic() + 60, chance.uniform(0.0, 0.08)
+        noted = project.folder / ".questlog" / "imports"
+        before = _events(noted)
+        while process.poll() is None and _events(noted) == before and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            break
+        kills += 1
+        if kills % 3 == 0:
+            project.run("land")
+    assert kills >= 3
+    assert project.run("import", str(file)).returncode == 0
+    assert damages(project) == list(range(1000))
+
+
+def _events(folder: Path) -> str:
+    return "".join(path.read_text() for path in folder.glob("*.json")) if folder.exists() else ""
+
+
+def test_the_batch_in_doubt_is_looked_up(project: Project) -> None:
+    """Logged but not noted: the state is put back to before the last batch, as a power cut may."""
+    file = project.folder / "events.jsonl"
+    file.write_text("".join(LINES.splitlines(True)[:600]))
+    assert project.run("import", str(file)).returncode == 0
+    (note,) = (project.folder / ".questlog" / "imports").glob("*.json")
+    state = json.loads(note.read_text())
+    note.write_text(json.dumps({**state, "lines": 0, "events": 0, "digest": "", "finished": False}))
+    file.write_text(LINES)
+    assert project.run("import", str(file)).returncode == 0
+    assert damages(project) == list(range(1000))
+
+
+def test_two_at_once_are_refused(project: Project) -> None:
+    read, write = os.pipe()
+    argv = ["import", "--name", "feed", "-"]
+    first = subprocess.Popen([sys.executable, "-m", "questlog", "-C", str(project.folder), *argv], stdin=read)
+    os.close(read)
+    os.write(write, LINES[:500].encode())
+    lock = project.folder / ".questlog" / "imports"
+    deadline = time.monotonic() + 20
+    while not list(lock.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    ran = project.run(*argv, input=LINES)
+    assert (ran.returncode, "by another process" in ran.stderr) == (1, True)
+    os.write(write, LINES[500:].encode())
+    os.close(write)
+    assert first.wait(20) == 0
+    assert project.run(*argv, input=LINES).returncode == 0
+    assert damages(project) == list(range(1000))
+
+
+@pytest.mark.parametrize("path", ["missing.jsonl", "."])
+def test_what_cannot_be_read_is_a_sentence(project: Project, path: str) -> None:
+    ran = project.run("import", str(project.folder / path))
+    assert (ran.returncode, "cannot be read" in ran.stderr, "Traceback" in ran.stderr) == (1, True, False)
