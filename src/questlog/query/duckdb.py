@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import difflib
 import os
 import sqlite3
@@ -90,6 +91,7 @@ class DuckDBEngine:
         if len(statements) != 1:
             raise QueryError(f"{len(statements) or 'no'} statements; run one at a time")
         if self._pid != os.getpid():  # a forked child has its parent's locks and connections: leave them
+            _keep_for_ever(self._database, self._catalog)
             self._reset()
         for attempt in range(_ATTEMPTS):
             cursor = self._cursor()
@@ -271,6 +273,12 @@ def _events(plan: Plan, columns: Mapping[str, list[ViewColumn]]) -> dict[str, li
         return {}
     types = {name: own for name, own in columns.items() if name != QUARANTINE_TABLE}
     return {EVENTS: events_columns(types, [header_column(header) for header in plan.headers])}
+
+
+def _keep_for_ever(*parents: object) -> None:
+    """Let nothing close these: closing a database whose threads were left behind in the parent crashes."""
+    for each in parents:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
 
 
 def _interrupt(cursor: duckdb.DuckDBPyConnection, done: threading.Event) -> None:
