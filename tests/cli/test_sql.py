@@ -48,7 +48,8 @@ def test_json(project: Project, format_: str) -> None:
 
 def test_json_of_values_that_json_has_no_word_for(project: Project) -> None:
     statement = (
-        "select 1267650600228229401496703205376::hugeint as n, 'nan'::double as odd, interval 90 minutes as took, '\\xff'::blob as bytes,"
+        "select 1267650600228229401496703205376::hugeint as n,"
+        " 'nan'::double as odd, interval 90 minutes as took, '\\xff'::blob as bytes,"
         " map {'a': 1.5} as m, {'x': [date '2026-01-02']} as s, timestamp '2026-01-02 03:04:05.678' as at, 1 as n"
     )
     (row,) = json.loads(project.run("sql", "--json", statement).stdout)

@@ -6,6 +6,7 @@ import http.client
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ ROUNDS = (
     ("user1.comcast.com", "/join_guild", 25),
     ("foo.gmail.com", "/join_guild", 25),
 )
+MEASURED = 20
 
 
 @click.command()
@@ -48,7 +50,7 @@ def demo(folder: str) -> None:
         _wait(port, server)
         click.echo(f"The swords game runs on http://127.0.0.1:{port} (process {server.pid}).")
         _send_traffic(port)
-        lag_ms = _measure(pipeline, port)
+        lags = _measure(pipeline, port)
         with pipeline.lander() as lander:
             lander.drain()
         _send_bad(pipeline)
@@ -56,12 +58,17 @@ def demo(folder: str) -> None:
     finally:
         server.terminate()
         server.wait(10)
-    click.echo(f"\nAn event was visible in SQL {lag_ms:.0f} ms after its acknowledgement.")
+    click.echo(
+        f"\nAn event was visible in SQL {statistics.median(lags):.0f} ms after its acknowledgement"
+        f" (median of {len(lags)}; {max(lags):.0f} ms at most)."
+    )
     click.echo(f"The data stays in {target}. Try next:\n")
     for line in (
         "sql 'select event_type, count(*) from events group by 1'",
-        "sql 'select reason, raw_event from quarantine'",
-        "status",
+        "sql                 a shell, with completion of tables and columns",
+        "status              where every event is",
+        "tail                the latest events; new ones as they come",
+        "plan show           what may be sent",
     ):
         click.echo(f"  questlog -C {os.path.relpath(target)} {line}")
 
@@ -130,14 +137,21 @@ def _get(port: int, path: str, host: str) -> None:
         raise QuestlogError(f"GET {path} answered {response.status}", hint="see server.log")
 
 
-def _measure(pipeline: Pipeline, port: int) -> float:
-    """Return the milliseconds from an acknowledgement to the first query that shows the event."""
-    _get(port, "/", "localhost")
-    acknowledged = time.monotonic()
-    while not pipeline.sql('select count(*) from "default"').rows()[0][0]:
-        if time.monotonic() - acknowledged > 10:
-            raise QuestlogError("an acknowledged event was not visible within 10 s")
-    return (time.monotonic() - acknowledged) * 1000
+def _measure(pipeline: Pipeline, port: int) -> list[float]:
+    """Return the milliseconds from an acknowledgement to the first query that shows the event, several times.
+
+    This process has asked before, as a dashboard has: the first question of a process imports the engine.
+    """
+    lags = []
+    pipeline.sql("select count(*) from events")
+    for count in range(1, MEASURED + 1):
+        _get(port, "/", "localhost")
+        acknowledged = time.monotonic()
+        while pipeline.sql('select count(*) from "default"').rows()[0][0] < count:
+            if time.monotonic() - acknowledged > 10:
+                raise QuestlogError("an acknowledged event was not visible within 10 s")
+        lags.append((time.monotonic() - acknowledged) * 1000)
+    return lags
 
 
 def _send_bad(pipeline: Pipeline) -> None:

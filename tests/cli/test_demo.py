@@ -1,0 +1,50 @@
+"""`questlog demo`: right answers end with 0, a wrong one does not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def demo(folder: Path, change: str = "pass") -> subprocess.CompletedProcess[str]:
+    program = f"import sys, questlog.cli.demo as demo; {change}; from questlog.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, "demo", "--folder", str(folder)], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_demo_answers_and_leaves_its_data(tmp_path: Path) -> None:
+    ran = demo(tmp_path / "demo")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for line in (
+        "right: sword purchases = 25",
+        "right: guild joins by host = {'user1.comcast.com': 25, 'foo.gmail.com': 25}",
+        "right: guild joins = 50",
+        "right: reasons = ['not_json', 'unknown_event_type']",
+        "ms after its acknowledgement (median of 20;",
+    ):
+        assert line in ran.stdout
+    again = [sys.executable, "-m", "questlog", "-C", str(tmp_path / "demo"), "sql", "select count(*) from join_guild"]
+    assert "50" in subprocess.run(again, capture_output=True, text=True, check=True).stdout
+    assert demo(tmp_path / "demo").returncode == 0, "a second demo starts anew"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "demo.ROUNDS = (('user1.comcast.com', '/purchase_a_sword', 24), *demo.ROUNDS[1:])",
+        "demo.ROUNDS = (*demo.ROUNDS[:2], ('bar.gmail.com', '/join_guild', 25))",
+        "demo._send_bad = lambda pipeline: None",
+    ],
+)
+def test_a_wrong_answer_is_a_failure(tmp_path: Path, change: str) -> None:
+    ran = demo(tmp_path / "demo", change)
+    assert (ran.returncode, "wrong answer for" in ran.stderr) == (1, True)
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    ran = demo(tmp_path)
+    assert (ran.returncode, "holds something else" in ran.stderr) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
