@@ -100,7 +100,8 @@ def _row_groups(paths: Sequence[str], shape: Shape, beat: Callable[[], None]) ->
         with pq.ParquetFile(path) as file:
             renamed = names_by_id(file.schema_arrow, shape.schema)
             for batch in file.iter_batches(ROW_GROUP_ROWS):
-                table = aligned(pa.Table.from_batches([batch]), shape.arrow, renamed)
+                known = pa.Table.from_batches([batch]).select(list(renamed))  # not what another engine dropped
+                table = aligned(known, shape.arrow, renamed)
                 waiting.append(table)
                 rows, size = rows + table.num_rows, size + table.nbytes
                 if rows >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:

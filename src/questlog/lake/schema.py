@@ -74,8 +74,9 @@ def grown(
             if old is not None:
                 fields[name] = fields.pop(old)
                 former = {o: name if n == old else n for o, n in former.items() if o != name} | {old: name}
-            elif former.get(name) in fields and former[name] not in columns.names:
-                name = moved[name] = former[name]
+            elif _may_move(former.get(name, ""), fields, column, columns.names):
+                moved[name] = former[name]
+                name = former[name]
         found = fields.get(name)
         doc = (column.metadata or {}).get(b"comment", b"").decode() or (found.doc if found else None)
         field_id = found.field_id if found else next(ids)
@@ -85,6 +86,17 @@ def grown(
     order = {field.field_id: place for place, field in enumerate(schema.fields)}
     ordered = sorted(fields.values(), key=lambda field: order.get(field.field_id, field.field_id + len(order)))
     return Growth(Schema(*ordered), moved, former, next(ids) - 1)
+
+
+def _may_move(name: str, fields: Mapping[str, NestedField], column: pa.Field, planned: Sequence[str]) -> bool:
+    """Return whether *column*, once renamed to *name*, may be written there: the plan that renamed it is away."""
+    if name not in fields or name in planned:
+        return False
+    try:
+        _merged(fields[name].field_type, column.type, count(0), name)
+    except QuestlogError:  # another field that took the old name
+        return False
+    return True
 
 
 def _new_type(type_: pa.DataType, ids: Iterator[int]) -> IcebergType:
@@ -158,6 +170,9 @@ def _arrow_type(type_: IcebergType) -> pa.DataType:
 def aligned(rows: pa.Table, target: pa.Schema, renamed: Mapping[str, str] | None = None) -> pa.Table:
     """Return *rows* with exactly the columns of *target*: cast to wider types, null where absent."""
     names = {(renamed or {}).get(name, name): name for name in rows.column_names}
+    lost = names.keys() - set(target.names)
+    if lost or len(names) < rows.num_columns:
+        raise QuestlogError(f"no column for {', '.join(sorted(lost)) or 'a field'}", hint="report this as a defect")
     columns = [
         rows.column(names[field.name]).cast(field.type)
         if field.name in names
