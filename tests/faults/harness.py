@@ -24,9 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import questlog
-from questlog.lake.state import LakeState, load_state
-
 HERE = Path(__file__).parent
 SWORDS = HERE.parents[1] / "examples" / "swords"
 ROUTES = {"/": "default", "/purchase_a_sword": "sword_purchases", "/join_guild": "join_guild"}
@@ -54,12 +51,23 @@ class Process:
 
     def kill_child(self, chance: random.Random) -> bool:
         """SIGKILL one child, such as a worker; return whether there was one."""
-        with contextlib.suppress(OSError):
-            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-            if children:
+        children = _children(self.pid)
+        if children:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(int(chance.choice(children)), signal.SIGKILL)
                 return True
         return False
+
+    def freeze(self) -> None:
+        """Stop it with its children, and return when none of their threads runs any more."""
+        self.signal(signal.SIGSTOP)
+        wait_for(self.frozen, f"process {self.pid} stops")
+
+    def frozen(self) -> bool:
+        """Return whether every thread of it and of its children is stopped, or gone."""
+        processes = [str(self.pid), *_children(self.pid)]
+        states = (_state(task) for process in processes for task in Path("/proc", process, "task").glob("*"))
+        return all(state in "TtZX" for state in states)
 
     def wait(self, seconds: float) -> int | None:
         """Return the exit code, or None if it still runs after *seconds*."""
@@ -168,34 +176,27 @@ class Game:
 
     def run(self, *arguments: str) -> str:
         """Run one `questlog` command to its end and return what it printed."""
-        argv = ["questlog", "-C", str(self.root), *arguments]
+        return self._finish("questlog", "-C", str(self.root), *arguments)
+
+    def _finish(self, *argv: str) -> str:
         process = self.nursery.start(self.root, *argv, environment=self.environment)
         code = process.wait(120)
-        assert code == 0, f"questlog {arguments} -> {code}\n{process.complained()}"
+        assert code == 0, f"{argv} -> {code}\n{process.complained()}"
         return process.said()
-
-    def land_all(self) -> None:
-        """Land everything logged so far, in one undisturbed process."""
-        self.run("land")
 
     @property
     def mark(self) -> str:
         """The column that holds what a client calls its event."""
         return "user_agent" if self.app == "swords" else "event_id"
 
-    def marks(self) -> Counter[str]:
-        """Return each mark that SQL knows with the number of its rows, as any user's process would ask."""
-        parts = " union all ".join(f'select {self.mark} as mark from "{table}"' for table in ROUTES.values())
-        return Counter(dict(self.open().sql(f"select mark, count(*) from ({parts}) group by 1").rows()))
+    def marks(self, reader: str = "sql") -> Counter[str]:
+        """Return each mark in the tables with the number of its rows, asked with our `sql` or with plain `iceberg`."""
+        return Counter(json.loads(self._finish("answers", str(self.root), self.mark, reader)))
 
-    def open(self) -> Any:
-        """Open the project as a user's Python program would."""
-        overrides = {k.removeprefix("QUESTLOG_").lower(): v for k, v in self.environment.items()}
-        return questlog.open(str(self.root), **overrides)
-
-    def state(self) -> LakeState:
-        """Return what the catalog says is landed."""
-        return load_state(self.open().project.catalog)
+    def ledger(self) -> dict[str, int]:
+        """Return the counts that must balance."""
+        ledger: dict[str, int] = json.loads(self.run("status", "--json"))["ledger"]
+        return ledger
 
 
 class Clients:
@@ -285,6 +286,18 @@ class Killer(threading.Thread):
         self.join()
 
 
+def _children(pid: int) -> list[str]:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return []
+
+
+def _state(task: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (task / "stat").read_text().rsplit(")", 1)[1].split()[0]
+    return "X"
+
+
 def free_port() -> int:
     """Return a port nobody listens on now."""
     with socket.socket() as probe:
@@ -318,24 +331,10 @@ def assert_promise(known: Mapping[str, int], acknowledged: set[str], sent: set[s
 
 def assert_landed(game: Game, acknowledged: set[str], sent: set[str]) -> None:
     """Plain PyIceberg reads every table, finds the same rows as our SQL, and the ledger balances."""
-    known = iceberg_marks(game)
+    known = game.marks("iceberg")
     assert_promise(known, acknowledged, sent, "read by PyIceberg")
     assert known == game.marks()
-    ledger = json.loads(game.run("status", "--json"))["ledger"]
-    parts = sum(ledger[name] for name in ("tail", "landed", "quarantined", "duplicate"))
-    assert (ledger["accepted"], ledger["landed"]) == (parts, sum(known.values())), ledger
-
-
-def iceberg_marks(game: Game) -> Counter[str]:
-    """Return the marks in the tables as a stranger's PyIceberg sees them, with its own FileIO."""
-    from pyiceberg.catalog.sql import SqlCatalog
-
-    data = game.open().project.data
-    catalog = SqlCatalog("questlog", uri=f"sqlite:///{data / 'catalog.db'}", warehouse=str(data / "lake"))
-    marks: Counter[str] = Counter()
-    for identifier in catalog.list_tables("questlog"):
-        rows = catalog.load_table(identifier).scan().to_arrow()
-        if game.mark in rows.column_names:
-            marks.update(rows[game.mark].to_pylist())
-    catalog.close()
-    return marks
+    ledger = game.ledger()
+    assert ledger["tail"] == 0
+    assert ledger["accepted"] == sum(count for outcome, count in ledger.items() if outcome != "accepted")
+    assert ledger["landed"] == len(known)

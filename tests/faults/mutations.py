@@ -12,19 +12,19 @@ from typing import Any
 _STAGES = ("questlog.log", "questlog.land", "questlog.lake")
 
 
-def die_at_step(step: int) -> None:
-    """SIGKILL this process just before log, landing or lake make their *step*-th call of anything."""
-    left = step
+def signal_at_step(how: list[int]) -> None:
+    """Send this process the signal `how[1]` just before log, landing or lake make their `how[0]`-th call."""
+    left, number = how
 
     def count(frame: FrameType, event: str, _: object) -> None:
         nonlocal left
         if event.endswith("call") and str(frame.f_globals.get("__name__")).startswith(_STAGES):
             left -= 1
-            if left <= 0:
-                os.kill(os.getpid(), 9)
+            if left == 0:
+                os.kill(os.getpid(), number)
 
     sys.setprofile(count)
     threading.setprofile(count)
 
 
-MUTATIONS: dict[str, Callable[[Any], None]] = {"die_at_step": die_at_step}
+MUTATIONS: dict[str, Callable[[Any], None]] = {"signal_at_step": signal_at_step}

@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-_PROGRAMS = ("flask.cli", "gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "questlog.cli.run", "questlog.cli.sql")
+_PROGRAMS = ("flask.cli", "gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "questlog.cli.land", "questlog.cli.up",
+             "questlog.cli.sql", "questlog.cli.status")  # fmt: skip
 
 
 def main() -> None:
@@ -123,6 +124,8 @@ def _run(program: str) -> int:
         from gunicorn.app.wsgiapp import run
     elif program == "flask":
         from flask.cli import main as run
+    elif program == "answers":
+        from answers import main as run
     else:
         from questlog.cli import main as run
     return int(run() or 0)

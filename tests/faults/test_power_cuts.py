@@ -1,0 +1,64 @@
+"""Power cuts at random moments of servers and landers: the tables open, and what was answered 2xx is there once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import power
+import pytest
+from harness import FAST_LANDING, Clients, Game, Nursery, Process, assert_landed, assert_promise
+
+CUTS = int(os.environ.get("QUESTLOG_CUTS", "100"))
+SEED = int(os.environ.get("QUESTLOG_SEED", random.randrange(10**6)))
+
+
+@pytest.mark.timeout(600 + 3 * CUTS)
+def test_power_cuts_leave_tables_that_open_and_hold_all_acknowledged_once(nursery: Nursery, tmp_path: Path) -> None:
+    """One disk lives through all the cuts, so that what one leaves behind meets the next."""
+    if reason := power.why_not(tmp_path / "trial"):
+        pytest.skip(reason)
+    print(f"\nseed {SEED}: {CUTS} power cuts")
+    chance = random.Random(SEED)
+    with power.Disk(tmp_path, 128) as disk:
+        environment = {**FAST_LANDING, "QUESTLOG_DATA": f"{disk.path}/data", "QUESTLOG_MIN_FREE_MB": "8"}
+        game = Game(nursery, tmp_path / "game", environment=environment)
+        with Clients(game, seed=SEED) as clients, ThreadPoolExecutor(2) as at_once:
+            for cut in range(1, CUTS + 1):
+                live_until_cut(game, disk, chance)
+                acknowledged = set(clients.acknowledged)
+                readers = ("sql", "iceberg")
+                for reader, known in zip(readers, at_once.map(game.marks, readers), strict=True):
+                    needed = acknowledged if reader == "sql" else set()
+                    assert_promise(known, needed, set(clients.sent), f"after cut {cut}, read with {reader}")
+                if cut % 10 == 0:
+                    print(f"{cut} cuts, {len(acknowledged)} acknowledged, {len(known)} landed", flush=True)
+        assert len(known) > len(acknowledged) / 4, "too little was landed between the cuts to prove anything"
+        game.run("land")
+        assert_promise(game.marks(), clients.acknowledged, clients.sent, "after the last landing")
+        assert_landed(game, clients.acknowledged, clients.sent)
+
+
+def live_until_cut(game: Game, disk: power.Disk, chance: random.Random) -> None:
+    """Run server and lander, cut the power at a random moment or at a random step of landing, start the machine."""
+    step = {"signal_at_step": [chance.randrange(1, 1500), signal.SIGSTOP]} if chance.random() < 0.5 else {}
+    running = [game.serve(chance.choice(["gunicorn", "flask"])), game.land(chance.choice(["land", "up"]), **step)]
+    wait_for_life(running[1], chance.uniform(0.05, 0.7))
+    for process in running:
+        process.freeze()  # a machine without power answers nobody; Linux lets a running fsync succeed into the cut
+    disk.cut_power(chance.choice([power.DROP_JOURNAL, power.DROP_JOURNAL, power.FLUSH_JOURNAL]))
+    for process in running:
+        process.kill()
+    disk.unmount()
+    disk.mount()
+
+
+def wait_for_life(lander: Process, seconds: float) -> None:
+    """Return after *seconds*, or as soon as the lander froze at its step."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not lander.frozen():
+        time.sleep(0.005)
