@@ -1,9 +1,10 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+N ?= 1000
 STAMP := .venv/installed
 
-.PHONY: help demo test lint docs lock clean
+.PHONY: help demo test drill lint docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,6 +21,10 @@ demo: $(STAMP)  ## run the game, send it traffic, check the analyst's answers
 
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest
+
+drill: $(STAMP)  ## kill servers and landers N times and cut the power N/10 times (N=1000)
+	@QUESTLOG_DRILL=$(N) QUESTLOG_CUTS=$$(( $(N) / 10 )) $(BIN)/python -m pytest -s \
+	  tests/faults/test_kills.py tests/faults/test_power_cuts.py tests/faults/test_lander_crash_points.py
 
 lint: $(STAMP)  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

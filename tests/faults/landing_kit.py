@@ -85,8 +85,20 @@ def land(folder: Path, **settings: Any) -> None:
                 break
 
 
-def land_and_die(folder: str, point: int, after: bool) -> None:
+def land_mutated(folder: str, mutant: str) -> None:
+    """Land with a defect of `mutations.py`."""
+    from mutations import MUTATIONS
+
+    MUTATIONS[mutant](10_000)
+    land(Path(folder))
+
+
+def land_and_die(folder: str, point: int, after: bool, mutant: str = "") -> None:
     """Land, and die just before or after the *point*-th effect on the disk. Runs in a process of its own."""
+    if mutant:
+        from mutations import MUTATIONS
+
+        MUTATIONS[mutant](10_000)
     from questlog.lake import state
 
     done = 0

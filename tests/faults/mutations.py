@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,4 +28,91 @@ def signal_at_step(how: list[int]) -> None:
     threading.setprofile(count)
 
 
-MUTATIONS: dict[str, Callable[[Any], None]] = {"signal_at_step": signal_at_step}
+def no_fsync(_: Any) -> None:
+    """Let the log and the lake write as before, but never wait for the disk."""
+    from questlog.log.sqlite import partition
+
+    opened = partition.open_writer
+
+    def open_writer(path: Path) -> Any:
+        connection = opened(path)
+        connection.execute("pragma synchronous = off")
+        return connection
+
+    partition.open_writer = open_writer
+    os.fsync = lambda descriptor: None
+
+
+def drop_logged(every: int) -> None:
+    """Lose one record in *every* on its way into the log's file, its answer being 2xx all the same."""
+    from questlog.log.sqlite import SqliteLog
+
+    write, seen = SqliteLog._write, 0
+
+    def lossy(self: SqliteLog, rows: Any) -> Any:
+        nonlocal seen
+        kept = []
+        for row in rows:
+            kept.append([])
+            for line in row:
+                seen += 1
+                if seen % every:
+                    kept[-1].append(line)
+        return write(self, [row for row in kept if row])
+
+    SqliteLog._write = lossy  # type: ignore[method-assign]
+
+
+def drop_landed(every: int) -> None:
+    """Lose one record in *every* between the log and the tables."""
+    from questlog.land import loop
+
+    shape, seen = loop.shape, 0
+
+    def lossy(entries: Any, *args: Any, **named: Any) -> Any:
+        nonlocal seen
+        kept = []
+        for entry in entries:
+            seen += 1
+            if seen % every:
+                kept.append(entry)
+        return shape(kept, *args, **named)
+
+    loop.shape = lossy
+
+
+def no_skip(_: Any) -> None:
+    """Let each table take rows again that it already holds."""
+    from questlog.land import loop
+
+    shape = loop.shape
+    loop.shape = lambda *args, held=None, **named: shape(*args, **named)
+
+
+def position_apart(_: Any) -> None:
+    """Commit a table's position after its rows, in a transaction of its own, as a position file does."""
+    from questlog.lake import iceberg
+    from questlog.lake.state import encode, transaction
+
+    save, move = iceberg._save_table, iceberg.IcebergTables._move
+
+    def save_rows_only(connection: Any, table: str, *args: Any) -> None:
+        query = "select position from questlog_tables where name = ?"
+        before = connection.execute(query, (table,)).fetchone()
+        save(connection, table, *args)
+        old = before[0] if before else encode({})
+        connection.execute("update questlog_tables set position = ? where name = ?", (old, table))
+
+    def move_apart(self: Any, table: str, base: Any, change: Any, *args: Any) -> None:
+        move(self, table, base, change, *args)
+        position = iceberg._position(change.version.metadata)
+        with transaction(self.state) as connection:
+            connection.execute("update questlog_tables set position = ? where name = ?", (encode(position), table))
+
+    iceberg._save_table = save_rows_only
+    iceberg.IcebergTables._move = move_apart  # type: ignore[method-assign]
+
+
+MUTATIONS: dict[str, Callable[[Any], None]] = {
+    each.__name__: each for each in (signal_at_step, no_fsync, drop_logged, drop_landed, no_skip, position_apart)
+}

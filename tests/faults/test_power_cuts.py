@@ -24,7 +24,7 @@ def test_power_cuts_leave_tables_that_open_and_hold_all_acknowledged_once(nurser
         pytest.skip(reason)
     print(f"\nseed {SEED}: {CUTS} power cuts")
     chance = random.Random(SEED)
-    with power.Disk(tmp_path, 128) as disk:
+    with power.Disk(tmp_path, 128 + CUTS) as disk:
         environment = {**FAST_LANDING, "QUESTLOG_DATA": f"{disk.path}/data", "QUESTLOG_MIN_FREE_MB": "8"}
         game = Game(nursery, tmp_path / "game", environment=environment)
         with Clients(game, seed=SEED) as clients, ThreadPoolExecutor(2) as at_once:

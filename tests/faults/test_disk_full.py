@@ -1,0 +1,106 @@
+"""A disk of 16 MB fills up, stops being writable, and comes back: server, lander and questions meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import power
+import pytest
+from harness import FAST_LANDING, Clients, Game, Nursery, assert_landed, assert_promise, wait_for
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[power.Disk]:
+    if reason := power.why_not(tmp_path / "trial"):
+        pytest.skip(reason)
+    with power.Disk(tmp_path / "small", 16) as disk:
+        yield disk
+
+
+def start(nursery: Nursery, tmp_path: Path, disk: power.Disk, watermark_mb: int) -> Game:
+    environment = {
+        **FAST_LANDING, "QUESTLOG_DATA": f"{disk.path}/data", "QUESTLOG_MIN_FREE_MB": str(watermark_mb),
+        "QUESTLOG_RETRY_AFTER_SECONDS": "3",
+    }  # fmt: skip
+    return Game(nursery, tmp_path / "game", environment=environment)
+
+
+def fill(disk: power.Disk, leave: int) -> Path:
+    """Let somebody else's file take the disk's space except *leave* bytes."""
+    ballast = disk.path / "ballast"
+    with ballast.open("wb") as file:
+        while disk.free() > leave:
+            try:
+                file.write(b"x" * max(1024, min(1 << 20, disk.free() - leave)))
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                break
+    return ballast
+
+
+@pytest.mark.parametrize("watermark_mb", [4, 0], ids=["at the watermark", "without a watermark, at the last byte"])
+def test_a_full_disk_refuses_in_time_and_loses_nothing(
+    nursery: Nursery, tmp_path: Path, disk: power.Disk, watermark_mb: int
+) -> None:
+    game = start(nursery, tmp_path, disk, watermark_mb)
+    running = [game.serve("gunicorn"), game.land("up")]
+    with Clients(game, seed=1) as clients:
+        for _ in range(2):
+            before = len(clients.acknowledged)
+            wait_for(lambda before=before: len(clients.acknowledged) > before + 30, "events are accepted")
+            ballast = fill(disk, leave=3 << 20 if watermark_mb else 0)
+            full = time.monotonic()
+            refused = len(clients.refusals)
+            if watermark_mb:
+                wait_for(lambda n=refused: len(clients.refusals) > n, "a refusal at the watermark", 1.0)
+            wait_for(lambda n=refused: len(clients.refusals) > n + 20, "refusals")
+            at, status, retry_after = clients.refusals[refused]
+            assert (status, retry_after) == (503, "3")
+            if watermark_mb:
+                assert at - full < 1.0
+                settled = len(clients.acknowledged)
+                time.sleep(0.5)
+                assert len(clients.acknowledged) == settled, "below the watermark nothing is accepted"
+            acknowledged = set(clients.acknowledged)
+            assert_promise(game.marks(), acknowledged, set(clients.sent), "on the full disk")
+            ballast.unlink()
+            after = len(clients.acknowledged)
+            wait_for(lambda after=after: len(clients.acknowledged) > after + 10, "events are accepted again")
+    for process in running:
+        process.signal(15)
+        assert process.wait(30) is not None
+    game.run("land")
+    assert_landed(game, clients.acknowledged, clients.sent)
+    assert {status for _, status, _ in clients.refusals} == {503}
+
+
+def test_a_disk_that_cannot_be_written_refuses_and_comes_back(
+    nursery: Nursery, tmp_path: Path, disk: power.Disk
+) -> None:
+    """As when the kernel turns a failing disk read-only: fsync and writes fail under the server's feet."""
+    game = start(nursery, tmp_path, disk, 1)
+    server = game.serve("gunicorn")
+    with Clients(game, seed=2) as clients:
+        wait_for(lambda: len(clients.acknowledged) > 30, "events are accepted")
+        disk.cut_power()  # every write and fsync fails from now on; what was acknowledged is on the disk
+        refused = len(clients.refusals)
+        wait_for(lambda: len(clients.refusals) > refused + 20, "refusals")
+        settled = len(clients.acknowledged)
+        time.sleep(0.5)
+        assert len(clients.acknowledged) == settled, "a disk that fails every fsync acknowledges nothing"
+        assert {status for _, status, _ in clients.refusals[refused:]} == {503}
+    server.kill()
+    disk.unmount()
+    disk.mount()
+    assert_promise(game.marks(), clients.acknowledged, clients.sent, "after the disk came back")
+    server = game.serve("gunicorn")
+    with Clients(game, seed=3) as again:
+        wait_for(lambda: len(again.acknowledged) > 10, "events are accepted again")
+    server.kill()
+    acknowledged, sent = clients.acknowledged | again.acknowledged, clients.sent | again.sent
+    game.run("land")
+    assert_landed(game, acknowledged, sent)
