@@ -17,6 +17,7 @@ _COMMANDS = {
     "doctor": ("questlog.cli.doctor", "Check disk, settings, versions and the state of the data."),
     "import": ("questlog.cli.load", "Read events from JSON Lines files."),
     "land": ("questlog.cli.land", "Land everything logged so far, then stop."),
+    "plan": ("questlog.cli.plan", "Check, show, compare and extend the tracking plan."),
     "sql": ("questlog.cli.sql", "Run SQL, or open a shell to type it in."),
     "status": ("questlog.cli.status", "Show what is accepted, landed, waiting and quarantined."),
     "tail": ("questlog.cli.tail", "Follow events as they are accepted."),

@@ -79,7 +79,10 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole plan. `version` is a hash of what it means: equal plans have equal versions anywhere."""
+    """A whole plan. `version` is a hash of what it means: equal plans have equal versions anywhere.
+
+    `text` is the file it was read from, which may say the same in many ways.
+    """
 
     game: str
     version: str
@@ -88,7 +91,8 @@ class Plan:
     events: Mapping[str, Event] = field(default_factory=dict)
     routes: Mapping[str, str] = field(default_factory=dict)
     dedup_hours: float = 24.0
-    text: str = ""
+    description: str = ""
+    text: str = field(default="", compare=False, repr=False)
 
     @property
     def tables(self) -> dict[str, list[Event]]:

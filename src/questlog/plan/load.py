@@ -2,245 +2,343 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
+import math
 import re
 import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from questlog.errors import PlanError
-from questlog.plan import MODES, SCALARS, Envelope, Event, Field, Plan, Type
+from questlog.plan import MODES, Envelope, Event, Field, Plan, Type
+from questlog.plan.check import option_faults, shown
+from questlog.plan.columns import ENVELOPE, LAST, header_column
+from questlog.plan.lines import key_lines
+from questlog.plan.tables import shared_faults
+from questlog.plan.types import NAME, NAME_RULE, nearest
+from questlog.plan.types import parse_type as parse_type
+from questlog.plan.version import plan_version
 
-NAME = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
-RESERVED = (
-    "event_id", "event_type", "event_time", "received_time", "player_id", "session_id", "sequence",
-    "raw_event", "plan_version", "events", "quarantine",
-)  # fmt: skip
+RESERVED = frozenset({*(column.name for column in (*ENVELOPE, *LAST)), "received_day"})
+"""Columns that every table has; `received_day` is what its files are partitioned by."""
+VIEWS = ("events", "quarantine")
+SECRET_HEADERS = frozenset({"cookie", "set-cookie", "authorization", "proxy-authorization"})
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+LONGEST_WINDOW_HOURS = 8784.0
 _FIELD_KEYS = tuple(name for name in Field.__dataclass_fields__ if name != "name")
 _EVENT_KEYS = ("table", "mode", "description", "owner", "match", "fields")
 _TOP_KEYS = ("game", "headers", "envelope", "events", "routes")
-_ROUTE = re.compile(r"^(GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) /\S*$")
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+Where = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """One fault of a plan file: its line, from 1, the path of the key, and what is wrong with it."""
+
+    line: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.path}: {self.message}" if self.path else f"line {self.line}: {self.message}"
 
 
 def load_plan(path: str | Path) -> Plan:
     """Return the plan in *path*; raise `PlanError` with every fault, each with file and line."""
+    return parse_plan(read_text(path), str(path))
+
+
+def read_text(path: str | Path) -> str:
+    """Return a plan file's text; raise `PlanError` if it cannot be read."""
     try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(str(path), [f"cannot be read: {error}"]) from error
-    return parse_plan(text, str(path))
+        return Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PlanError(str(path), [f"is not UTF-8 at byte {error.start}; save it as UTF-8"]) from error
+    except OSError as error:
+        raise PlanError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
 
 
 def parse_plan(text: str, path: str = "plan.toml") -> Plan:
     """Return the plan in *text*; *path* is only for messages."""
+    plan, faults = check_plan(text)
+    if plan is None:
+        raise PlanError(path, [str(fault) for fault in faults])
+    return plan
+
+
+def check_plan(text: str) -> tuple[Plan | None, list[Fault]]:
+    """Return the plan in *text*, or None and all its faults in the order of their lines."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PlanError(path, [f"not TOML: {error}"]) from error
-    return _Reader(text, path).plan(document)
+    except (ValueError, RecursionError) as error:
+        return None, [_syntax_fault(text, error)]
+    reader = _Reader()
+    plan = reader.plan(document, text)
+    if not reader.faults:
+        return plan, []
+    lines = key_lines(text)
+    return None, sorted(Fault(_line(lines, where), dotted(where), message) for where, message in reader.faults)
+
+
+def _syntax_fault(text: str, error: Exception) -> Fault:
+    """Return the first fault of a text that is not TOML; beyond it nothing can be told."""
+    if isinstance(error, RecursionError):
+        return Fault(1, "", "nested too deep to be read")
+    message, _, place = str(error).partition(" (at ")
+    found = re.match(r"line (\d+), column (\d+)", place)
+    line = int(found.group(1)) if found else text.rstrip().count("\n") + 1
+    column = f", column {found.group(2)}" if found else ""
+    return Fault(line, "", f"not TOML{column}: {message}")
+
+
+def _line(lines: Mapping[Where, int], where: Where) -> int:
+    """Return the line of the deepest part of *where* that the file has."""
+    for length in range(len(where), 0, -1):
+        if where[:length] in lines:
+            return lines[where[:length]]
+    return 1
+
+
+def dotted(where: Iterable[str | int]) -> str:
+    """Return a path as TOML writes it: events.buy.fields.price, headers.keep[0], routes."GET /"."""
+    text = ""
+    for part in where:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + (part if _BARE.fullmatch(part) else f'"{part}"')
+    return text
 
 
 class _Reader:
     """Walks the document; a fault never stops the walk."""
 
-    def __init__(self, text: str, path: str) -> None:
-        self.text, self.path = text, path
-        self.lines = text.splitlines()
-        self.faults: list[tuple[int, str]] = []
+    def __init__(self) -> None:
+        self.faults: list[tuple[Where, str]] = []
 
-    def fault(self, where: tuple[str, ...], message: str) -> None:
-        line = self._line(where)
-        self.faults.append((line, f"line {line}: {'.'.join(where)}: {message}"))
+    def fault(self, where: Where, message: str) -> None:
+        self.faults.append((where, message))
 
-    def _line(self, where: tuple[str, ...]) -> int:
-        """Return the line of the deepest part of *where* that can be found, reading downwards."""
-        line = 0
-        for part in where:
-            word = re.compile(rf"(?<![\w-])[\"']?{re.escape(part)}[\"']?(?![\w-])")
-            for number in range(line, len(self.lines)):
-                code = self.lines[number].split("#", 1)[0]
-                if word.search(code):
-                    line = number
-                    break
-        return line + 1
-
-    def known(self, where: tuple[str, ...], table: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    def known(self, where: Where, table: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
         for key in table:
             if key not in allowed:
-                near = difflib.get_close_matches(key, allowed, 1)
-                guess = f"; did you mean {near[0]!r}?" if near else ""
-                self.fault((*where, key), f"unknown key{guess} Known: {', '.join(allowed)}")
+                self.fault((*where, key), "unknown key" + (nearest(key, allowed) or f"; known: {', '.join(allowed)}"))
 
-    def table(self, where: tuple[str, ...], value: Any) -> dict[str, Any]:
+    def table(self, where: Where, value: Any) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
-        self.fault(where, f"must be a table, not {value!r}")
+        self.fault(where, f"must be a table, as in [{dotted(where)}], not {shown(value)}")
         return {}
 
-    def plan(self, document: dict[str, Any]) -> Plan:
+    def text(self, where: Where, value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        self.fault(where, f"must be text in quotes, not {shown(value)}")
+        return ""
+
+    def plan(self, document: dict[str, Any], text: str) -> Plan:
+        """Read the whole document; what it returns counts only if there is no fault."""
         self.known((), document, _TOP_KEYS)
-        game = self.table(("game",), document.get("game", {}))
-        self.known(("game",), game, ("name", "description", "dedup_hours"))
-        headers = self.table(("headers",), document.get("headers", {}))
-        self.known(("headers",), headers, ("keep",))
-        envelope = self.table(("envelope",), document.get("envelope", {}))
-        self.known(("envelope",), envelope, tuple(Envelope.__dataclass_fields__))
+        parts = {key: self.table((key,), document.get(key, {})) for key in _TOP_KEYS}
+        headers = self.headers(parts["headers"])
+        envelope = self.envelope(parts["envelope"])
+        taken = {header_column(header): header for header in headers}
         events = {
-            name: self.event(name, self.table(("events", name), body))
-            for name, body in self.table(("events",), document.get("events", {})).items()
+            name: self.event(name, self.table(("events", name), body), taken) for name, body in parts["events"].items()
         }
-        routes = self.table(("routes",), document.get("routes", {}))
-        for route, name in routes.items():
-            if not _ROUTE.match(route):
-                self.fault(("routes", route), 'must be "METHOD /path"')
-            if name not in events:
-                self.fault(("routes", route), f"event {name!r} is not declared{self._near(name, events)}")
-        self._check_tables(events)
-        if self.faults:
-            raise PlanError(self.path, [message for _, message in sorted(self.faults)])
-        keep = tuple(headers.get("keep", Plan.__dataclass_fields__["headers"].default))
-        digest = hashlib.sha256(repr(_meaning(document)).encode()).hexdigest()[:12]
-        return Plan(
-            game=str(game.get("name", "game")),
-            version=digest,
-            headers=keep,
-            envelope=Envelope(**envelope),
-            events=events,
-            routes=routes,
-            dedup_hours=float(game.get("dedup_hours", 24.0)),
-            text=self.text,
-        )
+        self.same_but_for_case(("events",), events)
+        for where, message in shared_faults(events):
+            self.fault(where, message)
+        routes = {route: self.route(route, name, events, envelope) for route, name in parts["routes"].items()}
+        name, description, dedup_hours = self.game(parts["game"])
+        plan = Plan(name, "", headers, envelope, events, routes, dedup_hours, description, text)
+        return plan if self.faults else with_version(plan)
 
-    def _near(self, word: str, words: Any) -> str:
-        near = difflib.get_close_matches(str(word), list(words), 1)
-        return f"; did you mean {near[0]!r}?" if near else ""
+    def game(self, body: dict[str, Any]) -> tuple[str, str, float]:
+        self.known(("game",), body, ("name", "description", "dedup_hours"))
+        hours = body.get("dedup_hours", 24.0)
+        number = isinstance(hours, int | float) and not isinstance(hours, bool) and math.isfinite(hours)
+        if not number or not 0 <= hours <= LONGEST_WINDOW_HOURS:
+            self.fault(("game", "dedup_hours"), f"must be 0 to {LONGEST_WINDOW_HOURS:.0f} hours, not {shown(hours)}")
+            hours = 0
+        name, description = body.get("name", "game"), body.get("description", "")
+        return self.text(("game", "name"), name), self.text(("game", "description"), description), float(hours)
 
-    def event(self, name: str, body: dict[str, Any]) -> Event:
-        where = ("events", name)
+    def headers(self, body: dict[str, Any]) -> tuple[str, ...]:
+        self.known(("headers",), body, ("keep",))
+        keep = body.get("keep", list(Plan("", "").headers))
+        if not isinstance(keep, list):
+            self.fault(("headers", "keep"), f'must be a list, as in keep = ["User-Agent"], not {shown(keep)}')
+            return ()
+        seen: dict[str, str] = {}
+        for index, header in enumerate(keep):
+            where: Where = ("headers", "keep", index)
+            if not isinstance(header, str) or not _HEADER.fullmatch(header):
+                self.fault(where, f"{shown(header)} is no header's name: letters, digits and -, as in User-Agent")
+                continue
+            column = header_column(header)
+            if header.lower() in SECRET_HEADERS:
+                self.fault(where, f"{header} holds secrets and is never kept")
+            elif column in RESERVED:
+                self.fault(where, f"its column {column} is one that every table has")
+            elif column in seen:
+                self.fault(where, f"{header} and {seen[column]} are one column, {column}")
+            seen.setdefault(column, header)
+        return tuple(seen.values())
+
+    def envelope(self, body: dict[str, Any]) -> Envelope:
+        names = tuple(Envelope.__dataclass_fields__)
+        self.known(("envelope",), body, names)
+        good: dict[str, str] = {}
+        for name, path in body.items():
+            where = ("envelope", name)
+            if name not in names:
+                continue
+            if not isinstance(path, str) or not (self.is_path(path) or (name == "fields" and not path)):
+                self.fault(where, f'must be the path of a key, as in "meta.time", not {shown(path)}')
+            else:
+                good[name] = path
+        found = Envelope(**good)
+        paths: dict[str, str] = {}
+        for name in names[:-1]:
+            other = paths.setdefault(getattr(found, name), name)
+            if other != name:
+                place = name if name in good else other
+                self.fault(("envelope", place), f"{name} and {other} are both at {getattr(found, name)!r}")
+        return found
+
+    def is_path(self, path: str) -> bool:
+        return bool(path) and all(path.split("."))
+
+    def event(self, name: str, body: dict[str, Any], taken: Mapping[str, str]) -> Event:
+        where: Where = ("events", name)
         self.known(where, body, _EVENT_KEYS)
-        if not NAME.match(name):
-            self.fault(where, "a name is a-z, 0-9 and _, starts with a letter, 64 at most")
+        self.name(where, name, f'match = {{ event_type = "{name}" }}')
         table = body.get("table", name)
-        if not isinstance(table, str) or not NAME.match(table) or table in ("events", "quarantine"):
-            self.fault((*where, "table"), f"{table!r} cannot name a table")
+        at = (*where, "table") if "table" in body else where
+        if table in VIEWS:
+            self.fault(at, f"{table!r} is what queries call something else; give it another table")
+        elif "table" in body and (not isinstance(table, str) or not NAME.fullmatch(table)):
+            self.fault(at, f"{shown(table)} cannot name a table: {NAME_RULE}")
         mode = body.get("mode", "quarantine")
         if mode not in MODES:
-            self.fault((*where, "mode"), f"{mode!r} is no mode{self._near(mode, MODES)} Known: {', '.join(MODES)}")
+            known = nearest(mode, MODES) or f"; the modes are {', '.join(MODES)}"
+            self.fault((*where, "mode"), f"{shown(mode)} is no mode{known}")
         match = self.table((*where, "match"), body.get("match", {}))
+        for path, value in match.items():
+            if not self.is_path(path):
+                self.fault((*where, "match", path), "must be the path of a key, as in meta.kind")
+            if not isinstance(value, str | int | float | bool):
+                self.fault((*where, "match", path), f"must be text, a number, true or false, not {shown(value)}")
         fields = self.table((*where, "fields"), body.get("fields", {}))
-        return Event(
-            name=name,
-            table=str(table),
-            mode=str(mode),
-            description=str(body.get("description", "")),
-            owner=str(body.get("owner", "")),
-            match=tuple(match.items()),
-            fields=tuple(self.field((*where, "fields", key), key, value) for key, value in fields.items()),
-        )
+        found = tuple(self.field((*where, "fields", key), key, value, taken) for key, value in fields.items())
+        self.same_but_for_case((*where, "fields"), fields)
+        self.aliases((*where, "fields"), found, taken)
+        description, owner = (self.text((*where, key), body.get(key, "")) for key in ("description", "owner"))
+        return Event(name, str(table), str(mode), description, owner, tuple(match.items()), found)
 
-    def field(self, where: tuple[str, ...], name: str, value: Any) -> Field:
-        body = {"type": value} if isinstance(value, str) else self.table(where, value)
+    def name(self, where: Where, name: str, otherwise: str) -> None:
+        if not NAME.fullmatch(name):
+            slug = re.sub(r"[^a-z0-9_]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")[:64]
+            better = f"write {slug}: " if NAME.fullmatch(slug) else ""
+            self.fault(where, f"{better}{NAME_RULE}; if senders call it {name!r}, add {otherwise}")
+
+    def same_but_for_case(self, where: Where, names: Iterable[str]) -> None:
+        seen: dict[str, str] = {}
+        for name in names:
+            other = seen.setdefault(name.lower(), name)
+            if other != name:
+                self.fault((*where, name), f"{name} and {other} differ only in case: in SQL they are one name")
+
+    def field(self, where: Where, name: str, value: Any, taken: Mapping[str, str]) -> Field:
+        if not isinstance(value, str | dict):
+            self.fault(where, f'write {name} = "int", or {name} = {{ type = "int" }}; not {shown(value)}')
+            return Field(name, Type("string"))
+        body = {"type": value} if isinstance(value, str) else value
         self.known(where, body, _FIELD_KEYS)
-        if not NAME.match(name):
-            self.fault(where, "a name is a-z, 0-9 and _, starts with a letter, 64 at most")
+        self.name(where, name, f'aliases = ["{name}"]')
         if name in RESERVED:
-            self.fault(where, f"{name!r} is a column every event has; choose another name")
-        type_ = self.type(where, body)
-        options: dict[str, Any] = {k: v for k, v in body.items() if k in _FIELD_KEYS and k != "type"}
-        for key in ("enum", "aliases"):
-            if key in options:
-                if not isinstance(options[key], list):
-                    self.fault((*where, key), "must be a list")
-                    del options[key]
-                else:
-                    options[key] = tuple(options[key])
-        if "pattern" in options:
-            try:
-                re.compile(options["pattern"])
-            except (re.error, TypeError) as error:
-                self.fault((*where, "pattern"), f"not a regular expression: {error}")
-        return Field(name=name, type=type_, **options)
+            self.fault(where, "is a column that every table has; choose another name")
+        elif name in taken:
+            self.fault(where, f"is the column of the header {taken[name]}; choose another name")
+        type_ = self.type(where, body, isinstance(value, str))
+        options: dict[str, Any] = {key: body[key] for key in body if key in _FIELD_KEYS and key != "type"}
+        if type_ is None:
+            return Field(name, Type("string"))
+        before = len(self.faults)
+        for below, message in option_faults(type_, options):
+            self.fault((*where, *below), message)
+        options.pop("aliases", None)
+        aliases = self.alias_list(where, body.get("aliases", []))
+        if len(self.faults) > before:
+            return Field(name, type_, aliases=aliases)
+        options |= {"enum": tuple(options.get("enum", ())), "aliases": aliases}
+        return Field(name, type_, **options)
 
-    def type(self, where: tuple[str, ...], body: dict[str, Any]) -> Type:
+    def alias_list(self, where: Where, value: Any) -> tuple[str, ...]:
+        if isinstance(value, list) and all(isinstance(alias, str) and alias for alias in value):
+            return tuple(value)
+        self.fault((*where, "aliases"), f'must be a list of former names, as in ["cost"], not {shown(value)}')
+        return ()
+
+    def type(self, where: Where, body: dict[str, Any], short: bool) -> Type | None:
         text = body.get("type", "enum" if "enum" in body else None)
+        at = where if short or "type" not in body else (*where, "type")
         if text is None:
-            self.fault(where, "has no type")
-            return Type("string")
+            self.fault(where, 'has no type, as in type = "string"')
+            return None
         try:
-            type_ = parse_type(str(text))
+            type_ = parse_type(text) if isinstance(text, str) else None
         except ValueError as error:
-            self.fault((*where, "type"), str(error))
-            return Type("string")
-        if type_.kind == "enum":
-            if not body.get("enum"):
-                self.fault(where, 'type "enum" needs enum = [values]')
+            self.fault(at, str(error))
+            return None
+        if type_ is None:
+            self.fault(at, f"must be text in quotes, not {shown(text)}")
+        elif type_.kind == "enum":
+            if "enum" not in body:
+                self.fault(at, 'needs the allowed values, as in enum = ["gold", "usd"]')
             return Type("string")
         return type_
 
-    def _check_tables(self, events: dict[str, Event]) -> None:
-        """Events that share a table must agree on each shared column's type."""
-        seen: dict[tuple[str, str], tuple[str, Type]] = {}
-        for event in events.values():
-            for field in event.fields:
-                other = seen.setdefault((event.table, field.name), (event.name, field.type))
-                if other[1] != field.type:
-                    self.fault(
-                        ("events", event.name, "fields", field.name),
-                        f"is {field.type} here and {other[1]} in {other[0]}, both in table {event.table}",
-                    )
+    def aliases(self, where: Where, fields: tuple[Field, ...], taken: Mapping[str, str]) -> None:
+        """An alias is the former name of one column only."""
+        owner = {field.name: field.name for field in fields}
+        for field in fields:
+            for index, alias in enumerate(field.aliases):
+                at = (*where, field.name, "aliases", index)
+                if alias == field.name or field.aliases.index(alias) < index:
+                    self.fault(at, f"{alias!r} is said twice")
+                elif alias in RESERVED or alias in taken:
+                    self.fault(at, f"{alias!r} is a column that every table has")
+                elif alias in owner:
+                    self.fault(at, f"{alias!r} means the field {owner[alias]} already")
+                owner.setdefault(alias, field.name)
+
+    def route(self, route: str, name: Any, events: Mapping[str, Event], envelope: Envelope) -> str:
+        where = ("routes", route)
+        method, space, path = route.partition(" ")
+        if method not in METHODS:
+            known = nearest(method, METHODS) or f"; the methods are {', '.join(METHODS)}"
+            self.fault(where, f'must be "METHOD /path"{known}')
+        elif not space or not re.fullmatch(r"/\S*", path):
+            self.fault(where, f'must be "METHOD /path", as in "{method} /shop/<item>"')
+        elif "?" in re.sub(r"<[^>]*>", "", path):
+            self.fault(where, "is told by its path alone, without a query string")
+        if not isinstance(name, str):
+            self.fault(where, f"must be an event's name in quotes, not {shown(name)}")
+        elif name not in events:
+            self.fault(where, f"event {name!r} is not declared{nearest(name, events)}")
+        elif any((path, value) != (envelope.event_type, name) for path, value in events[name].match):
+            self.fault(where, f"event {name!r} is told by its match, which a route does not send")
+        return str(name)
 
 
-def _meaning(value: Any) -> Any:
-    """Order does not matter to a plan, except that of fields: it is the order of columns."""
-    return value
+def with_version(plan: Plan) -> Plan:
+    """Return *plan* with the version that its meaning gives it."""
+    from dataclasses import replace
 
-
-def parse_type(text: str) -> Type:
-    """Return the type *text* names; raise ValueError with the nearest valid word."""
-    text = text.strip()
-    decimal = re.fullmatch(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)", text)
-    if decimal:
-        precision, scale = int(decimal.group(1)), int(decimal.group(2))
-        if not 1 <= precision <= 38 or scale > precision:
-            raise ValueError(f"{text}: precision is 1 to 38, scale at most the precision")
-        return Type("decimal", precision, scale)
-    nested = re.fullmatch(r"(list|map|struct)\s*<(.*)>", text, re.S)
-    if nested:
-        return _parse_nested(nested.group(1), nested.group(2), text)
-    if text in SCALARS:
-        return Type(text)
-    words = (*SCALARS, "decimal(p,s)", "list<T>", "map<string,T>", "struct<name:T,...>")
-    near = difflib.get_close_matches(text, words, 1, 0.5)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{text!r} is no type{guess} Known: {', '.join(words)}")
-
-
-def _parse_nested(kind: str, inner: str, text: str) -> Type:
-    parts = _split(inner)
-    if kind == "list":
-        if len(parts) != 1:
-            raise ValueError(f"{text}: a list has one type")
-        return Type("list", item=parse_type(inner))
-    if kind == "map":
-        if len(parts) != 2 or parts[0].strip() != "string":
-            raise ValueError(f"{text}: write map<string,T>; keys are strings in JSON")
-        return Type("map", item=parse_type(parts[1]))
-    fields = []
-    for part in parts:
-        name, colon, type_ = part.partition(":")
-        if not colon or not NAME.match(name.strip()):
-            raise ValueError(f"{text}: write struct<name:T,...>")
-        fields.append((name.strip(), parse_type(type_)))
-    return Type("struct", fields=tuple(fields))
-
-
-def _split(text: str) -> list[str]:
-    """Split at commas outside brackets."""
-    parts, depth, start = [], 0, 0
-    for index, letter in enumerate(text):
-        depth += (letter in "<(") - (letter in ">)")
-        if letter == "," and depth == 0:
-            parts.append(text[start:index])
-            start = index + 1
-    return [*parts, text[start:]]
+    return replace(plan, version=plan_version(plan))

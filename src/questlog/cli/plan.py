@@ -1,0 +1,140 @@
+"""`questlog plan`: check, show, compare and extend the tracking plan. Each command imports what it needs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from questlog.errors import PlanError, ProjectNotFound
+
+if TYPE_CHECKING:
+    from questlog.plan import Plan
+    from questlog.plan.load import Fault
+    from questlog.settings import Project
+
+_FILE = click.argument("file", required=False, type=click.Path(allow_dash=True, dir_okay=False))
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def plan() -> None:
+    """Check, show, compare and extend the tracking plan.
+
+    The plan, `plan.toml`, declares which events a game sends and which typed fields they have. Every event
+    becomes a table, every field a column. Without FILE these commands read the plan of the project in the
+    current folder or above it.
+
+    \b
+      questlog init                      write a first plan
+      questlog plan check                find every fault before events do
+      questlog plan suggest              add what senders send and the plan does not know
+      questlog plan diff old.toml new.toml
+      questlog plan ddl --dialect presto
+    """
+
+
+@plan.command()
+@_FILE
+@_JSON
+@click.pass_obj
+def check(folder: Path, file: str | None, as_json: bool) -> None:
+    """Report every fault of a plan, each with its line and the nearest valid word.
+
+    FILE is the project's plan if not given, and - is standard input. The project's own plan is also
+    compared with the tables that exist. Exits with 1 if there is a fault.
+    """
+    name, text = _read(folder, file)
+    found, faults = _check(name, text)
+    if found is not None:
+        faults = _table_faults(folder, file, found, text)
+    if as_json:
+        click.echo(json.dumps(_report(name, found, faults), indent=2, ensure_ascii=False))
+    else:
+        for fault in faults:
+            path = f" {fault.path}:" if fault.path else ""
+            click.echo(f"{name}:{fault.line}:{path} {fault.message}")
+        if faults:
+            click.echo(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {name}", err=True)
+        else:
+            assert found is not None
+            click.echo(f"{name} is right: {_counts(found)}, version {found.version}")
+    if faults:
+        sys.exit(1)
+
+
+def _report(name: str, plan: Plan | None, faults: list[Fault]) -> dict[str, Any]:
+    report: dict[str, Any] = {"file": name, "right": not faults}
+    if plan is not None:
+        report |= {"version": plan.version, "events": len(plan.events)}
+    return report | {"faults": [{"line": f.line, "path": f.path, "message": f.message} for f in faults]}
+
+
+def _counts(plan: Plan) -> str:
+    events, fields = len(plan.events), sum(len(event.fields) for event in plan.events.values())
+    return f"{events} event{'' if events == 1 else 's'}, {fields} field{'' if fields == 1 else 's'}"
+
+
+def _read(folder: Path, file: str | None) -> tuple[str, str]:
+    """Return the name and text of the plan that is meant."""
+    from questlog.plan.load import read_text
+    from questlog.settings import find_project
+
+    if file == "-":
+        return "standard input", sys.stdin.read()
+    path = Path(file) if file is not None else find_project(folder).plan_path
+    name = str(path)
+    if file is None:
+        name = str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    return name, read_text(path)
+
+
+def _load(folder: Path, file: str | None) -> Plan:
+    """Return the plan that is meant; raise `PlanError` if it has faults."""
+    from questlog.plan.load import parse_plan
+
+    name, text = _read(folder, file)
+    return parse_plan(text, name)
+
+
+def _check(name: str, text: str) -> tuple[Plan | None, list[Fault]]:
+    from questlog.plan.load import check_plan
+
+    return check_plan(text)
+
+
+def _own_project(folder: Path, file: str | None) -> Project | None:
+    """Return the project whose plan *file* is, if it is one's."""
+    from questlog.settings import find_project
+
+    try:
+        project = find_project(folder)
+    except ProjectNotFound:
+        return None
+    mine = file is None or (file != "-" and Path(file).resolve() == project.plan_path.resolve())
+    return project if mine else None
+
+
+def _table_faults(folder: Path, file: str | None, plan: Plan, text: str) -> list[Fault]:
+    """Return where the project's tables cannot follow its plan."""
+    project = _own_project(folder, file)
+    if project is None or not project.catalog.exists():
+        return []
+    from contextlib import closing
+
+    from questlog.lake.evolve import refuse_breaking
+    from questlog.lake.state import connect
+    from questlog.plan.lines import key_lines
+    from questlog.plan.load import Fault, dotted
+
+    lines = {dotted(where): line for where, line in key_lines(text).items()}
+    with closing(connect(project.catalog)) as connection:
+        try:
+            refuse_breaking(plan, connection)
+        except PlanError as error:
+            parts = [fault.split(": ", 1) for fault in error.faults]
+            return sorted(Fault(lines.get(path, 1), path, message) for path, message in parts)
+    return []

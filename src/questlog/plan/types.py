@@ -1,0 +1,105 @@
+"""The text of a field's type, such as `map<string,decimal(9,2)>`, and the `Type` it means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from questlog.plan import SCALARS, Type
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+NAME_RULE = "a name is a-z, 0-9 and _, starts with a letter, 64 at most"
+DEEPEST = 16
+_WORDS = (*SCALARS, "decimal(p,s)", "list<T>", "map<string,T>", "struct<name:T,...>")
+_MEANT = {
+    "str": "string", "text": "string", "varchar": "string", "char": "string", "uuid": "string", "json": "string",
+    "boolean": "bool", "integer": "int", "int32": "int", "smallint": "int", "short": "int", "int64": "long",
+    "bigint": "long", "real": "float", "float32": "float", "number": "double", "float64": "double",
+    "datetime": "timestamp", "time": "timestamp", "timestamptz": "timestamp", "numeric": "decimal(p,s)",
+    "decimal": "decimal(p,s)", "money": "decimal(p,s)", "array": "list<T>", "list": "list<T>", "set": "list<T>",
+    "dict": "map<string,T>", "map": "map<string,T>", "object": "struct<name:T,...>", "struct": "struct<name:T,...>",
+    "row": "struct<name:T,...>",
+}  # fmt: skip
+"""What other systems call a type -> what it is called here."""
+
+
+def nearest(word: object, words: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the one of *words* nearest to *word*, or "" if none is near."""
+    import difflib
+
+    by_case = {known.lower(): known for known in words}
+    lower = str(word).lower()
+    near = difflib.get_close_matches(lower, list(by_case), 1)
+    near = near or [known for known in by_case if len(lower) > 2 and lower in known]
+    return f"; did you mean {by_case[near[0]]!r}?" if near else ""
+
+
+def parse_type(text: str) -> Type:
+    """Return the type *text* names; raise ValueError with the nearest valid word."""
+    return _parse(text, 0)
+
+
+def _parse(text: str, depth: int) -> Type:
+    text = text.strip()
+    if depth > DEEPEST:
+        raise ValueError(f"nested deeper than {DEEPEST}")
+    decimal = re.fullmatch(r"decimal\s*\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)", text, re.A)
+    if decimal:
+        precision, scale = int(decimal.group(1)), int(decimal.group(2))
+        if not 1 <= precision <= 38 or scale > precision:
+            raise ValueError(f"{text}: precision is 1 to 38, scale at most the precision")
+        return Type("decimal", precision, scale)
+    nested = re.fullmatch(r"(list|map|struct)\s*<(.*)>", text, re.S)
+    if nested:
+        return _parse_nested(nested.group(1), nested.group(2), text, depth + 1)
+    if text == "enum" and depth:
+        raise ValueError("an enum cannot be inside another type; write string there")
+    if text in SCALARS:
+        return Type(text)
+    raise ValueError(f"{_shortened(text)!r} is no type{_guess(text)}")
+
+
+def _guess(text: str) -> str:
+    head = re.split(r"[<(\[]", text.lower(), maxsplit=1)[0].strip()
+    known = [word for word in (_MEANT.get(text.lower()), _MEANT.get(head)) if word]
+    if known:
+        return f"; did you mean {known[0]!r}?"
+    return nearest(head, [re.split(r"[<(]", word)[0] for word in _WORDS]) or f"; the types are {', '.join(_WORDS)}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _parse_nested(kind: str, inner: str, text: str, depth: int) -> Type:
+    parts = _split(inner)
+    if kind == "list":
+        if len(parts) != 1 or not inner.strip():
+            raise ValueError(f"{_shortened(text)}: write list<T>, a list has one type")
+        return Type("list", item=_parse(inner, depth))
+    if kind == "map":
+        if len(parts) != 2 or parts[0].strip() != "string":
+            raise ValueError(f"{_shortened(text)}: write map<string,T>; keys are strings in JSON")
+        return Type("map", item=_parse(parts[1], depth))
+    fields: dict[str, Type] = {}
+    for part in parts:
+        name, colon, type_ = (piece.strip() for piece in part.partition(":"))
+        if not colon:
+            raise ValueError(f"{_shortened(text)}: write struct<name:T,...>")
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot name a member of a struct: {NAME_RULE}")
+        if name in fields:
+            raise ValueError(f"two members of the struct are named {name!r}")
+        fields[name] = _parse(type_, depth)
+    return Type("struct", fields=tuple(fields.items()))
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside brackets."""
+    parts, depth, start = [], 0, 0
+    for index, letter in enumerate(text):
+        depth += (letter in "<(") - (letter in ">)")
+        if letter == "," and depth == 0:
+            parts.append(text[start:index])
+            start = index + 1
+    return [*parts, text[start:]]
