@@ -1,0 +1,65 @@
+"""What holds of `shape` for any plan and anything in the log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+from arrivals import Arrivals, arrivals, exact
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from questlog.errors import Reason
+from questlog.shape import QUARANTINE, Place, shape
+
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+any_size = settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
+
+
+@any_size
+@given(arrivals())
+def test_every_record_ends_in_exactly_one_place(arrived: Arrivals) -> None:
+    """Accepted = rows + quarantined + duplicates + held, whatever was sent; a gap is one row of quarantine."""
+    shaped = shape(arrived.entries, arrived.plan, held=arrived.held, gaps=arrived.gaps)
+    rows = sum(table.num_rows for table in shaped.tables.values())
+    assert rows + shaped.duplicates + shaped.held == len(arrived.entries) + len(arrived.gaps)
+    assert sum(shaped.repeated.values()) == shaped.duplicates
+    for name, table in shaped.tables.items():
+        table.validate(full=True)
+        ids = table.column("event_id").to_pylist()
+        assert None not in ids
+        if name == QUARANTINE:
+            assert set(table.column("reason").to_pylist()) <= {reason.value for reason in Reason}
+
+
+@any_size
+@given(arrivals(), st.data())
+def test_any_split_into_batches_gives_the_same_rows(arrived: Arrivals, data: st.DataObject) -> None:
+    """How much the lander reads at a time never shows in a table."""
+    whole = shape(arrived.entries, arrived.plan, held=arrived.held)
+    known: dict[str, Place] = {}
+    parts: dict[str, list[pa.Table]] = {}
+    duplicates = held = start = 0
+    while start < len(arrived.entries):
+        end = data.draw(st.integers(start + 1, len(arrived.entries)))
+        shaped = shape(arrived.entries[start:end], arrived.plan, held=arrived.held, seen=known.get)
+        known.update({event_id: (partition, offset, ms) for event_id, partition, offset, ms in shaped.seen})
+        for name, table in shaped.tables.items():
+            parts.setdefault(name, []).append(table)
+        duplicates, held, start = duplicates + shaped.duplicates, held + shaped.held, end
+    assert exact({name: pa.concat_tables(tables) for name, tables in parts.items()}) == exact(whole.tables)
+    assert (duplicates, held) == (whole.duplicates, whole.held)
+    assert known == {event_id: tuple(place) for event_id, *place in whole.seen}
+
+
+@any_size
+@given(arrivals())
+def test_no_neighbour_changes_a_row(arrived: Arrivals) -> None:
+    """Each record becomes in a batch what it becomes alone, when none can be a duplicate of another."""
+    plan = replace(arrived.plan, dedup_hours=-1.0, version="no-window")
+    alone: dict[str, list[pa.Table]] = {}
+    for entry in arrived.entries:
+        for name, table in shape([entry], plan).tables.items():
+            alone.setdefault(name, []).append(table)
+    together = shape(arrived.entries, plan)
+    assert exact(together.tables) == exact({name: pa.concat_tables(tables) for name, tables in alone.items()})
