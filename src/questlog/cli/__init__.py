@@ -16,6 +16,7 @@ _COMMANDS = {
     "demo": ("questlog.cli.demo", "Run a small game and watch its requests become rows."),
     "doctor": ("questlog.cli.doctor", "Check disk, settings, versions and the state of the data."),
     "import": ("questlog.cli.load", "Read events from JSON Lines files."),
+    "init": ("questlog.cli.init", "Start a project: write a commented plan."),
     "land": ("questlog.cli.land", "Land everything logged so far, then stop."),
     "plan": ("questlog.cli.plan", "Check, show, compare and extend the tracking plan."),
     "sql": ("questlog.cli.sql", "Run SQL, or open a shell to type it in."),

@@ -1,0 +1,77 @@
+"""`questlog init`: a first plan for a game, with every option explained in it."""
+
+from __future__ import annotations
+
+import shlex
+from importlib import resources
+from pathlib import Path
+
+import click
+
+from questlog.errors import QuestlogError
+
+
+@click.command()
+@click.argument("directory", required=False, default=".", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--name", help="The game's name.  [default: the folder's name]")
+@click.pass_obj
+def init(folder: Path, directory: Path, name: str | None) -> None:
+    """Start a project in DIRECTORY, the current folder if not given: write a commented plan.toml.
+
+    A plan that is there already is never changed.
+    """
+    root = folder / directory
+    plan = root / "plan.toml"
+    around = _project_around(root)
+    text = starter(name or root.resolve().name or "game")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with plan.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise QuestlogError(
+            f"{plan} is already there; nothing was changed", hint=f"questlog -C {shlex.quote(str(root))} plan check"
+        ) from error
+    except NotADirectoryError as error:
+        raise QuestlogError(f"{root} is not a folder; nothing was changed", hint="questlog init DIRECTORY") from error
+    click.echo(f"wrote {plan}")
+    if around is not None:
+        click.echo(
+            f"note: this folder lies in another project, {around}; commands below here now mean this one", err=True
+        )
+    where = "" if root.resolve() == Path.cwd() else f"cd {shlex.quote(str(root))}\n  "
+    click.echo(_NEXT.format(where=where))
+
+
+_NEXT = """
+Next:
+  {where}edit plan.toml         say which events your game sends
+  questlog plan check    find mistakes in it
+  questlog plan show     see the tables it makes
+
+In a Flask app, Questlog(app) and track("purchase", item="sword") record events. Other events come as JSON Lines:
+  echo '{{"event_type": "purchase", "item": "sword", "price": 5}}' | questlog import -
+  questlog sql "select item, price, currency from purchases"
+  questlog up            move events into tables all the time
+
+Keep plan.toml in version control, and .questlog/, where the data lies, out of it."""
+
+
+def starter(name: str) -> str:
+    """Return the commented starter plan of a game called *name*."""
+    from questlog.plan.render import toml
+
+    text = resources.files("questlog.cli").joinpath("starter.toml").read_text("utf-8")
+    shown = name if name.isprintable() else "this game"
+    return text.replace('"NAME"', toml(name)).replace("NAME", shown, 1)
+
+
+def _project_around(root: Path) -> Path | None:
+    """Return the project that *root* lies in, if there is one."""
+    from questlog.settings import find_project
+
+    try:
+        found = find_project(root).root
+    except QuestlogError:  # none, or one whose settings have faults of their own
+        return None
+    return found if found != root.resolve() else None
