@@ -12,11 +12,15 @@ import click
 from questlog.errors import PlanError, ProjectNotFound
 
 if TYPE_CHECKING:
-    from questlog.plan import Plan
+    from questlog.plan import Event, Field, Plan
     from questlog.plan.load import Fault
     from questlog.settings import Project
 
 _FILE = click.argument("file", required=False, type=click.Path(allow_dash=True, dir_okay=False))
+_FILE_OPTION = click.option(
+    "-f", "--file", type=click.Path(allow_dash=True, dir_okay=False), help="The plan to read; - is standard input."
+)
+_DIALECTS = ("duckdb", "spark", "presto")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -138,3 +142,134 @@ def _table_faults(folder: Path, file: str | None, plan: Plan, text: str) -> list
             parts = [fault.split(": ", 1) for fault in error.faults]
             return sorted(Fault(lines.get(path, 1), path, message) for path, message in parts)
     return []
+
+
+@plan.command()
+@click.argument("events", nargs=-1, metavar="[EVENT]...")
+@_FILE_OPTION
+@_JSON
+@click.pass_obj
+def show(folder: Path, events: tuple[str, ...], file: str | None, as_json: bool) -> None:
+    """Show events, the tables they land in, and their fields; all of the plan's if no EVENT is named."""
+    found = _load(folder, file)
+    chosen = [_event(found, event) for event in events] or list(found.events.values())
+    if as_json:
+        click.echo(json.dumps(_as_json(found, chosen), indent=2, ensure_ascii=False))
+        return
+    if not events:
+        click.echo(f"{found.game}: {_counts(found)}, version {found.version}")
+        if found.headers:
+            click.echo(f"headers kept: {', '.join(found.headers)}")
+    for number, event in enumerate(chosen):
+        if number or not events:
+            click.echo()
+        click.echo(_shown(found, event), nl=False)
+
+
+def _event(plan: Plan, name: str) -> Event:
+    from questlog.plan.types import nearest
+
+    if name not in plan.events:
+        known = nearest(name, plan.events) or f"; the events are {', '.join(plan.events) or 'none'}"
+        raise click.UsageError(f"event {name!r} is not in the plan{known}")
+    return plan.events[name]
+
+
+def _shown(plan: Plan, event: Event) -> str:
+    """Return one event as text: what it is, how it comes, and its fields in columns."""
+    from questlog.cli.rows import clean, table_text
+    from questlog.cli.terminal import terminal_width
+
+    lines = [f"{event.name} -> table {event.table}, {_MODES[event.mode]}"]
+    if event.description:
+        lines.append(f"  {clean(event.description)}")
+    if event.owner:
+        lines.append(f"  owner: {clean(event.owner)}")
+    if event.match:
+        lines.append("  told by: " + ", ".join(f"{path} = {value!r}" for path, value in event.match))
+    lines += [f"  recorded by: {route}" for route, name in plan.routes.items() if name == event.name]
+    text = "\n".join(lines) + "\n"
+    if event.fields:
+        rows = [(field.name, str(field.type), _options(field), field.description) for field in event.fields]
+        width = terminal_width(sys.stdout.buffer)
+        heads = ("field", "type", "options", "description")
+        table = table_text(heads, rows, (False,) * 4, width=width and max(width - 2, 40), expanded=False)
+        text += "".join(f"  {line}".rstrip() + "\n" for line in table.splitlines())
+    return text
+
+
+_MODES = {
+    "quarantine": "else quarantine",
+    "observe": "whatever fits",
+    "reject": "else the sender is told",
+}
+
+
+def _options(field: Field) -> str:
+    from questlog.plan.render import changed, toml
+
+    said = {key: value for key, value in changed(field).items() if key not in ("name", "type", "description")}
+    return ", ".join(key if value is True else f"{key} = {toml(value)}" for key, value in said.items())
+
+
+def _as_json(plan: Plan, events: list[Event]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from questlog.plan.jsonschema import as_json
+    from questlog.plan.render import changed
+
+    def field(found: Field) -> dict[str, Any]:
+        said = {key: as_json(value) for key, value in changed(found).items() if key not in ("name", "type")}
+        return {"type": str(found.type), **said}
+
+    return {
+        "game": plan.game,
+        "description": plan.description,
+        "version": plan.version,
+        "headers": list(plan.headers),
+        "envelope": asdict(plan.envelope),
+        "routes": dict(plan.routes),
+        "dedup_hours": plan.dedup_hours,
+        "events": {
+            event.name: {
+                "table": event.table,
+                "mode": event.mode,
+                "description": event.description,
+                "owner": event.owner,
+                "match": dict(event.match),
+                "fields": {found.name: field(found) for found in event.fields},
+            }
+            for event in events
+        },
+    }
+
+
+@plan.command()
+@click.argument("event", required=False)
+@_FILE_OPTION
+@click.pass_obj
+def schema(folder: Path, event: str | None, file: str | None) -> None:
+    """Print JSON Schema (2020-12) of EVENT, or of any event of the plan.
+
+    What is valid by it becomes a row. Senders can check their events with it before they send them.
+    """
+    from questlog.plan.jsonschema import event_schema, plan_schema
+
+    found = _load(folder, file)
+    body = plan_schema(found) if event is None else event_schema(found, _event(found, event).name)
+    click.echo(json.dumps(body, indent=2, ensure_ascii=False))
+
+
+@plan.command()
+@click.option("--dialect", type=click.Choice(_DIALECTS), required=True, help="Whose SQL.")
+@_FILE_OPTION
+@click.pass_obj
+def ddl(folder: Path, dialect: str, file: str | None) -> None:
+    """Print CREATE TABLE statements of the plan's tables, with descriptions as comments.
+
+    questlog makes its own tables; these are for another engine that shall have the same ones.
+    """
+    from questlog.plan.ddl import create_statements
+
+    for statement in create_statements(_load(folder, file), dialect):
+        click.echo(f"{statement};\n")

@@ -24,7 +24,7 @@ def render(plan: Plan) -> str:
     if plan.headers != _default(Plan, "headers"):
         parts.append(_section("headers", {"keep": list(plan.headers)}))
     if plan.envelope != Envelope():
-        parts.append(_section("envelope", _changed(plan.envelope)))
+        parts.append(_section("envelope", changed(plan.envelope)))
     if plan.routes:
         parts.append(_section("routes", plan.routes))
     parts += [render_event(event) for event in plan.events.values()]
@@ -47,7 +47,7 @@ def render_event(event: Event, notes: Mapping[str, str] | None = None) -> str:
 
 def render_field(field: Field) -> str:
     """Return one field as a line of TOML."""
-    options = {key: value for key, value in _changed(field).items() if key not in ("name", "type")}
+    options = {key: value for key, value in changed(field).items() if key not in ("name", "type")}
     if not options:
         return f"{toml_key(field.name)} = {toml(str(field.type))}"
     return f"{toml_key(field.name)} = {toml({'type': str(field.type), **options})}"
@@ -63,7 +63,7 @@ def _section(name: str, body: Mapping[str, Any]) -> str:
     return f"[{name}]\n" + "".join(lines)
 
 
-def _changed(item: Any) -> dict[str, Any]:
+def changed(item: Any) -> dict[str, Any]:
     """Return what of a dataclass is not its default."""
     values = {field.name: (getattr(item, field.name), field.default) for field in fields(item)}
     return {name: value for name, (value, default) in values.items() if value is not default and value != default}
