@@ -55,7 +55,8 @@ INVALID = [
     {"price": 101}, {"price": 10**6}, {"price": "x"}, {"price": "1.005"}, {"coin": "yen"}, {"n": None}, {"n": -6},
     {"n": 2**31}, {"n": 1.5}, {"n": True}, {"count": "x", "n": None}, {"big": 2**63}, {"rate": 3}, {"rate": "1"},
     {"low": 1e39}, {"on": 1}, {"day": "2026-02-30"}, {"day": 5}, {"at": "soon"}, {"at": True},
-    {"tags": "a"}, {"tags": ["a", "b", "c"]}, {"tags": [1]}, {"by": {"a": "b"}}, {"by": [1]}, {"where": {"z": 1}}, {"where": {"x": "1"}},
+    {"tags": "a"}, {"tags": ["a", "b", "c"]}, {"tags": [1]}, {"by": {"a": "b"}},
+    {"by": [1]}, {"where": {"z": 1}}, {"where": {"x": "1"}},
     {"event_time": "soon"}, {"player_id": [1]}, {"sequence": "1"},
 ]  # fmt: skip
 

@@ -273,3 +273,48 @@ def ddl(folder: Path, dialect: str, file: str | None) -> None:
 
     for statement in create_statements(_load(folder, file), dialect):
         click.echo(f"{statement};\n")
+
+
+@plan.command()
+@click.argument("old", type=click.Path(allow_dash=True, dir_okay=False))
+@click.argument("new", required=False, type=click.Path(allow_dash=True, dir_okay=False))
+@_JSON
+@click.pass_obj
+def diff(folder: Path, old: str, new: str | None, as_json: bool) -> None:
+    """Tell what a plan changes from OLD to NEW, and what each change does to tables that exist.
+
+    NEW is the project's plan if not given; - is standard input, as in
+    `git show HEAD:plan.toml | questlog plan diff -`.
+
+    \b
+      breaking   refused when landing starts; says what to do instead
+      widening   a column grows in place, every value stays
+      additive   new tables and columns; rows that exist stay as they are
+      neutral    no column changes: rules, words, what is no longer sent
+
+    Exits with 1 if a change is breaking.
+    """
+    from dataclasses import asdict
+
+    from questlog.plan.diff import KINDS, diff_plans
+
+    if old == "-" and new == "-":
+        raise click.UsageError("only one of OLD and NEW can be standard input")
+    before, after = _load(folder, old), _load(folder, new)
+    changes = diff_plans(before, after)
+    counts = {kind: sum(change.kind == kind for change in changes) for kind in KINDS}
+    if as_json:
+        report: dict[str, Any] = {
+            "old": before.version,
+            "new": after.version,
+            **counts,
+            "changes": [asdict(c) for c in changes],
+        }
+        click.echo(json.dumps(report | counts, indent=2, ensure_ascii=False))
+    else:
+        for change in changes:
+            click.echo(f"{change.kind:<8}  {change.path}: {change.what}\n{'':10}{change.effect}")
+        total = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        click.echo(f"{before.version} -> {after.version}: {total or 'no difference'}")
+    if counts["breaking"]:
+        sys.exit(1)
