@@ -130,19 +130,19 @@ _TYPES = st.sampled_from(
 @st.composite
 def small_plans(draw: st.DrawFn) -> Plan:
     """Plans that often have the same names, so that two of them often collide."""
-    lines = [draw(st.sampled_from(["", "[headers]\nkeep = []\n", "[headers]\nkeep = ['a']\n"]))]
-    taken = {"a"} if "'a'" in lines[0] else set()
-    for event in draw(st.lists(st.sampled_from("xy"), unique=True)):
-        lines.append(f"[events.{event}]\ntable = '{draw(st.sampled_from('xy')) if not taken else event}'\n")
-        for name in sorted(draw(st.sets(st.sampled_from("abcd"), max_size=3)) - taken):
-            alias = draw(st.sampled_from(["", "", "a", "c"]))
+    header = draw(st.sampled_from(["", "[headers]\nkeep = ['a']\n"]))
+    lines = [header]
+    for event in draw(st.sampled_from(["x", "x", "xy"])):
+        table = draw(st.sampled_from([event, event, "x"]))
+        lines.append(f"[events.{event}]\ntable = '{table}'\n")
+        for name in draw(st.sampled_from(["ab", "abc", "b", "c", "bc"])):
+            alias = draw(st.sampled_from(["", "", "", "c", "d"]))
             said = f", aliases = ['{alias}']" if alias else ""
             lines.append(f"fields.{name} = {{type = '{draw(_TYPES)}'{said}}}\n")
-    text = "".join(lines)
     try:
-        return parse_plan(text)
+        return parse_plan("".join(lines))
     except PlanError:
-        return parse_plan(lines[0])
+        return parse_plan(f"{header}[events.x.fields]\nb = '{draw(_TYPES)}'\n")
 
 
 def is_refused(old: Plan, new: Plan) -> bool:

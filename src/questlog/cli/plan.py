@@ -302,7 +302,7 @@ def diff(folder: Path, old: str, new: str | None, as_json: bool) -> None:
         raise click.UsageError("only one of OLD and NEW can be standard input")
     before, after = _load(folder, old), _load(folder, new)
     changes = diff_plans(before, after)
-    counts = {kind: sum(change.kind == kind for change in changes) for kind in KINDS}
+    counts: dict[str, int] = {kind: sum(change.kind == kind for change in changes) for kind in KINDS}
     if as_json:
         report: dict[str, Any] = {
             "old": before.version,
