@@ -24,7 +24,7 @@ MAY_IMPORT = {
 }
 """Stage -> stages it may know. `pipeline`, `cli` and what users import stand above all of them."""
 
-ABOVE = {"collect/flask.py": {"pipeline"}}
+ABOVE = {"collect/flask.py": {"pipeline"}, "collect/state.py": {"pipeline", "settings"}}
 """The Flask extension is what users import, so it opens a pipeline; nothing imports it back."""
 
 

@@ -33,6 +33,14 @@ class ProjectNotFound(QuestlogError):
     exit_code = 2
 
 
+class EventRejected(QuestlogError):
+    """The plan says `mode = "reject"` for this event and it does not fit; nothing was recorded."""
+
+    def __init__(self, reason: str, field: str = "", detail: str = "") -> None:
+        super().__init__(" ".join(filter(None, (reason, field, detail))), hint="questlog plan show")
+        self.reason, self.field, self.detail = reason, field, detail
+
+
 class LogUnavailable(QuestlogError):
     """The log cannot make events durable now; nothing of the call was accepted."""
 

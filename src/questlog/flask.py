@@ -1,5 +1,24 @@
 """The Flask extension under its public name: `from questlog.flask import Questlog`."""
 
-from questlog.collect.flask import Questlog, event, track
+from questlog.collect.flask import (
+    Questlog,
+    capture_events,
+    event,
+    event_accepted,
+    event_refused,
+    event_rejected,
+    track,
+)
+from questlog.errors import EventRejected, LogUnavailable
 
-__all__ = ["Questlog", "event", "track"]
+__all__ = [
+    "EventRejected",
+    "LogUnavailable",
+    "Questlog",
+    "capture_events",
+    "event",
+    "event_accepted",
+    "event_refused",
+    "event_rejected",
+    "track",
+]

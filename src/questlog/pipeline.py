@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from questlog.errors import NotInstalled
+from questlog.errors import NotInstalled, PlanError
 from questlog.lake.state import load_progress
 from questlog.log import Log
 from questlog.log.sqlite import SqliteLog
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from questlog.query.duckdb import DuckDBEngine
     from questlog.query.result import Result
 
+logger = logging.getLogger("questlog.plan")
+
 
 class Pipeline:
     """The stages of one project, built when first used: a sender never imports the lake."""
@@ -28,15 +31,28 @@ class Pipeline:
     def __init__(self, project: Project) -> None:
         self.project = project
         self._plan_lock = threading.Lock()
-        self._plan: tuple[int, Plan] | None = None
+        self._plan: tuple[tuple[int, int, int], Plan] | None = None
 
     @property
     def plan(self) -> Plan:
-        """The plan as the file says now; read again when the file changes."""
-        stamp = self.project.plan_path.stat().st_mtime_ns
+        """The plan as the file says now; read again when the file changes.
+
+        A change that cannot be read does not stop what runs: the last plan that could counts on.
+        """
+        stamp = _stamp(self.project.plan_path)
+        known = self._plan
+        if known is not None and known[0] == stamp:
+            return known[1]
         with self._plan_lock:
-            if self._plan is None or self._plan[0] != stamp:
+            if self._plan is None:
                 self._plan = (stamp, load_plan(self.project.plan_path))
+            elif self._plan[0] != stamp:
+                plan = self._plan[1]
+                try:
+                    plan = load_plan(self.project.plan_path)
+                except PlanError as error:
+                    logger.error("the plan has changed and cannot be used, the last one counts on: %s", error)
+                self._plan = (stamp, plan)
             return self._plan[1]
 
     @cached_property
@@ -92,6 +108,15 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return what changes when the file does."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 PROFILES = ("embedded",)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from questlog.errors import LogFull
 from questlog.log import START, Batch, Log, Position, merge
 from questlog.log.sqlite import SqliteLog
 
@@ -253,3 +254,10 @@ def test_any_split_of_reads_gives_the_same_records(opener: Opener) -> None:
     for limit in (1, 2, 7, 50, 1000):
         steps = read_all(log, limit=limit)
         assert whole == [(e.partition, e.offset, e.value) for batch in steps for e in batch.entries]
+
+
+def test_the_watermark_counts_before_there_is_a_folder(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "not" / "yet", min_free_bytes=1 << 60)
+    with pytest.raises(LogFull):
+        log.append([b"{}"])
+    assert not (tmp_path / "not").exists()

@@ -8,23 +8,27 @@ from typing import Any
 
 import msgspec
 
-from questlog.log import Entry
 from questlog.plan import Plan
 from questlog.record import encode_record, new_id
-from questlog.shape import QUARANTINE, lookup, shape
 
 MAX_EVENT_BYTES = 64 << 10
+NEVER_KEPT = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
+"""Headers that hold secrets: no plan can keep them."""
 _decoder = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of one event: its id, and `accepted`, `quarantined` or `rejected` with the reason."""
+    """What became of one event: its id, and `accepted`, or `rejected` with the reason.
+
+    An accepted event may still turn out not to fit the plan: then it is in quarantine, with its reason.
+    """
 
     event_id: str
     outcome: str
     reason: str = ""
     field: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +46,16 @@ def accept(
 
     Headers outside the plan's allow-list are dropped here: they never reach a disk.
     """
-    kept = keep_headers(plan, headers or {})
+    kept = keep_headers(plan, headers) if headers else {}
     strict = any(event.mode == "reject" for event in plan.events.values())
     receipts: list[Receipt] = []
     records: list[bytes] = []
     for raw in events:
         event_id, chosen, valid = read_id(raw, plan)
         record = encode_record(raw, id=event_id, received_ms=received_ms, headers=kept, client_id=chosen, is_json=valid)
-        receipt = _receipt(record, event_id, received_ms, plan, strict)
+        receipt = _judged(record, event_id, plan) if strict else Receipt(event_id, "accepted")
         receipts.append(receipt)
-        if receipt.outcome != "rejected":
+        if receipt.outcome == "accepted":
             records.append(record)
     return Accepted(receipts, records)
 
@@ -59,11 +63,17 @@ def accept(
 def keep_headers(plan: Plan, headers: Mapping[str, str]) -> dict[str, str]:
     """Return the allow-listed headers under the plan's spelling, as UTF-8 text."""
     lower = {name.lower(): value for name, value in headers.items()}
-    return {name: _text(lower[name.lower()]) for name in plan.headers if name.lower() in lower}
+    return {
+        name: _text(lower[name.lower()])
+        for name in plan.headers
+        if name.lower() in lower and name.lower() not in NEVER_KEPT
+    }
 
 
 def _text(value: str) -> str:
     """WSGI hands header bytes over as latin-1; give them back as the UTF-8 they are, or escaped."""
+    if value.isascii():
+        return value
     try:
         return value.encode("latin-1").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
@@ -78,19 +88,18 @@ def read_id(raw: bytes, plan: Plan) -> tuple[str, bool, bool]:
         return new_id(), False, True
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return new_id(), False, False
-    chosen = lookup(body, plan.envelope.event_id)
-    if isinstance(chosen, str) and 0 < len(chosen) <= 200:
-        return chosen, True, True
+    for part in plan.envelope.event_id.split("."):
+        body = body.get(part) if isinstance(body, dict) else None
+    if isinstance(body, str) and 0 < len(body) <= 200:
+        return body, True, True
     return new_id(), False, True
 
 
-def _receipt(record: bytes, event_id: str, received_ms: int, plan: Plan, strict: bool) -> Receipt:
-    if not strict:
+def _judged(record: bytes, event_id: str, plan: Plan) -> Receipt:
+    """Return the receipt of a record that may be of a type whose mode is `reject`."""
+    from questlog.shape import describe  # imports Arrow, which a server without such types does not need
+
+    judged = describe(record, plan)
+    if judged.reject is None or judged.event is None or judged.event.mode != "reject":
         return Receipt(event_id, "accepted")
-    shaped = shape([Entry(0, 0, record, received_ms)], plan)
-    if not shaped.count(QUARANTINE):
-        return Receipt(event_id, "accepted")
-    row = shaped.tables[QUARANTINE].to_pylist()[0]
-    event = plan.events.get(row["event_type"] or "")
-    outcome = "rejected" if event is not None and event.mode == "reject" else "quarantined"
-    return Receipt(event_id, outcome, row["reason"], row["field"] or "")
+    return Receipt(event_id, "rejected", judged.reject.reason, judged.reject.field, judged.reject.detail)

@@ -1,4 +1,4 @@
-"""`ack="background"`: answers do not wait for the fsync. What is queued when the process dies is lost."""
+"""`ack="background"`: answers do not wait for the fsync. What is queued when the process is killed is lost."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from collections.abc import Sequence
 from questlog.errors import LogUnavailable
 from questlog.log import Log
 
-logger = logging.getLogger("questlog.collect")
+STOP_SECONDS = 10.0
+_GROUP = 1000
+
+logger = logging.getLogger("questlog.flask")
 
 
 class BackgroundSender:
-    """One thread that appends what is queued; a full queue refuses instead of dropping."""
+    """One thread that appends what is queued. A full queue refuses: nothing is dropped in silence."""
 
     def __init__(self, log: Log, *, max_waiting: int = 10_000) -> None:
         self._log = log
         self._queue: queue.Queue[Sequence[bytes] | None] = queue.Queue(max_waiting)
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="questlog-background", daemon=True)
         self._thread.start()
         atexit.register(self.close)
-
-    def alive(self) -> bool:
-        """Return whether the thread runs; after a fork it does not."""
-        return self._thread.is_alive()
 
     def put(self, records: Sequence[bytes]) -> None:
         """Queue *records*, or raise when the log has refused for so long that the queue is full."""
@@ -37,23 +37,34 @@ class BackgroundSender:
             raise LogUnavailable("the background queue is full", hint="questlog doctor", retry_after=5) from None
 
     def close(self) -> None:
-        """Append what is queued, then stop."""
+        """Append what is queued, then stop; what the log refuses for `STOP_SECONDS` is lost, and told."""
+        if not self._thread.is_alive():  # in a forked child it never ran
+            return
+        self._stop.set()
+        with_room = threading.Thread(target=self._queue.put, args=(None,), daemon=True)
+        with_room.start()
+        self._thread.join(timeout=STOP_SECONDS)
         if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join(timeout=10)
+            logger.error("stage=append lost=%d the log refused until the process ended", self._queue.qsize())
 
     def _run(self) -> None:
         stopping = False
         while not stopping:
             group = [self._queue.get()]
-            while len(group) < 1000 and not self._queue.empty():
+            while len(group) < _GROUP and not self._queue.empty():
                 group.append(self._queue.get_nowait())
             stopping = None in group
-            records = [record for each in group if each is not None for record in each]
-            while records:
-                try:
-                    self._log.append(records)
-                    break
-                except LogUnavailable as error:
-                    logger.warning("stage=append refused=%d error=%s", len(records), error)
-                    time.sleep(error.retry_after or 1)
+            self._append([record for each in group if each is not None for record in each])
+
+    def _append(self, records: Sequence[bytes]) -> None:
+        """Append *records*, trying again while the log refuses."""
+        told = False
+        while records:
+            try:
+                self._log.append(records)
+                return
+            except LogUnavailable as error:
+                if not told:
+                    logger.warning("stage=append waiting, events stay in memory: %s %s", error, error.hint)
+                    told = True
+                time.sleep(0.2 if self._stop.is_set() else min(1.0, error.retry_after or 1.0))

@@ -14,9 +14,9 @@ from questlog.plan import Plan
 from questlog.record import LAST_MS
 from questlog.shape.columns import table_of_rows
 from questlog.shape.fields import Judged, Row, Rules
-from questlog.shape.read import Arrived, lookup, read_record
+from questlog.shape.read import Arrived, read_record
 
-__all__ = ["QUARANTINE", "Place", "Seen", "Shaped", "describe", "judge", "lookup", "never_seen", "shape"]
+__all__ = ["QUARANTINE", "Place", "Seen", "Shaped", "describe", "judge", "never_seen", "shape"]
 
 QUARANTINE = "quarantine"
 

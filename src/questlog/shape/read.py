@@ -152,13 +152,3 @@ def read_record(entry: Entry, names: Envelope, headers: Mapping[str, str]) -> Ar
 def can_be_id(value: Any) -> bool:
     """Return whether a client may choose *value* as its event's id."""
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH
-
-
-def lookup(body: Any, path: str) -> Any:
-    """Return the value at a dotted *path* of decoded JSON, or None."""
-    value = body
-    for part in path.split("."):
-        if not isinstance(value, dict):
-            return None
-        value = value.get(part)
-    return value

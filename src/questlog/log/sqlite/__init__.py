@@ -121,10 +121,7 @@ class SqliteLog:
         now = time.monotonic()
         if now < self._looked + _LOOK_SECONDS:
             return
-        try:
-            disk = os.statvfs(self.folder)
-        except FileNotFoundError:
-            return
+        disk = _statvfs(self.folder)
         free, files = disk.f_bavail * disk.f_frsize, disk.f_favail
         if free < self.min_free_bytes:
             short = f"{free >> 20} MiB free under {self.folder}, the watermark is {self.min_free_bytes >> 20} MiB"
@@ -198,6 +195,15 @@ def _rows(lines: list[bytes]) -> list[list[bytes]]:
         rows[-1].append(line)
         size += len(line) + 1
     return rows
+
+
+def _statvfs(folder: Path) -> os.statvfs_result:
+    """Return the file system's figures where *folder* is, or will be."""
+    while True:
+        try:
+            return os.statvfs(folder)
+        except FileNotFoundError:
+            folder = folder.parent
 
 
 def _is_full(error: Exception, folder: Path) -> bool:

@@ -1,0 +1,65 @@
+"""What a Flask request says about an event that the code does not describe itself: its declared fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Request
+
+from questlog.plan import Event, Type
+
+LARGEST_BODY = 1 << 20
+_WHO = ("player_id", "session_id")
+_NUMBERS = {"int": int, "long": int, "float": float, "double": float}
+_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]+)?")
+
+
+def fields_of(request: Request, event: Event) -> dict[str, Any]:
+    """Return the event's declared fields, and who played, as the request gives them.
+
+    What the URL rule took from the path comes first, then the JSON body, then form and query string, whose
+    text becomes the number or truth value a field wants. Nothing undeclared is read: a password in the body
+    stays there.
+    """
+    path: Mapping[str, Any] = request.view_args or {}
+    body = _json(request)
+    found: dict[str, Any] = {}
+    texts: Mapping[str, str] | None = None
+    for name, type_ in [*((name, Type("string")) for name in _WHO), *((f.name, f.type) for f in event.fields)]:
+        if name in path:
+            value = path[name]
+            found[name] = value if isinstance(value, str | int | float) else str(value)
+        elif name in body:
+            found[name] = body[name]
+        else:
+            texts = _texts(request) if texts is None else texts
+            if name in texts:
+                found[name] = _typed(texts[name], type_)
+    return found
+
+
+def _json(request: Request) -> Mapping[str, Any]:
+    if not request.is_json or (request.content_length or 0) > LARGEST_BODY:
+        return {}
+    body = request.get_json(silent=True)
+    return body if isinstance(body, dict) else {}
+
+
+def _texts(request: Request) -> Mapping[str, str]:
+    """Return what query string and form say; the form counts."""
+    texts = dict(request.args.items()) if request.query_string else {}
+    if request.mimetype == "application/x-www-form-urlencoded" and (request.content_length or 0) <= LARGEST_BODY:
+        texts |= dict(request.form.items())
+    return texts
+
+
+def _typed(text: str, type_: Type) -> Any:
+    """Return *text* as the value a field of *type_* wants, or as it is: then it is judged as text."""
+    number = _NUMBERS.get(type_.kind)
+    if number is not None and _NUMBER.fullmatch(text):
+        return number(text) if number is float or "." not in text else text
+    if type_.kind == "bool" and text in ("true", "false"):
+        return text == "true"
+    return text

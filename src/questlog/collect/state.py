@@ -1,0 +1,117 @@
+"""What one Flask app keeps: its pipeline, opened late, its background sender, and captures of its tests."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Self
+
+from flask import Flask
+
+from questlog.collect.background import BackgroundSender
+from questlog.errors import QuestlogError, Reject
+from questlog.pipeline import Pipeline, open_pipeline
+from questlog.plan import Plan
+from questlog.settings import Settings
+
+ACKS = ("durable", "background")
+
+
+class State:
+    """The extension's state in `app.extensions["questlog"]`. Safe for threads; a forked child starts anew."""
+
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        self.captures: list[Capture] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._pipeline: Pipeline | None = None
+        self._sender: BackgroundSender | None = None
+
+    def check(self) -> None:
+        """Raise what is wrong with the config, the project or its plan."""
+        ack = self.app.config["QUESTLOG_ACK"]
+        if ack not in ACKS:
+            raise QuestlogError(f"QUESTLOG_ACK is {ack!r}", hint=f"use one of {', '.join(ACKS)}")
+        _ = self._open().plan
+
+    def _open(self) -> Pipeline:
+        config = self.app.config
+        names = [row.name for row in fields(Settings)]
+        overrides = {
+            n: config[f"QUESTLOG_{n.upper()}"] for n in names if config.get(f"QUESTLOG_{n.upper()}") is not None
+        }
+        if "data" in overrides:
+            overrides["data"] = str(overrides["data"])
+        return open_pipeline(Path(config["QUESTLOG_PROJECT"]), **overrides)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The app's project as the config says at the first event."""
+        if self._pid != os.getpid():
+            self._reset()
+        if self._pipeline is None:
+            with self._lock:
+                if self._pipeline is None:
+                    self._pipeline = self._open()
+        return self._pipeline
+
+    @property
+    def plan(self) -> Plan:
+        """The project's plan as its file says now."""
+        return self.pipeline.plan
+
+    def record(self, events: Sequence[dict[str, Any]], records: Sequence[bytes]) -> None:
+        """Append *records*, or queue them; in a test that captures, keep the *events* instead."""
+        if self.captures:
+            self.captures[-1].take(events, records)
+        elif not records:
+            return
+        elif self.app.config["QUESTLOG_ACK"] == "background":
+            self._background().put(records)
+        else:
+            self.pipeline.log.append(records)
+
+    def _background(self) -> BackgroundSender:
+        log = self.pipeline.log
+        if self._sender is None:
+            with self._lock:
+                if self._sender is None:
+                    self._sender = BackgroundSender(log)
+        return self._sender
+
+    def capture(self) -> Capture:
+        """Return a list that takes what the app would record while it is used as a context."""
+        return Capture(self)
+
+
+class Capture(list[dict[str, Any]]):
+    """Events that were captured, as dicts; `bad` holds those that do not fit the plan, each with its refusal."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self._state = state
+        self.bad: list[tuple[dict[str, Any], Reject]] = []
+
+    def take(self, events: Sequence[dict[str, Any]], records: Sequence[bytes]) -> None:
+        """Keep *events*, and judge their *records*."""
+        from questlog.shape import judge
+
+        self.extend(events)
+        for body, record in zip(events, records, strict=True):
+            reject = judge(record, self._state.plan)
+            if reject is not None:
+                self.bad.append((body, reject))
+
+    def __enter__(self) -> Self:
+        self._state.captures.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._state.captures.remove(self)

@@ -1,0 +1,166 @@
+"""The game on every kind of server, stopped under load as people stop servers: every answered event is in SQL once."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import SWORDS, assert_promise, free_port, wait_for
+
+import questlog
+
+HERE = Path(__file__).parent
+GUNICORN = ["gunicorn", "game:app", "--no-control-socket", "--bind=127.0.0.1:{port}"]
+SERVERS = {
+    "flask, threads": ["flask", "--app", "game", "run", "--port", "{port}"],
+    "flask, reloader": ["flask", "--app", "game", "run", "--debug", "--port", "{port}"],
+    "gunicorn, two sync workers": [*GUNICORN, "--workers=2"],
+    "gunicorn, threads": [*GUNICORN, "--workers=2", "--threads=4"],
+    "gunicorn, preload": [*GUNICORN, "--workers=2", "--threads=4", "--preload"],
+    "granian": ["granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "2",
+                "--blocking-threads", "4", "game:app"],
+}  # fmt: skip
+
+
+class Server:
+    """A game server as a process group of its own."""
+
+    def __init__(self, folder: Path, kind: str, ack: str) -> None:
+        self.folder, self.port = folder, free_port()
+        shutil.copy(SWORDS / "plan.toml", folder)
+        game = (SWORDS / "game.py").read_text().replace("Questlog(app)", f'Questlog(app, ack="{ack}")')
+        (folder / "game.py").write_text(game)
+        program, *arguments = [part.format(port=self.port) for part in SERVERS[kind]]
+        self.output = folder / "server.log"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).with_name(program)), *arguments], cwd=folder, stdout=output, stderr=output,
+                start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+        wait_for(self.answers, f"{kind} answers", 30)
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, self.output.read_text()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", "/nowhere")
+            return connection.getresponse().status == 404
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def members(self) -> list[int]:
+        """Return the processes of the group that run."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = stat.read_text().rsplit(")", 1)[1].split()
+                if int(fields[2]) == self.process.pid and fields[0] != "Z":
+                    found.append(int(stat.parent.name))
+        return found
+
+
+class Load:
+    """Threads that buy swords until they are told to stop or nobody answers any more."""
+
+    def __init__(self, port: int, threads: int = 8) -> None:
+        self.sent: set[str] = set()
+        self.acknowledged: set[str] = set()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(port, n)) for n in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, port: int, name: int) -> None:
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            mark = f"{name}-{number}"
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            self.sent.add(mark)
+            try:
+                connection.request("GET", "/purchase_a_sword", headers={"User-Agent": mark})
+                response = connection.getresponse()
+                response.read()
+                if response.status == 200:
+                    self.acknowledged.add(mark)
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.01)
+            finally:
+                connection.close()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture
+def servers() -> Iterator[list[Server]]:
+    started: list[Server] = []
+    yield started
+    for server in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+
+
+def marks(folder: Path) -> dict[str, int]:
+    return dict(questlog.open(str(folder)).sql("select user_agent, count(*) from sword_purchases group by 1").rows())
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_stop_under_load_loses_nothing(tmp_path: Path, servers: list[Server], kind: str, how: str) -> None:
+    server = Server(tmp_path, kind, "durable")
+    servers.append(server)
+    load = Load(server.port)
+    wait_for(lambda: len(load.acknowledged) > 100, "events are accepted", 60)
+    if how == "SIGINT":
+        os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does
+    else:
+        server.process.terminate()
+    code = server.process.wait(30)
+    load.stop()
+    assert_promise(marks(tmp_path), load.acknowledged, load.sent, f"{kind} after {how}")
+    assert "Traceback" not in server.output.read_text(), server.output.read_text()
+    assert code in (0, 1, -signal.SIGINT, -signal.SIGTERM), code
+    wait_for(lambda: not server.members(), "all workers end")
+
+
+@pytest.mark.parametrize("kind", ["flask, threads", "gunicorn, threads", "gunicorn, preload", "granian"])
+def test_in_the_background_a_stop_that_waits_loses_nothing(tmp_path: Path, servers: list[Server], kind: str) -> None:
+    """Ctrl-C lets the process flush its queue. (SIGKILL does not; that is what the mode gives up.)"""
+    server = Server(tmp_path, kind, "background")
+    servers.append(server)
+    load = Load(server.port, threads=4)
+    wait_for(lambda: len(load.acknowledged) > 100, "events are accepted", 60)
+    load.stop()
+    os.killpg(server.process.pid, signal.SIGINT)
+    server.process.wait(30)
+    assert_promise(marks(tmp_path), load.acknowledged, load.sent, f"{kind} after Ctrl-C")
+
+
+def test_the_reloader_reloads_and_goes_on(tmp_path: Path, servers: list[Server]) -> None:
+    server = Server(tmp_path, "flask, reloader", "durable")
+    servers.append(server)
+    load = Load(server.port, threads=4)
+    for _ in range(2):
+        before = len(load.acknowledged)
+        wait_for(lambda before=before: len(load.acknowledged) > before + 50, "events are accepted", 60)
+        reloads = server.output.read_text().count("Restarting with")
+        (tmp_path / "game.py").write_text((tmp_path / "game.py").read_text() + "\n# changed\n")
+        wait_for(lambda n=reloads: server.output.read_text().count("Restarting with") > n, "it reloads", 30)
+    load.stop()
+    assert_promise(marks(tmp_path), load.acknowledged, load.sent, "after two reloads")
