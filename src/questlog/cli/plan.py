@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from questlog.cli.suggest import suggest
 from questlog.errors import PlanError, ProjectNotFound
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def plan() -> None:
       questlog plan diff old.toml new.toml
       questlog plan ddl --dialect presto
     """
+
+
+plan.add_command(suggest)
 
 
 @plan.command()

@@ -24,11 +24,16 @@ def render(plan: Plan) -> str:
     if plan.headers != _default(Plan, "headers"):
         parts.append(_section("headers", {"keep": list(plan.headers)}))
     if plan.envelope != Envelope():
-        parts.append(_section("envelope", changed(plan.envelope)))
+        parts.append(render_envelope(plan.envelope))
     if plan.routes:
         parts.append(_section("routes", plan.routes))
     parts += [render_event(event) for event in plan.events.values()]
     return "\n".join(parts)
+
+
+def render_envelope(envelope: Envelope) -> str:
+    """Return an envelope as TOML."""
+    return _section("envelope", changed(envelope))
 
 
 def render_event(event: Event, notes: Mapping[str, str] | None = None) -> str:
@@ -38,9 +43,9 @@ def render_event(event: Event, notes: Mapping[str, str] | None = None) -> str:
         said["table"] = event.table
     if event.mode != _default(Event, "mode"):
         said["mode"] = event.mode
-    text = _comment(notes, "") + _section(f"events.{toml_key(event.name)}", said)
+    text = comment(notes, "") + _section(f"events.{toml_key(event.name)}", said)
     if event.fields:
-        lines = [_comment(notes, field.name) + render_field(field) + "\n" for field in event.fields]
+        lines = [comment(notes, field.name) + render_field(field) + "\n" for field in event.fields]
         text += f"\n[events.{toml_key(event.name)}.fields]\n" + "".join(lines)
     return text
 
@@ -53,7 +58,8 @@ def render_field(field: Field) -> str:
     return f"{toml_key(field.name)} = {toml({'type': str(field.type), **options})}"
 
 
-def _comment(notes: Mapping[str, str] | None, key: str) -> str:
+def comment(notes: Mapping[str, str] | None, key: str) -> str:
+    """Return the note of *key* as lines of comment."""
     note = (notes or {}).get(key, "")
     return "".join(f"# {line}\n" for line in note.splitlines())
 

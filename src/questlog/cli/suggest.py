@@ -1,0 +1,149 @@
+"""`questlog plan suggest`: what events that were sent would add to the plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from questlog.errors import ProjectNotFound, QuestlogError
+
+if TYPE_CHECKING:
+    from questlog.pipeline import Pipeline
+    from questlog.suggest import Suggester, Suggestion
+
+
+@click.command()
+@click.argument("events", nargs=-1, metavar="[EVENTS]...")
+@click.option("-f", "--file", type=click.Path(dir_okay=False), help="The plan to add to; the project's if not given.")
+@click.option("--whole", is_flag=True, help="Print the whole plan with the additions in their places.")
+@click.option("--write", is_flag=True, help="Write the whole plan to its file instead of printing it.")
+@click.option("--limit", default=100_000, show_default=True, type=click.IntRange(min=1), help="Events to look at.")
+@click.pass_obj
+def suggest(folder: Path, events: tuple[str, ...], file: str | None, whole: bool, write: bool, limit: int) -> None:
+    """Print what the plan lacks: events and fields that were sent, with types that hold all of their values.
+
+    EVENTS are files of JSON Lines, plain, gzip or zstd; - is standard input. Without any it looks at the
+    project's own: events in quarantine that the plan does not know, and fields in _rescued. Where there is
+    no plan yet it prints a whole one. What it prints is a plan by itself.
+
+    \b
+      questlog plan suggest events.jsonl > plan.toml     a first plan
+      questlog plan suggest                              what is missing in this one
+      questlog plan suggest --write                      add it, comments stay
+    """
+    from questlog.plan import Envelope, Plan
+    from questlog.plan.load import parse_plan, read_text
+    from questlog.settings import find_project
+    from questlog.suggest import GUESSED_FROM, Suggester, guess_envelope
+
+    path = Path(file) if file is not None else None
+    if path is None:
+        try:
+            path = find_project(folder).plan_path
+        except ProjectNotFound:
+            if not events or write:
+                raise
+    text = read_text(path) if path is not None else ""
+    plan = parse_plan(text, str(path)) if path is not None else Plan("game", "")
+    fresh = not plan.events
+    if events:
+        raws = _lines(events, limit)
+        if fresh and plan.envelope == Envelope():
+            first = list(islice(raws, GUESSED_FROM))
+            plan, raws = replace(plan, envelope=guess_envelope(first)), chain(first, raws)
+        suggester = Suggester(plan)
+        for raw in raws:
+            suggester.add(raw)
+    else:
+        from questlog.pipeline import open_pipeline
+
+        suggester = Suggester(plan)
+        with open_pipeline(folder) as pipeline:
+            _read_project(pipeline, suggester, limit)
+    _print(suggester.finish(), text, path if write else None, whole, fresh)
+
+
+def _lines(files: tuple[str, ...], limit: int) -> Iterator[bytes]:
+    from questlog.importer import Source
+
+    def all_lines() -> Iterator[bytes]:
+        for file in files:
+            source = Source(file)
+            try:
+                yield from (line for line in source.lines() if line.strip())
+            finally:
+                source.close()
+
+    return islice(all_lines(), limit)
+
+
+def _read_project(pipeline: Pipeline, suggester: Suggester, limit: int) -> None:
+    """Look at what the project could not shape, and at what it kept beside the fields."""
+    for table in pipeline.plan.tables:
+        counts = pipeline.sql(f'select event_type, count(*) from "{table}" group by event_type').rows()
+        totals = {name: count for name, count in counts if name in pipeline.plan.events}
+        question = f'select event_type, _rescued from "{table}" where _rescued is not null'
+        rows = pipeline.sql(f"{question} order by received_time desc limit $1", [limit]).rows()
+        for name, rescued in rows:
+            if name in totals:
+                suggester.add_rescued(name, rescued.encode(), totals[name])
+                totals[name] = 0
+    unshaped = "select raw_event from quarantine where reason <> 'log_damaged' order by received_time desc limit $1"
+    for (raw,) in pipeline.sql(unshaped, [limit]).rows():
+        suggester.add(raw.encode())
+
+
+def _print(found: Suggestion, text: str, path: Path | None, whole: bool, fresh: bool) -> None:
+    """Print or write the suggestion; what cannot be suggested, and a count, go to standard error."""
+    from questlog.plan.extend import additions, extended
+
+    fields = sum(map(len, found.fields.values())) + sum(len(event.fields) for event in found.events)
+    if path is not None or (whole and text):
+        result = extended(text, found.merged, found.fields, found.events, found.notes)
+        if not result and (fields or found.events):
+            raise QuestlogError(
+                "this plan file is written in a way that cannot be added to",
+                hint="questlog plan suggest, and add by hand",
+            )
+    else:
+        result = additions(found.fields, found.events, found.notes)
+        if fresh:
+            result = _head(found) + result
+    if path is None:
+        click.echo(result or "# Nothing is missing.", nl=not result)
+    elif fields or found.events:
+        _replace(path, result)
+    for reason in found.left_out:
+        click.echo(f"left out: {reason}", err=True)
+    new = f"{_counted(len(found.events), 'new event')}, {_counted(fields, 'new field')}"
+    written = f", written to {path}" if path is not None and (fields or found.events) else ""
+    click.echo(f"{_counted(found.read, 'event')} read: {new}{written}", err=True)
+
+
+def _head(found: Suggestion) -> str:
+    """Return what stands before the events of a whole plan."""
+    from questlog.plan.render import render
+
+    text = f"# Suggested from {_counted(found.read, 'event')}; `questlog plan check` finds mistakes.\n\n"
+    if found.plan.envelope.fields:
+        text += f"# Fields are read from {found.plan.envelope.fields!r}; what lies beside it is kept in raw_event.\n"
+    return text + render(replace(found.plan, events={})) + "\n"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_name(path.name + ".new")
+    try:
+        draft.write_text(text, "utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise QuestlogError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,262 @@
+"""Events that were sent -> what the plan lacks: events, fields and their types.
+
+Every event is judged by the plan as `shape` would, but leniently: what is left over is what it lacks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from questlog.log import Entry
+from questlog.plan import Envelope, Event, Field, Plan, Type
+from questlog.plan.columns import header_column
+from questlog.plan.evolve import column_change
+from questlog.plan.infer import Seen
+from questlog.plan.load import RESERVED, VIEWS, with_version
+from questlog.plan.types import NAME
+from questlog.record import encode_record
+from questlog.shape.fields import FieldRule, Rules
+from questlog.shape.read import Arrived, Body, read_body, read_members, read_record, read_value
+from questlog.shape.values import DoesNotFit, to_timestamp
+
+MOST_EVENTS, MOST_FIELDS = 200, 200
+"""More types than that are no types: an id that stands where the type should."""
+GUESSED_FROM = 1000
+_PERSONAL = re.compile(r"e_?mail|(^|_)(ip|ip_?address|phone|address|birthday|(first|last|full|real)_?name)($|_)")
+_USUAL = {
+    "event_type": ("event_type", "event", "event_name", "eventType", "eventName", "type", "name", "action", "kind"),
+    "event_id": ("event_id", "eventId", "insert_id"),
+    "event_time": ("event_time", "eventTime", "timestamp", "client_time", "time", "ts", "created_at"),
+    "player_id": ("player_id", "playerId", "user_id", "userId", "uid", "distinct_id", "player", "user"),
+    "session_id": ("session_id", "sessionId", "session"),
+    "sequence": ("sequence", "seq", "index"),
+    "fields": ("properties", "event_data", "eventData", "params", "parameters", "payload", "data", "props"),
+}
+"""Where others put what every event has, the usual first."""
+
+
+@dataclass(slots=True)
+class _Lacks:
+    """What one event was sent with that the plan does not have. `keys` in the order they came."""
+
+    events: int = 0
+    keys: dict[str, Seen] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """What to add to a plan: `events` are new, `fields` belong to events it has. `notes` explain each.
+
+    `left_out` says what was seen and cannot be suggested, `read` how many events were looked at.
+    """
+
+    plan: Plan
+    events: tuple[Event, ...]
+    fields: dict[str, tuple[Field, ...]]
+    notes: dict[str, dict[str, str]]
+    left_out: tuple[str, ...]
+    read: int
+
+    @property
+    def merged(self) -> Plan:
+        """The plan with everything added."""
+        events = {
+            name: replace(event, fields=(*event.fields, *self.fields.get(name, ())))
+            for name, event in self.plan.events.items()
+        }
+        return with_version(replace(self.plan, events=events | {event.name: event for event in self.events}))
+
+
+class Suggester:
+    """Looks at events one by one; `finish` says what the plan lacks."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._lacks: dict[str, _Lacks] = {}
+        self._named: dict[str, str] = {}
+        self._skipped: Counter[str] = Counter()
+        self._read = 0
+        lenient = {name: replace(event, mode="observe") for name, event in plan.events.items()}
+        self._working = replace(plan, events=lenient)
+        self._rules = Rules(self._working)
+
+    def add(self, raw: bytes) -> None:
+        """Take one event as it was sent into account."""
+        self._read += 1
+        judged = self._rules.judge(self._arrived(raw))
+        if judged.event is None and judged.claimed is not None and self._is_new(judged.claimed):
+            judged = self._rules.judge(self._arrived(raw))
+        if judged.event is None or judged.row is None:
+            assert judged.reject is not None
+            self._skipped[judged.reject.reason.value] += 1
+            return
+        lacks = self._lacks.setdefault(judged.event.name, _Lacks())
+        lacks.events += 1
+        rescued = judged.row["_rescued"]
+        self.add_rescued(judged.event.name, rescued.encode() if rescued else b"{}")
+
+    def add_rescued(self, event: str, rescued: bytes, events: int = 0) -> None:
+        """Take what was left over of an event of the plan into account; *events* is how many more it counts."""
+        self._read += events
+        lacks = self._lacks.setdefault(event, _Lacks())
+        lacks.events += events
+        known = {name: rule for rule in self._rules.events[event].fields for name in rule.names}
+        for key, raw in (read_members(rescued) or {}).items():
+            value = read_value(raw)
+            if key in known and (value is None or _fits(known[key], value)):
+                continue  # the plan has learnt it since
+            if key in lacks.keys or len(lacks.keys) < MOST_FIELDS:
+                lacks.keys.setdefault(key, Seen()).add(value)
+
+    def _arrived(self, raw: bytes) -> Arrived:
+        record = encode_record(raw, id="suggested", received_ms=0, is_json=False)
+        return read_record(Entry(0, 0, record, 0), self._working.envelope, {})
+
+    def _is_new(self, claimed: str) -> bool:
+        """Add the event type to the plan that judges; refuse it if there are too many."""
+        if claimed in self._named or len(self._named) >= MOST_EVENTS or not claimed:
+            return False
+        name = _free_name(claimed, {*self._working.events, *self._working.tables})
+        match = () if name == claimed else ((self.plan.envelope.event_type, claimed),)
+        table = name if name not in VIEWS else _free_name(f"{name}_table", self._working.tables)
+        self._named[claimed] = name
+        event = Event(name, table, "observe", match=match)
+        self._working = replace(self._working, events={**self._working.events, name: event})
+        self._rules = Rules(self._working)
+        return True
+
+    def finish(self) -> Suggestion:
+        """Return what the plan lacks."""
+        events: list[Event] = []
+        fields: dict[str, tuple[Field, ...]] = {}
+        notes: dict[str, dict[str, str]] = {}
+        left_out: list[str] = []
+        columns = {table: _field_types(events) for table, events in self._working.tables.items()}
+        for name, lacks in self._lacks.items():
+            event = self._working.events[name]
+            found = _Fields(self.plan, event, lacks, columns[event.table])
+            notes[name] = found.notes
+            left_out += found.left_out
+            if name in self.plan.events:
+                if found.fields:
+                    fields[name] = tuple(found.fields)
+            else:
+                found.notes[""] = f"seen {lacks.events:,} times" if lacks.events > 1 else "seen once"
+                events.append(replace(event, mode="quarantine", fields=tuple(found.fields)))
+        left_out += [f"{reason}: {count:,} of the events" for reason, count in self._skipped.most_common()]
+        return Suggestion(self.plan, tuple(events), fields, notes, tuple(left_out), self._read)
+
+
+class _Fields:
+    """The fields one event lacks. *columns* are those its table has or is about to get, and their types."""
+
+    def __init__(self, plan: Plan, event: Event, lacks: _Lacks, columns: dict[str, Type]) -> None:
+        self.fields: list[Field] = []
+        self.notes: dict[str, str] = {}
+        self.left_out: list[str] = []
+        self._event, self._lacks, self._columns = event, lacks, columns
+        known = {name: field.type for field in event.fields for name in (field.name, *field.aliases)}
+        paths = {getattr(plan.envelope, name) for name in Envelope.__dataclass_fields__} - {""}
+        self._unnameable = RESERVED.union(map(header_column, plan.headers), {""})
+        # A key that is a name keeps it, whichever came first.
+        self._taken = {*self._unnameable, *known, *columns, *filter(NAME.fullmatch, lacks.keys)}
+        for key, seen in lacks.keys.items():
+            if key in known:
+                self._leave(key, f"{seen.count:,} do not fit its rules" + _better(seen, str(known[key])))
+            elif key in paths:
+                self._leave(key, f"{seen.count:,} are not what the envelope says is there")
+            else:
+                self._add(key, seen)
+
+    def _leave(self, key: str, why: str) -> None:
+        self.left_out.append(f"{self._event.name}.{key}: {why}")
+
+    def _add(self, key: str, seen: Seen) -> None:
+        type_ = seen.type()
+        if type_ is None:
+            return self._leave(key, f"{seen.why_none()}; it stays in _rescued")
+        if key in self._unnameable:
+            return self._leave(key, "every table has a column of that name; it stays in _rescued")
+        if key in self._columns:  # of another event in the same table
+            column = self._columns[key]
+            if type_ != column and (type_.kind == "struct" or column_change(type_, column) != "widening"):
+                why = f"it is {type_}, and the table's column of that name is {column}; it stays in _rescued"
+                return self._leave(key, why)
+            type_ = column
+        name = key if NAME.fullmatch(key) else _free_name(key, self._taken)
+        self._taken.add(name)
+        self._columns[name] = type_
+        aliases = () if name == key else (key,)
+        self.fields.append(Field(name, type_, aliases=aliases, pii=bool(_PERSONAL.search(name))))
+        note = f"in {seen.count:,} of {self._lacks.events:,} events"
+        said = seen.said() if type_.kind == "string" and not self.fields[-1].pii else ""
+        self.notes[name] = ("always sent" if seen.count == self._lacks.events else note) + (said and f": {said}")
+
+
+def _field_types(events: Iterable[Event]) -> dict[str, Type]:
+    return {field.name: field.type for event in events for field in event.fields}
+
+
+def _fits(rule: FieldRule, value: Any) -> bool:
+    try:
+        rule.check(value)
+    except DoesNotFit:
+        return False
+    return True
+
+
+def _better(seen: Seen, type_: str) -> str:
+    found = seen.type()
+    return "" if found is None or str(found) == type_ else f": it is {type_}, they are {found}"
+
+
+def _free_name(text: str, taken: Iterable[str]) -> str:
+    """Return *text* if it is a free name, or one made of it."""
+    used = set(taken)
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text).lower()
+    name = re.sub(r"[^a-z0-9_]+", "_", snake).strip("_")[:60]
+    if not NAME.fullmatch(name):
+        name = f"x_{name}".rstrip("_")[:60]
+    if text == name or NAME.fullmatch(text):
+        name = text
+    number, free = 2, name
+    while free in used:
+        free, number = f"{name[:60]}_{number}", number + 1
+    return free
+
+
+def guess_envelope(raws: Iterable[bytes]) -> Envelope:
+    """Return where these events seem to hold what every event has; what cannot be told is as usual."""
+    bodies = [body for body in map(read_body, raws) if isinstance(body, Body)]
+    found: dict[str, str] = {}
+    for name, keys in _USUAL.items():
+        key = next((key for key in keys if key not in found.values() and _is_everywhere(bodies, name, key)), None)
+        if key is not None:
+            found[name] = key
+    defaults = Envelope()
+    clash = {getattr(defaults, name) for name in _USUAL if name not in found} & set(found.values())
+    return Envelope(**{name: key for name, key in found.items() if key not in clash})
+
+
+def _is_everywhere(bodies: list[Body], name: str, key: str) -> bool:
+    """Return whether nearly all events have *key* with a value of the right kind."""
+    values = [body.get(key) for body in bodies if key in body.members]
+    if not values or len(values) < 0.9 * len(bodies):
+        return False
+    if name == "fields":
+        return all(isinstance(value, dict) or value is None for value in values)
+    if name == "event_type":
+        distinct = len(set(map(str, values)))
+        return all(isinstance(value, str) for value in values) and distinct <= max(20, len(values) / 4)
+    if name == "event_id":
+        texts = [value for value in values if isinstance(value, str)]
+        return len(set(texts)) == len(bodies)
+    if name == "event_time":
+        return all(value is not None and not to_timestamp(value)[1] for value in values)
+    if name == "sequence":
+        return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+    return all(isinstance(value, str | int) and not isinstance(value, bool) for value in values)
