@@ -45,7 +45,7 @@ def plan() -> None:
 plan.add_command(suggest)
 
 
-@plan.command()
+@plan.command(short_help="Report every fault of a plan, with lines.")
 @_FILE
 @_JSON
 @click.pass_obj
@@ -148,7 +148,7 @@ def _table_faults(folder: Path, file: str | None, plan: Plan, text: str) -> list
     return []
 
 
-@plan.command()
+@plan.command(short_help="Show events, tables and fields.")
 @click.argument("events", nargs=-1, metavar="[EVENT]...")
 @_FILE_OPTION
 @_JSON
@@ -248,7 +248,7 @@ def _as_json(plan: Plan, events: list[Event]) -> dict[str, Any]:
     }
 
 
-@plan.command()
+@plan.command(short_help="Print JSON Schema of events.")
 @click.argument("event", required=False)
 @_FILE_OPTION
 @click.pass_obj
@@ -264,7 +264,7 @@ def schema(folder: Path, event: str | None, file: str | None) -> None:
     click.echo(json.dumps(body, indent=2, ensure_ascii=False))
 
 
-@plan.command()
+@plan.command(short_help="Print CREATE TABLE statements for an engine.")
 @click.option("--dialect", type=click.Choice(_DIALECTS), required=True, help="Whose SQL.")
 @_FILE_OPTION
 @click.pass_obj
@@ -279,7 +279,7 @@ def ddl(folder: Path, dialect: str, file: str | None) -> None:
         click.echo(f"{statement};\n")
 
 
-@plan.command()
+@plan.command(short_help="Tell what a change does to tables that exist.")
 @click.argument("old", type=click.Path(allow_dash=True, dir_okay=False))
 @click.argument("new", required=False, type=click.Path(allow_dash=True, dir_okay=False))
 @_JSON

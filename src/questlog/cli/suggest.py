@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from questlog.suggest import Suggester, Suggestion
 
 
-@click.command()
+@click.command(short_help="Print what the plan lacks, from events that were sent.")
 @click.argument("events", nargs=-1, metavar="[EVENTS]...")
 @click.option("-f", "--file", type=click.Path(dir_okay=False), help="The plan to add to; the project's if not given.")
 @click.option("--whole", is_flag=True, help="Print the whole plan with the additions in their places.")
@@ -29,7 +29,7 @@ def suggest(folder: Path, events: tuple[str, ...], file: str | None, whole: bool
     """Print what the plan lacks: events and fields that were sent, with types that hold all of their values.
 
     EVENTS are files of JSON Lines, plain, gzip or zstd; - is standard input. Without any it looks at the
-    project's own: events in quarantine that the plan does not know, and fields in _rescued. Where there is
+    project's own: events in quarantine, and fields in _rescued. Where there is
     no plan yet it prints a whole one. What it prints is a plan by itself.
 
     \b
