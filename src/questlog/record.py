@@ -7,7 +7,6 @@ record (a plain Flask app writing to Kafka): its keys are the event's fields and
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from typing import Annotated, Literal
 
@@ -39,8 +38,23 @@ class Record(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, rename={
         return base64.b64decode(self.base64) if self.base64 else bytes(self.event)
 
 
+class Line(msgspec.Struct, gc=False, frozen=True, rename={"format": "questlog"}):
+    """A record as it is read from a log: its headers and its event are not looked into yet."""
+
+    format: Literal[1]
+    id: str
+    received: Received
+    client_id: bool = False
+    headers: msgspec.Raw = msgspec.Raw(b"{}")
+    event: msgspec.Raw = _NOTHING
+    base64: str = ""
+
+
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Record)
+_lines = msgspec.json.Decoder(Line)
+_headers = msgspec.json.Decoder(dict[str, str])
+NOT_A_RECORD = (msgspec.MsgspecError, ValueError, RecursionError)  # base64 raises two kinds of ValueError
+"""What reading a line raises when it is not a record."""
 
 
 def new_id() -> str:
@@ -75,11 +89,24 @@ def encode_record(
 def decode_record(value: bytes) -> Record | None:
     """Return the record that `encode_record` wrote, or None if *value* is anything else."""
     try:
-        record = _decoder.decode(value)
+        line = decode_line(value)
+        record = Record(
+            1, line.id, line.received, line.client_id, decode_headers(line.headers), line.event, line.base64
+        )
         record.raw()
-    except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error, RecursionError):
+    except NOT_A_RECORD:
         return None
     return record
+
+
+def decode_line(value: bytes) -> Line:
+    """Return the record *value*, its headers unread; raise one of `NOT_A_RECORD`."""
+    return _lines.decode(value)
+
+
+def decode_headers(raw: bytes | msgspec.Raw) -> dict[str, str]:
+    """Return the headers of a `Line`; raise one of `NOT_A_RECORD`."""
+    return _headers.decode(raw)
 
 
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.S)

@@ -324,7 +324,18 @@ def test_a_log_entry_that_is_no_record_is_a_quarantine_row(value: bytes) -> None
 @pytest.mark.parametrize("field", ["received", "base64", "id", "headers", "event", "client_id"])
 def test_a_record_with_a_spoiled_part_is_still_one_row(field: str) -> None:
     """A record that another program wrote may hold anything at all."""
-    for spoiled in (b"-1", b"1e300", b'"!"', b"null", b"[]", b"9" * 30, b'{"a":1}', b'"\xff"', b"[" * 5000):
+    for spoiled in (
+        b"-1",
+        b"1e300",
+        b'"!"',
+        b"null",
+        b"[]",
+        b"9" * 30,
+        b'{"a":1}',
+        b'"\xff"',
+        '"é"'.encode(),
+        b"[" * 5000,
+    ):
         record = b'{"questlog":1,"id":"a","received":1,"event":{"event_type":"b"},"%s":%s}' % (field.encode(), spoiled)
         assert_valid(shape([Entry(0, 0, record, -(2**63))], PLAN), 1)
 

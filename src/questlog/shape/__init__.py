@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import compress
+from operator import attrgetter, itemgetter
 
 import pyarrow as pa
 
@@ -12,13 +15,16 @@ from questlog.errors import Reason, Reject
 from questlog.log import Entry, Gap, Position
 from questlog.plan import Plan
 from questlog.record import LAST_MS
-from questlog.shape.columns import table_of_rows
+from questlog.shape.columns import Part, join_parts, table_of_rows
+from questlog.shape.fast import Fast, read_lines
 from questlog.shape.fields import Judged, Row, Rules
 from questlog.shape.read import Arrived, read_record
 
 __all__ = ["QUARANTINE", "Place", "Seen", "Shaped", "describe", "judge", "never_seen", "shape"]
 
 QUARANTINE = "quarantine"
+FAST_FROM = 64
+"""Records of a batch that are worth whole columns."""
 
 Place = tuple[int, int, int]
 """Partition, offset and received milliseconds of a record."""
@@ -61,8 +67,12 @@ def shape(
     client chose is a duplicate if *seen*, or this batch before it, knows the id from another place
     within the plan's window.
     """
-    batch = _Batch(rules_for(plan), entries, held or {}, seen)
-    batch.add_entries()
+    ready = _ready(plan)
+    batch = _Batch(ready.rules, entries, held or {}, seen)
+    if len(entries) < FAST_FROM:
+        batch.add_entries()
+    else:
+        batch.add_many(ready.fast)
     for index, gap in enumerate(gaps, len(entries)):
         batch.add_gap(index, gap)
     return batch.finish()
@@ -75,21 +85,32 @@ def judge(value: bytes, plan: Plan) -> Reject | None:
 
 def describe(value: bytes, plan: Plan) -> Judged:
     """Return the record's event type and its row or refusal; no column is built."""
-    rules = rules_for(plan)
+    rules = _ready(plan).rules
     return rules.judge(read_record(Entry(0, 0, value, 0), plan.envelope, rules.headers))
 
 
-_rules: dict[str, Rules] = {}
-_RULES_KEPT = 8
+class _Ready:
+    """What a plan says, worked out once: a query shapes a small tail again and again."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.rules = Rules(plan)
+
+    @cached_property
+    def fast(self) -> Fast:
+        """The way for usual events; a batch must be worth the making of it."""
+        return Fast(self.rules)
 
 
-def rules_for(plan: Plan) -> Rules:
-    """Return what *plan* says, worked out once: a query shapes a small tail again and again."""
-    found = _rules.get(plan.version)
-    if found is None or (found.plan is not plan and found.plan != plan):
-        if len(_rules) >= _RULES_KEPT:
-            _rules.clear()
-        found = _rules[plan.version] = Rules(plan)
+_plans: dict[str, _Ready] = {}
+_PLANS_KEPT = 8
+
+
+def _ready(plan: Plan) -> _Ready:
+    found = _plans.get(plan.version)
+    if found is None or (found.rules.plan is not plan and found.rules.plan != plan):
+        if len(_plans) >= _PLANS_KEPT:
+            _plans.clear()
+        found = _plans[plan.version] = _Ready(plan)
     return found
 
 
@@ -99,6 +120,7 @@ class _Batch:
     def __init__(self, rules: Rules, entries: Sequence[Entry], held: Mapping[str, Position], seen: Seen) -> None:
         self.rules, self.entries, self.held_at, self.seen = rules, entries, held, seen
         self.rows: dict[str, list[tuple[int, Row]]] = {}
+        self.parts: list[Part] = []
         self.first: dict[str, Place] = {}
         self.repeated: Counter[str] = Counter()
         self.held = 0
@@ -106,14 +128,40 @@ class _Batch:
 
     def add_entries(self) -> None:
         """Put each record in exactly one place.  1 read  2 duplicate?  3 judge."""
-        rules = self.rules
         for index, entry in enumerate(self.entries):
-            arrived = read_record(entry, rules.envelope, rules.headers)
+            arrived = self._read(entry)
             if arrived.client_id and self._is_duplicate(arrived.id, entry, arrived.received):
-                event = rules.judge(arrived).event
-                self.repeated[event.name if event else ""] += 1
+                self._repeat(arrived)
             else:
                 self._judge(index, entry, arrived)
+
+    def add_many(self, fast: Fast) -> None:
+        """Do what `add_entries` does: usual events by whole columns, the others one by one."""
+        lines = read_lines(map(attrgetter("value"), self.entries))
+        usual: list[int] = []
+        left: list[int] = []
+        for index, line in enumerate(lines):
+            if line is not None and not line.client_id:
+                usual.append(index)
+            else:
+                entry = self.entries[index]
+                arrived = self._read(entry)
+                if arrived.client_id and self._is_duplicate(arrived.id, entry, arrived.received):
+                    self._repeat(arrived)
+                else:
+                    (left if line is None else usual).append(index)
+        parts, unusual = fast.rows(usual, [line for index in usual if (line := lines[index]) is not None])
+        for part in parts:
+            self._put_part(part)
+        for index in (*left, *unusual):
+            self._judge(index, self.entries[index], self._read(self.entries[index]))
+
+    def _read(self, entry: Entry) -> Arrived:
+        return read_record(entry, self.rules.envelope, self.rules.headers)
+
+    def _repeat(self, arrived: Arrived) -> None:
+        event = self.rules.judge(arrived).event
+        self.repeated[event.name if event else ""] += 1
 
     def _judge(self, index: int, entry: Entry, arrived: Arrived) -> None:
         judged = self.rules.judge(arrived)
@@ -138,6 +186,17 @@ class _Batch:
             self.held += 1
         else:
             self.rows.setdefault(table, []).append((index, row))
+
+    def _put_part(self, part: Part) -> None:
+        held = self.held_at.get(part.table)
+        if held:
+            entries = (self.entries[index] for index in part.places)
+            kept = [entry.offset >= held.get(entry.partition, 0) for entry in entries]
+            if not all(kept):
+                self.held += kept.count(False)
+                part = Part(part.table, list(compress(part.places, kept)), part.rows.filter(pa.array(kept)))
+        if part.places:
+            self.parts.append(part)
 
     def add_gap(self, index: int, gap: Gap) -> None:
         """Record what the log lost: one quarantine row for the whole gap."""
@@ -171,6 +230,9 @@ class _Batch:
 
     def finish(self) -> Shaped:
         """Build the columns."""
-        tables = {name: table_of_rows(self.rules.schema(name), rows) for name, rows in self.rows.items()}
+        for name, rows in self.rows.items():
+            rows.sort(key=itemgetter(0))
+            self.parts.append(Part(name, [index for index, _ in rows], table_of_rows(self.rules.schema(name), rows)))
+        tables = join_parts(self.parts)
         seen = tuple((event_id, *place) for event_id, place in self.first.items())
         return Shaped(tables, self.repeated.total(), self.held, seen, self.repeated)

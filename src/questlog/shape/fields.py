@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -114,7 +114,7 @@ class Rules:
             return Judged(reject=body)
         claimed = body.get(self.envelope.event_type)
         judged = Judged(claimed=claimed if isinstance(claimed, str) else None)
-        found = self.find(body, claimed)
+        found = self.find(body.get, claimed)
         if isinstance(found, Reject):
             judged.reject = found
             return judged
@@ -137,10 +137,10 @@ class Rules:
         judged.row = row
         return judged
 
-    def find(self, body: Body, claimed: Any) -> Event | Reject:
-        """Return the event type that a body means: the plan's matches first, then its name."""
+    def find(self, get: Callable[[str], Any], claimed: Any) -> Event | Reject:
+        """Return the event type that a body, read by *get*, means: the plan's matches first, then its name."""
         for event in self.matched:
-            if all(same(body.get(path), value) for path, value in event.match):
+            if all(same(get(path), value) for path, value in event.match):
                 return event
         path = self.envelope.event_type
         if not isinstance(claimed, str):

@@ -1,0 +1,331 @@
+"""A plan -> msgspec types that accept exactly the usual events: anything else is an error, never another value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from types import GenericAlias
+from typing import Annotated, Any, Literal, Union
+
+import msgspec
+import pyarrow as pa
+
+from questlog.plan import Envelope, Event
+from questlog.shape.fast import columns
+from questlog.shape.fields import EventRule, FieldRule, Rules
+from questlog.shape.read import MAX_ID_LENGTH
+from questlog.shape.values import LARGEST_FLOAT, LIMITS
+
+Build = Callable[[list[Any]], pa.Array]
+
+_LONG = Annotated[int, msgspec.Meta(ge=LIMITS["long"][0], le=LIMITS["long"][1])]
+_ENVELOPE: tuple[tuple[str, Any, Build], ...] = (
+    ("event_time", int | str, columns.timestamps),
+    ("player_id", str | int, columns.texts),
+    ("session_id", str | int, columns.texts),
+    ("sequence", _LONG, columns.of(pa.int64())),
+)
+_ID = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
+_NOBODY = "\x00"
+"""The tag of no event: msgspec asks for a tag only where there are two to choose from."""
+
+
+@dataclass(frozen=True, slots=True)
+class FastColumn:
+    """One column of an event type: where its value stands in a decoded event, and how values become a column."""
+
+    name: str
+    get: Callable[[Any], Any]
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
+class EventDecoder:
+    """How one event type is decoded. `check_depth`: parts of it are skipped that may nest too deep."""
+
+    event: Event
+    tree: _Node
+    columns: tuple[FastColumn, ...]
+    many: msgspec.json.Decoder[Any]
+    one: msgspec.json.Decoder[Any]
+    check_depth: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """Decodes any event of a plan at once: its type stands at the top level and nothing else tells it."""
+
+    classes: Mapping[str, type]
+    many: msgspec.json.Decoder[Any]
+    one: msgspec.json.Decoder[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Decodes only what tells an event's type."""
+
+    paths: Sequence[str]
+    key: Callable[[Any], Any]
+    many: msgspec.json.Decoder[Any]
+    one: msgspec.json.Decoder[Any]
+
+    def values(self, head: Any) -> dict[str, Any]:
+        """Return path -> value."""
+        found = self.key(head)
+        return dict(zip(self.paths, found if len(self.paths) > 1 else (found,), strict=True))
+
+
+class _Conflict(Exception):
+    """Two readers want the same value in different ways: the careful path can do that."""
+
+
+@dataclass(slots=True)
+class _Node:
+    """An object of an event: its members by key, each an object or a leaf's type with whether it must be there."""
+
+    path: str = ""
+    members: dict[str, _Node | tuple[Any, bool]] = field(default_factory=dict)
+
+    def add(self, path: str, type_: Any, *, required: bool = False, shared: bool = False) -> None:
+        """Put a leaf at a dotted path. *shared* leaves may be added twice."""
+        *above, key = path.split(".")
+        node = self.at(above)
+        if key not in node.members:
+            node.members[key] = (type_, required)
+        elif not (shared and node.members[key] == (type_, required)):
+            raise _Conflict(path)
+
+    def at(self, keys: Sequence[str]) -> _Node:
+        """Return the object at a path, made if it is not there."""
+        node = self
+        for key in keys:
+            inner = node.members.setdefault(key, _Node(f"{node.path}.{key}" if node.path else key))
+            if not isinstance(inner, _Node):
+                raise _Conflict(inner)
+            node = inner
+        return node
+
+    def struct(self, strict: Callable[[str], bool], **options: Any) -> Any:
+        """Return the msgspec type; *strict* says of an object's path whether unknown members are errors."""
+        fields: list[Any] = []
+        for index, member in enumerate(self.members.values()):
+            if isinstance(member, _Node):
+                inner = member.struct(strict)
+                fields.append((f"m{index}", inner) if member.needed else (f"m{index}", inner, inner()))
+            else:
+                type_, required = member
+                fields.append((f"m{index}", type_) if required else (f"m{index}", _optional(type_), None))
+        return msgspec.defstruct(
+            "Usual", fields, rename={f"m{i}": key for i, key in enumerate(self.members)}, kw_only=True, frozen=True,
+            gc=False, forbid_unknown_fields=strict(self.path), **options,
+        )  # fmt: skip
+
+    @property
+    def needed(self) -> bool:
+        """Whether something in it must be there."""
+        return any(m.needed if isinstance(m, _Node) else m[1] for m in self.members.values())
+
+    def attribute(self, path: str) -> str:
+        """Return the attribute path of a leaf in the decoded object."""
+        key, dot, rest = path.partition(".")
+        name = f"m{list(self.members).index(key)}"
+        inner = self.members[key]
+        return f"{name}.{inner.attribute(rest)}" if dot and isinstance(inner, _Node) else name
+
+
+def _optional(type_: Any) -> Any:
+    return type_ if type_ is msgspec.Raw else Union[type_, None]  # noqa: UP007
+
+
+def _decoders(type_: Any) -> tuple[msgspec.json.Decoder[Any], msgspec.json.Decoder[Any]]:
+    """Return decoders of a list of values and of one."""
+    return msgspec.json.Decoder(GenericAlias(list, (type_,))), msgspec.json.Decoder(type_)
+
+
+def event_decoder(rules: Rules, rule: EventRule) -> EventDecoder | None:
+    """Return how events of a type are decoded, or None if the plan is too entangled for that."""
+    try:
+        return _event_decoder(rules, rule)
+    except (_Conflict, ValueError, TypeError):  # msgspec takes no key with a quote in it
+        return None
+
+
+def _event_decoder(rules: Rules, rule: EventRule) -> EventDecoder:
+    names, tree = rules.envelope, _Node()
+    prefix = names.fields + "." if names.fields else ""
+    built = []
+    for name, type_, build in _ENVELOPE:
+        tree.add(getattr(names, name), type_)
+        built.append((name, getattr(names, name), build))
+    tree.add(names.event_id, _ID)
+    for each in rule.fields:
+        type_, build = _usual(each)
+        tree.add(prefix + each.field.name, type_, required=each.field.required and type_ is not msgspec.Raw)
+        built.append((each.field.name, prefix + each.field.name, build))
+    if not _is_tagged(rules):
+        tree.add(names.event_type, str | int, shared=True)
+    for path, _ in rule.event.match:
+        tree.add(path, str | int, shared=True)
+    holder = tree.at(names.fields.split(".") if names.fields else ())
+    if any(alias in holder.members for each in rule.fields for alias in each.field.aliases):
+        raise _Conflict(rule.event.name)  # an old name of one field is also something else
+    type_ = tree.struct(_strict(names))
+    found = tuple(FastColumn(name, attrgetter(tree.attribute(path)), build) for name, path, build in built)
+    many, one = _decoders(type_)
+    return EventDecoder(rule.event, tree, found, many, one, check_depth=bool(names.fields))
+
+
+def _strict(names: Envelope) -> Callable[[str], bool]:
+    """Unknown members count where the fields are, and below; elsewhere nobody asks for them."""
+    return lambda path: not names.fields or path == names.fields or path.startswith(names.fields + ".")
+
+
+def _is_tagged(rules: Rules) -> bool:
+    """Return whether one top-level member tells an event's type."""
+    return not rules.matched and "." not in rules.envelope.event_type
+
+
+def tagged_of(rules: Rules, decoders: Mapping[str, EventDecoder]) -> Tagged | None:
+    """Return the decoder of all event types at once, if there can be one."""
+    if not _is_tagged(rules) or not decoders:
+        return None
+    key = rules.envelope.event_type
+    usable = {name: each for name, each in decoders.items() if key not in each.tree.members}
+    strict = _strict(rules.envelope)
+    try:
+        classes = {name: each.tree.struct(strict, tag_field=key, tag=name) for name, each in usable.items()}
+        nobody = msgspec.defstruct("Nobody", [], tag_field=key, tag=_NOBODY)
+        any_of: Any = Union[tuple([nobody, *classes.values()])]  # noqa: UP007
+        return Tagged(classes, *_decoders(any_of))
+    except (ValueError, TypeError):
+        return None
+
+
+def head_of(rules: Rules) -> Head | None:
+    """Return the decoder of what tells an event's type, if every plan's value is a text or a whole number."""
+    tree, paths = _Node(), [rules.envelope.event_type]
+    for event in rules.matched:
+        for path, value in event.match:
+            if isinstance(value, bool) or not isinstance(value, str | int):
+                return None
+            if path not in paths:
+                paths.append(path)
+    try:
+        for path in paths:
+            tree.add(path, str | int)
+        type_ = tree.struct(lambda path: False)
+    except (_Conflict, ValueError, TypeError):
+        return None
+    many, one = _decoders(type_)
+    return Head(paths, attrgetter(*(tree.attribute(path) for path in paths)), many, one)
+
+
+# -- fields ---------------------------------------------------------------------------------------
+
+
+def _usual(rule: FieldRule) -> tuple[Any, Build]:
+    """Return the type of a field's usual values and how they become a column.
+
+    Values of any other kind of field are decoded and judged one by one, as on the careful path.
+    """
+    kind = rule.field.type.kind
+    found = _KINDS[kind](rule) if kind in _KINDS else None
+    if found is None:
+        return msgspec.Raw, columns.one_by_one(rule)
+    type_, build = found
+    return type_, build if rule.default is None else columns.with_default(build, rule)
+
+
+def _string(rule: FieldRule) -> tuple[Any, Build] | None:
+    field, build = rule.field, columns.of(pa.string())
+    if rule.low is not None or rule.high is not None:
+        return None
+    if field.enum:
+        texts = [value for value in field.enum if isinstance(value, str)]
+        if len(texts) < len(field.enum) or field.max_length is not None or rule.pattern is not None:
+            return None
+        return Literal[tuple(texts)], build
+    if field.max_length is None and rule.pattern is None:
+        return str, build
+    return Annotated[str, msgspec.Meta(max_length=field.max_length, pattern=field.pattern)], build
+
+
+def _bool(rule: FieldRule) -> tuple[Any, Build] | None:
+    return None if _has_limits(rule) else (bool, columns.of(pa.bool_()))
+
+
+def _whole(rule: FieldRule) -> tuple[Any, Build] | None:
+    if rule.field.enum or rule.field.max_length is not None or rule.pattern is not None:
+        return None
+    low, high = LIMITS[rule.field.type.kind]
+    low = low if rule.low is None else max(low, math.ceil(rule.low))
+    high = high if rule.high is None else min(high, math.floor(rule.high))
+    if low > high:
+        return None
+    type_ = pa.int32() if rule.field.type.kind == "int" else pa.int64()
+    return Annotated[int, msgspec.Meta(ge=low, le=high)], columns.of(type_)
+
+
+def _real(rule: FieldRule) -> tuple[Any, Build] | None:
+    if rule.field.enum or rule.field.max_length is not None or rule.pattern is not None:
+        return None
+    if not isinstance(rule.low, float | None) or not isinstance(rule.high, float | None):
+        return None
+    low, high, single = rule.low, rule.high, rule.field.type.kind == "float"
+    if single:
+        low = -LARGEST_FLOAT if low is None else max(low, -LARGEST_FLOAT)
+        high = LARGEST_FLOAT if high is None else min(high, LARGEST_FLOAT)
+    type_ = float if low is None and high is None else Annotated[float, msgspec.Meta(ge=low, le=high)]
+    return type_, columns.of(pa.float32() if single else pa.float64())
+
+
+def _decimal(rule: FieldRule) -> tuple[Any, Build] | None:
+    if rule.field.enum or rule.field.max_length is not None or rule.pattern is not None:
+        return None
+    if rule.field.type.scale > columns.EXACT_SCALE:
+        return None
+    return float | str, columns.decimals(rule)
+
+
+def _timestamp(rule: FieldRule) -> tuple[Any, Build] | None:
+    return None if _has_limits(rule) else (int | str, columns.timestamps)
+
+
+def _date(rule: FieldRule) -> tuple[Any, Build] | None:
+    return None if _has_limits(rule) else (columns.Date, columns.of(pa.date32()))
+
+
+def _list(rule: FieldRule) -> tuple[Any, Build] | None:
+    """Lists of what has no bounds of its own."""
+    item, field = rule.field.type.item, rule.field
+    if item is None or item.kind not in _ITEMS or field.enum or rule.low is not None or rule.high is not None:
+        return None
+    if field.pattern is not None or rule.default is not None:
+        return None
+    type_, arrow = _ITEMS[item.kind]
+    whole: Any = GenericAlias(list, (_optional(type_),))
+    if field.max_length is not None:
+        whole = Annotated[whole, msgspec.Meta(max_length=field.max_length)]
+    return whole, columns.of(pa.list_(arrow))
+
+
+def _has_limits(rule: FieldRule) -> bool:
+    field = rule.field
+    return bool(field.enum) or any(
+        limit is not None for limit in (rule.low, rule.high, rule.pattern, field.max_length)
+    )  # fmt: skip
+
+
+_KINDS: Mapping[str, Callable[[FieldRule], tuple[Any, Build] | None]] = {
+    "string": _string, "bool": _bool, "int": _whole, "long": _whole, "float": _real, "double": _real,
+    "decimal": _decimal, "timestamp": _timestamp, "date": _date, "list": _list,
+}  # fmt: skip
+_ITEMS: Mapping[str, tuple[Any, pa.DataType]] = {
+    "string": (str, pa.string()),
+    "bool": (bool, pa.bool_()),
+    "int": (Annotated[int, msgspec.Meta(ge=LIMITS["int"][0], le=LIMITS["int"][1])], pa.int32()),
+    "long": (_LONG, pa.int64()),
+    "double": (float, pa.float64()),
+}
