@@ -259,6 +259,15 @@ def test_a_rename_that_also_breaks_the_type_is_refused(game: Game) -> None:
         game.land()
 
 
+def test_a_header_whose_column_holds_something_else_is_refused_at_start(game: Game) -> None:
+    (game.folder / "plan.toml").write_text("[headers]\nkeep = []\n[events.hit.fields]\nhost = 'int'\n")
+    game.send('{"host": 1}')
+    game.land()
+    (game.folder / "plan.toml").write_text("[headers]\nkeep = ['Host']\n[events.hit]\n")
+    with pytest.raises(PlanError, match=r"headers\.keep: is string now, and column host of table hit holds int"):
+        game.land()
+
+
 def test_rolling_back_to_a_narrower_plan_keeps_the_wide_column(game: Game) -> None:
     game.plan(value="int")
     game.send('{"value": 1}')

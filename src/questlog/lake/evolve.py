@@ -9,7 +9,9 @@ from typing import Any
 
 from questlog.errors import PlanError
 from questlog.lake.state import read_schemas
-from questlog.plan import Event, Field, Plan, Type
+from questlog.plan import Plan, Type
+from questlog.plan.columns import Column
+from questlog.plan.columns import table_columns as planned_columns
 from questlog.plan.evolve import column_change, widest
 
 
@@ -31,7 +33,7 @@ def _plan_type(type_: Any) -> Type:
     return Type("struct", fields=tuple((f["name"], _plan_type(f["type"])) for f in type_["fields"]))
 
 
-def refuse_breaking(plan: Plan, connection: sqlite3.Connection, path: str = "plan.toml") -> None:
+def refuse_breaking(plan: Plan, connection: sqlite3.Connection, path_of_plan: str = "plan.toml") -> None:
     """Raise `PlanError`, each fault with its way out, if *plan* changes a column in a way that loses values.
 
     A plan that has landed here before may come back with narrower types (a rolling deployment, a roll-back):
@@ -42,27 +44,29 @@ def refuse_breaking(plan: Plan, connection: sqlite3.Connection, path: str = "pla
     faults = []
     for table, events in plan.tables.items():
         columns = table_columns(schemas[table]) if table in schemas else {}
-        for event in events:
-            for field in event.fields:
-                fault = _fault(event, field, columns, tolerant=landed_before is not None)
-                if fault:
-                    faults.append(fault)
+        paths = {field.name: f"events.{event.name}.fields.{field.name}" for event in events for field in event.fields}
+        for column in planned_columns(plan, table):
+            path = paths.get(column.name, "headers.keep")
+            fault = _fault(path, table, column, columns, tolerant=landed_before is not None)
+            if fault:
+                faults.append(fault)
     if faults:
-        raise PlanError(path, faults)
+        raise PlanError(path_of_plan, list(dict.fromkeys(faults)))
 
 
-def _fault(event: Event, field: Field, columns: dict[str, Type], *, tolerant: bool) -> str:
-    """Return what is wrong with *field*, or "". A column it has by another name counts too."""
-    name = next((n for n in (field.name, *field.aliases) if n in columns), None)
-    if name is None or column_change(columns[name], field.type) != "breaking":
+def _fault(path: str, table: str, column: Column, columns: dict[str, Type], *, tolerant: bool) -> str:
+    """Return what is wrong with *column*, or "". One the table has by another name counts too."""
+    name = next((n for n in (column.name, *column.aliases) if n in columns), None)
+    if name is None or column_change(columns[name], column.type) != "breaking":
         return ""
-    if tolerant and _fits(columns[name], field.type):
+    if tolerant and _fits(columns[name], column.type):
         return ""
-    where = f"events.{event.name}.fields.{field.name}"
-    fresh = f"{field.name}_{field.type.kind}"
+    said = f"{path}: is {column.type} now, and column {name} of table {table} holds {columns[name]}."
+    if path == "headers.keep":
+        return f"{said} The header {column.name} cannot be kept beside it"
+    fresh = f"{column.name}_{column.type.kind}"
     return (
-        f"{where}: is {field.type} now, and column {name} of table {event.table} holds {columns[name]}."
-        f" Keep the type {columns[name]}, or leave {name} as it is and add a field with a new name, e.g. {fresh}"
+        f"{said} Keep the type {columns[name]}, or leave {name} as it is and add a field with a new name, e.g. {fresh}"
     )
 
 
