@@ -65,7 +65,7 @@ def _zones() -> st.SearchStrategy[dt.tzinfo]:
 
 def _decimals(type_: Type) -> st.SearchStrategy[Any]:
     limit = 10**type_.precision - 1
-    return st.integers(-limit, limit).map(lambda n: format(Decimal(n).scaleb(-type_.scale), "f"))
+    return st.integers(-limit, limit).map(lambda n: format(Decimal(f"{n}e-{type_.scale}"), "f"))
 
 
 @st.composite
