@@ -1,5 +1,6 @@
 """The Flask extension with Flask's own client: what is recorded when, with what, and what the client is told."""
 
+import asyncio
 import json
 import logging
 import os
@@ -69,6 +70,11 @@ def events(app: Flask) -> list[dict[str, Any]]:
     return [json.loads(raw) for (raw,) in rows.rows()]
 
 
+def look_again(app: Flask) -> None:
+    """Turn the clock to where the app looks at its plan again."""
+    app.extensions["questlog"]._look_again = 0.0
+
+
 # -- the route map -------------------------------------------------------------------------------
 
 
@@ -104,6 +110,14 @@ def test_a_body_that_is_no_object_is_no_field(app: Flask, body: str) -> None:
 # -- the mark ------------------------------------------------------------------------------------
 
 
+class Caught(Exception):
+    """What a view raises and an error handler answers with 200."""
+
+
+def caught() -> str:
+    raise Caught
+
+
 @pytest.mark.parametrize(
     ("view", "recorded"),
     [
@@ -113,11 +127,13 @@ def test_a_body_that_is_no_object_is_no_field(app: Flask, body: str) -> None:
         (lambda: ("bad", 400), False),
         (lambda: abort(403), False),
         (lambda: 1 / 0, False),
+        (lambda: caught(), False),
         (lambda: Response(iter(["a", "b"])), True),
     ],
 )
 def test_a_marked_view_is_recorded_only_when_it_succeeded(app: Flask, view: Any, recorded: bool) -> None:
     app.config["PROPAGATE_EXCEPTIONS"] = False
+    app.register_error_handler(Caught, lambda error: "that is all right")
     app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: view()))
     app.test_client().get("/guild?guild=wolves")
     assert events(app) == ([{"event_type": "join_guild", "guild": "wolves"}] if recorded else [])
@@ -127,19 +143,27 @@ def test_a_view_that_was_not_reached_is_not_recorded(app: Flask) -> None:
     """A login check answers 302 in its stead."""
     app.before_request(lambda: redirect("/login"))
     app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: "ok"))
+    app.add_url_rule("/api/look/<int:level>", "look", lambda level: "ok")  # in the route map
     assert app.test_client().get("/guild").status_code == 302
+    assert app.test_client().get("/api/look/3").status_code == 302
     assert events(app) == []
 
 
-def test_async_views_and_class_views_can_be_marked(app: Flask) -> None:
-    pytest.importorskip("asgiref")
+def test_async_views_can_be_marked(app: Flask) -> None:
+    app.async_to_sync = lambda view: lambda *a, **k: asyncio.run(view(*a, **k))  # type: ignore[method-assign]
 
     @app.get("/async")
     @questlog.event("join_guild")
     async def joined() -> str:
         return "ok"
 
+    @app.get("/async/broken")
+    @questlog.event("join_guild")
+    async def broken() -> str:
+        return abort(409)
+
     assert app.test_client().get("/async").text == "ok"
+    assert app.test_client().get("/async/broken").status_code == 409
     assert len(events(app)) == 1
 
 
@@ -317,8 +341,8 @@ def test_signals_tell_what_became_of_an_event(app: Flask) -> None:
         track("join_guild")
         with pytest.raises(EventRejected):
             track("strict")
-        app.extensions["questlog"]._pipeline = None
-        full(app)
+        app.extensions["questlog"].pipeline.log.min_free_bytes = 1 << 60
+        app.extensions["questlog"].pipeline.log._looked = 0.0
         with pytest.raises(LogUnavailable):
             track("join_guild")
     assert told == [("accepted", "join_guild"), ("rejected", "missing_field"), ("refused", "join_guild")]
@@ -384,11 +408,14 @@ def test_a_plan_may_grow_and_break_while_the_server_runs(app: Flask, caplog: pyt
         track("join_guild")
         plan.write_text("[events.oops")
         for _ in range(3):
+            look_again(app)
             track("join_guild")
         assert [r.levelno for r in caplog.records if "cannot be used" in r.message] == [logging.ERROR]
         plan.unlink()
+        look_again(app)
         track("join_guild")
         plan.write_text(PLAN + "[events.fresh]\nmode = 'reject'\n[events.fresh.fields]\nx = 'int'\n")
+        look_again(app)
         with pytest.raises(EventRejected):
             track("fresh", x="y")
     assert len(events(app)) == 5
@@ -412,9 +439,14 @@ def test_a_full_queue_refuses(app: Flask) -> None:
     app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: "ok"))
     client = app.test_client()
     client.get("/guild")
-    app.extensions["questlog"]._sender._queue.maxsize = 2
+    sender = app.extensions["questlog"]._sender
+    sender.max_waiting = 3
     statuses = [client.get("/guild").status_code for _ in range(10)]
-    assert statuses[0] == 200 and statuses[-1] == 503
+    assert statuses == [200, 200] + [503] * 8
+    assert sender.refused == 8
+    app.extensions["questlog"].pipeline.log.min_free_bytes = 0  # space returns
+    sender.close()
+    assert len(events(app)) == 3
 
 
 # -- threads and forks ---------------------------------------------------------------------------

@@ -51,26 +51,33 @@ def accept(
     receipts: list[Receipt] = []
     records: list[bytes] = []
     for raw in events:
-        event_id, chosen, valid = read_id(raw, plan)
-        record = encode_record(raw, id=event_id, received_ms=received_ms, headers=kept, client_id=chosen, is_json=valid)
-        receipt = _judged(record, event_id, plan) if strict else Receipt(event_id, "accepted")
+        receipt, record = accept_one(raw, plan, received_ms=received_ms, kept=kept, strict=strict)
         receipts.append(receipt)
         if receipt.outcome == "accepted":
             records.append(record)
     return Accepted(receipts, records)
 
 
+def accept_one(
+    raw: bytes, plan: Plan, *, received_ms: int, kept: dict[str, str], strict: bool
+) -> tuple[Receipt, bytes]:
+    """Return an event's receipt and record. Only if *strict* is it looked for a type whose mode is `reject`."""
+    event_id, chosen, valid = read_id(raw, plan)
+    record = encode_record(raw, id=event_id, received_ms=received_ms, headers=kept, client_id=chosen, is_json=valid)
+    return _judged(record, event_id, plan) if strict else Receipt(event_id, "accepted"), record
+
+
 def keep_headers(plan: Plan, headers: Mapping[str, str]) -> dict[str, str]:
     """Return the allow-listed headers under the plan's spelling, as UTF-8 text."""
     lower = {name.lower(): value for name, value in headers.items()}
     return {
-        name: _text(lower[name.lower()])
+        name: as_text(lower[name.lower()])
         for name in plan.headers
         if name.lower() in lower and name.lower() not in NEVER_KEPT
     }
 
 
-def _text(value: str) -> str:
+def as_text(value: str) -> str:
     """WSGI hands header bytes over as latin-1; give them back as the UTF-8 they are, or escaped."""
     if value.isascii():
         return value

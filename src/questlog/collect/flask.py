@@ -5,20 +5,18 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
-import msgspec
 from blinker import Namespace
-from flask import Flask, Response, current_app, g, has_request_context, request
-from werkzeug.local import LocalProxy
+from flask import Flask, Request, Response, current_app, has_request_context, request
 
-from questlog.collect import NEVER_KEPT, Receipt, accept
+from questlog.collect import Receipt
 from questlog.collect.request import fields_of
 from questlog.collect.state import Capture, State
+from questlog.collect.wiring import Wiring
 from questlog.errors import EventRejected, LogUnavailable, QuestlogError
-from questlog.plan import Plan
 
 logger = logging.getLogger("questlog.flask")
 _signals = Namespace()
@@ -26,8 +24,7 @@ event_accepted = _signals.signal("event-accepted", "Sent with `event` and `recei
 event_rejected = _signals.signal("event-rejected", "Sent with `event` and `receipt` when the plan refuses an event.")
 event_refused = _signals.signal("event-refused", "Sent with `event` and `error` when the log refuses an event.")
 View = TypeVar("View", bound=Callable[..., Any])
-_encoder = msgspec.json.Encoder()
-_MARKED = "_questlog_marked"
+_MARKED, _REACHED = "questlog.marked", "questlog.reached"
 
 
 class Questlog:
@@ -51,7 +48,7 @@ class Questlog:
         state = State(app)
         state.check()
         app.extensions["questlog"] = state
-        app.after_request(_record_marked)
+        _watch(app, state)
         app.register_error_handler(LogUnavailable, _unavailable)
         app.register_error_handler(EventRejected, _unprocessable)
 
@@ -69,9 +66,12 @@ def track(
     *event_id* is for events that may be sent again: the same id counts once. Raises `LogUnavailable` when
     the log refuses (unhandled: 503 with Retry-After), `EventRejected` when the plan does (unhandled: 422).
     """
+    body = dict(fields)
     own = {"player_id": player_id, "session_id": session_id, "event_id": event_id}
-    body = fields | {name: value for name, value in own.items() if value is not None}
-    (receipt,) = _record(_state(), [body | {"event_type": event}])  # last: no field replaces what the server says
+    body |= {name: value for name, value in own.items() if value is not None}
+    body["event_type"] = event  # last: no field replaces what the server says
+    state = _state()
+    (receipt,) = _record(state, state.wiring, [body], _request().environ if has_request_context() else {})
     if receipt.outcome == "rejected":
         raise EventRejected(receipt.reason, receipt.field, receipt.detail)
     return receipt.event_id
@@ -85,15 +85,17 @@ def event(name: str) -> Callable[[View], View]:
 
             @wraps(view)
             async def marked(*args: Any, **kwargs: Any) -> Any:
+                answer = await view(*args, **kwargs)
                 _mark(name)
-                return await view(*args, **kwargs)
+                return answer
 
         else:
 
             @wraps(view)
             def marked(*args: Any, **kwargs: Any) -> Any:
+                answer = view(*args, **kwargs)
                 _mark(name)
-                return view(*args, **kwargs)
+                return answer
 
         return marked  # type: ignore[return-value]
 
@@ -102,7 +104,7 @@ def event(name: str) -> Callable[[View], View]:
 
 def _mark(name: str) -> None:
     if has_request_context():
-        g.setdefault(_MARKED, []).append(name)
+        request.environ.setdefault(_MARKED, []).append(name)
 
 
 def capture_events(app: Flask) -> Capture:
@@ -114,95 +116,73 @@ def capture_events(app: Flask) -> Capture:
     return state.capture()
 
 
-def _record_marked(response: Response) -> Response:
+def _watch(app: Flask, state: State) -> None:
     """Record what the view's marks and the plan's route map say, before the answer leaves."""
-    state = _state()
-    names: list[str] = g.pop(_MARKED, [])
-    if response.status_code >= 400:
-        return response
-    plan = state.plan
-    if plan.routes and request.url_rule is not None:
-        mapped = plan.routes.get(f"{request.method} {request.url_rule.rule}")
-        if mapped is not None:
-            names.append(mapped)
-    if names:
-        try:
-            receipts = _record(state, [_described(plan, name) for name in names])
-        except LogUnavailable as error:
-            return _unavailable(error)
-        for name, receipt in zip(names, receipts, strict=True):
-            if receipt.outcome == "rejected":  # the view has done its work: its answer stands
-                logger.warning("event=%s rejected=%s field=%s %s", name, receipt.reason, receipt.field, receipt.detail)
+    dispatch = app.dispatch_request
+
+    def dispatch_request(*args: Any, **kwargs: Any) -> Any:
+        answer = dispatch(*args, **kwargs)
+        _request().environ[_REACHED] = True  # a login check that answers instead comes before this
+        return answer
+
+    def record_marked(response: Response) -> Response:
+        asked = _request()
+        names: list[str] = asked.environ.pop(_MARKED, None) or []
+        if response.status_code >= 400:
+            return response
+        wiring = state.wiring
+        if wiring.routes and _REACHED in asked.environ and asked.url_rule is not None:
+            mapped = wiring.routes.get(f"{asked.method} {asked.url_rule.rule}")
+            if mapped is not None:
+                names.append(mapped)
+        return _record_names(state, wiring, names, asked, response) if names else response
+
+    app.dispatch_request = dispatch_request  # type: ignore[method-assign]
+    app.after_request(record_marked)
+
+
+def _record_names(state: State, wiring: Wiring, names: list[str], asked: Request, response: Response) -> Response:
+    """Record *names* in one step; return *response*, or what says that the log refused."""
+    bodies = []
+    for name in names:
+        declared = wiring.events.get(name)
+        body = fields_of(asked, declared) if declared is not None else {}
+        body["event_type"] = name
+        bodies.append(body)
+    try:
+        receipts = _record(state, wiring, bodies, asked.environ)
+    except LogUnavailable as error:
+        response.close()
+        return _unavailable(error)
+    for receipt, name in zip(receipts, names, strict=True):
+        if receipt.outcome == "rejected":  # the view has done its work: its answer stands
+            logger.warning("event=%s rejected=%s field=%s %s", name, receipt.reason, receipt.field, receipt.detail)
     return response
 
 
-def _described(plan: Plan, name: str) -> dict[str, Any]:
-    """Return the event *name* with the fields that the request has for it."""
-    declared = plan.events.get(name)
-    body = fields_of(_request(), declared) if declared is not None else {}
-    return body | {"event_type": name}
-
-
-def _request() -> Any:
-    assert isinstance(request, LocalProxy)
-    return request._get_current_object()
-
-
-def _record(state: State, events: Sequence[dict[str, Any]]) -> Sequence[Receipt]:
-    """Make *events* durable, or hand them to the background sender; return a receipt for each."""
-    plan = state.plan
-    accepted = accept(
-        [_encode(plan, body) for body in events],
-        plan,
-        received_ms=time.time_ns() // 1_000_000,
-        headers=_headers(plan) if has_request_context() else None,
-    )
-    kept = [body for body, receipt in zip(events, accepted.receipts, strict=True) if receipt.outcome == "accepted"]
+def _record(
+    state: State, wiring: Wiring, bodies: Sequence[dict[str, Any]], environ: Mapping[str, Any]
+) -> Sequence[Receipt]:
+    """Make events durable, or hand them to the background sender; return a receipt for each."""
+    now, headers = time.time_ns() // 1_000_000, wiring.headers(environ)
+    judged = [wiring.accept(body, now, headers) for body in bodies]
+    kept = [place for place, (receipt, _) in enumerate(judged) if receipt.outcome == "accepted"]
     try:
-        state.record(kept, accepted.records)
+        state.record([bodies[place] for place in kept], [judged[place][1] for place in kept])
     except LogUnavailable as error:
-        for body in events:
+        for body in bodies:
             event_refused.send(state.app, event=body, error=error)
         raise
-    for body, receipt in zip(events, accepted.receipts, strict=True):
-        signal = event_accepted if receipt.outcome == "accepted" else event_rejected
-        signal.send(state.app, event=body, receipt=receipt)
-    return accepted.receipts
+    if event_accepted.receivers or event_rejected.receivers:
+        for body, (receipt, _) in zip(bodies, judged, strict=True):
+            signal = event_accepted if receipt.outcome == "accepted" else event_rejected
+            signal.send(state.app, event=body, receipt=receipt)
+    return [receipt for receipt, _ in judged]
 
 
-def _headers(plan: Plan) -> dict[str, str]:
-    """Return the kept headers of this request; no other is looked at."""
-    sent = request.headers
-    return {name: sent[name] for name in plan.headers if name in sent and name.lower() not in NEVER_KEPT}
-
-
-def _encode(plan: Plan, body: dict[str, Any]) -> bytes:
-    """Return an event as the plan's envelope wants it."""
-    names = plan.envelope
-    if names.fields or names != type(names)():
-        body = _enveloped(plan, body)
-    try:
-        return _encoder.encode(body)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise QuestlogError(
-            f"event {body.get('event_type')!r} has a field that JSON cannot hold: {error}",
-            hint="track() takes text, numbers, truth values, dates, lists and dicts",
-        ) from error
-
-
-def _enveloped(plan: Plan, body: dict[str, Any]) -> dict[str, Any]:
-    """Return *body* with its envelope where the plan says it stands."""
-    names = plan.envelope
-    own = ("event_type", "event_id", "player_id", "session_id")
-    found: dict[str, Any] = {}
-    for name, value in body.items():
-        path = getattr(names, name) if name in own else f"{names.fields}.{name}".removeprefix(".")
-        *parents, last = path.split(".") if name in own else [*filter(None, names.fields.split(".")), name]
-        place = found
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return found
+def _request() -> Request:
+    """Return the request itself: each attribute of the proxy would find it anew."""
+    return request._get_current_object()  # type: ignore[attr-defined, no-any-return]
 
 
 def _unavailable(error: LogUnavailable) -> Response:

@@ -24,6 +24,8 @@ def fields_of(request: Request, event: Event) -> dict[str, Any]:
     stays there.
     """
     path: Mapping[str, Any] = request.view_args or {}
+    if not path and not request.query_string and "CONTENT_TYPE" not in request.environ:
+        return {}
     body = _json(request)
     found: dict[str, Any] = {}
     texts: Mapping[str, str] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any, Self
 from flask import Flask
 
 from questlog.collect.background import BackgroundSender
+from questlog.collect.wiring import Wiring, warn_of_routes_without_a_rule
 from questlog.errors import QuestlogError, Reject
 from questlog.pipeline import Pipeline, open_pipeline
-from questlog.plan import Plan
 from questlog.settings import Settings
 
+LOOK_SECONDS = 0.1
 ACKS = ("durable", "background")
 
 
@@ -33,6 +35,8 @@ class State:
         self._lock = threading.Lock()
         self._pipeline: Pipeline | None = None
         self._sender: BackgroundSender | None = None
+        self._wiring: Wiring | None = None
+        self._look_again = 0.0
 
     def check(self) -> None:
         """Raise what is wrong with the config, the project or its plan."""
@@ -63,9 +67,17 @@ class State:
         return self._pipeline
 
     @property
-    def plan(self) -> Plan:
-        """The project's plan as its file says now."""
-        return self.pipeline.plan
+    def wiring(self) -> Wiring:
+        """The project's plan, at most `LOOK_SECONDS` behind its file."""
+        wiring, now = self._wiring, time.monotonic()
+        if wiring is not None and now < self._look_again and self._pid == os.getpid():
+            return wiring
+        plan = self.pipeline.plan
+        if self._wiring is None or self._wiring.plan is not plan:
+            warn_of_routes_without_a_rule(self.app, plan)
+            self._wiring = Wiring(plan)
+        self._look_again = now + LOOK_SECONDS
+        return self._wiring
 
     def record(self, events: Sequence[dict[str, Any]], records: Sequence[bytes]) -> None:
         """Append *records*, or queue them; in a test that captures, keep the *events* instead."""
@@ -105,7 +117,7 @@ class Capture(list[dict[str, Any]]):
 
         self.extend(events)
         for body, record in zip(events, records, strict=True):
-            reject = judge(record, self._state.plan)
+            reject = judge(record, self._state.wiring.plan)
             if reject is not None:
                 self.bad.append((body, reject))
 

@@ -10,6 +10,10 @@ from questlog.errors import LogUnavailable
 from questlog.log import START, Position
 
 _LOOK_SECONDS = 1.0  # how often a waiting thread makes sure that the one it waits for still lives
+GATHER_SECONDS = 0.005
+"""How long a leader waits at most for as many others as waited together a moment ago. A commit costs a busy
+server as much processor time as half a request: 64 clients with one request each made it commit for every
+second request, and for every twelfth once the leader waited."""
 
 
 class Waiter:
@@ -32,8 +36,9 @@ class Waiter:
 class GroupCommit:
     """Runs *commit* for one group at a time, in the thread of one of its waiters (the leader).
 
-    Groups are taken in the order of arrival and hold at most *max_bytes*, one waiter at least. Whatever
-    ends a leader, every waiter of its group gets an answer and the next in line leads.
+    Groups are taken in the order of arrival and hold at most *max_bytes*, one waiter at least. A leader
+    that knows of nobody else does not wait for others. Whatever ends a leader, every waiter of its group
+    gets an answer and the next in line leads.
     """
 
     def __init__(self, commit: Callable[[Sequence[Waiter]], None], *, max_bytes: int) -> None:
@@ -43,6 +48,8 @@ class GroupCommit:
         self._queue: list[Waiter] = []
         self._group: Sequence[Waiter] = ()
         self._leader: Waiter | None = None
+        self._expected = 1  # how many were waiting at once when the last group was answered
+        self._gathering = False
 
     def submit(self, waiter: Waiter) -> Position:
         """Return the waiter's position once its group is committed.  1 queue  2 wait or lead  3 answer."""
@@ -51,6 +58,9 @@ class GroupCommit:
                 self._queue.append(waiter)
                 if self._leader is None:
                     self._leader = waiter
+                elif self._gathering and len(self._queue) >= self._expected:
+                    self._gathering = False
+                    _wake(self._leader)
             while not waiter.finished:
                 if self._leader is waiter:
                     self._lead(waiter)
@@ -66,6 +76,11 @@ class GroupCommit:
     def _lead(self, own: Waiter) -> None:
         """Commit everybody in line; *own* is first. *commit* sets positions last, once they are durable."""
         with self._lock:
+            self._gathering = len(self._queue) < self._expected
+        if self._gathering:
+            own.wake.acquire(timeout=GATHER_SECONDS)
+        with self._lock:
+            self._gathering = False
             group = self._group = self._take()
         try:
             self._commit(group)
@@ -90,6 +105,7 @@ class GroupCommit:
         """Let the next in line lead, then answer the group: it waits for the disk while we wake threads."""
         with self._lock:
             self._group = ()
+            self._expected = len(group) + len(self._queue)
             successor = self._leader = self._queue[0] if self._queue else None
         if successor is not None:
             _wake(successor)

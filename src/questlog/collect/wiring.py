@@ -1,0 +1,87 @@
+"""What a plan means for one Flask app, looked up once per plan and not once per request."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from flask import Flask
+
+from questlog.collect import NEVER_KEPT, Receipt, accept_one, as_text
+from questlog.errors import QuestlogError
+from questlog.plan import Envelope, Plan
+from questlog.record import encode_record, new_id
+
+logger = logging.getLogger("questlog.flask")
+_encoder = msgspec.json.Encoder()
+_OWN = ("event_type", "event_id", "player_id", "session_id")
+_NO_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")
+
+
+class Wiring:
+    """One plan as one app uses it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.routes = plan.routes
+        self.events = plan.events
+        self._headers = [(name, _environ_key(name)) for name in plan.headers if name.lower() not in NEVER_KEPT]
+        self._strict = any(event.mode == "reject" for event in plan.events.values())
+        self._plain = plan.envelope == Envelope()
+
+    def headers(self, environ: Mapping[str, Any]) -> dict[str, str]:
+        """Return the kept headers of a request; no other is looked at."""
+        return {name: as_text(environ[key]) for name, key in self._headers if key in environ}
+
+    def accept(self, body: dict[str, Any], received_ms: int, headers: dict[str, str]) -> tuple[Receipt, bytes]:
+        """Return the receipt and the record of an event that the app itself describes."""
+        raw = self._encode(body)
+        if self._strict:
+            return accept_one(raw, self.plan, received_ms=received_ms, kept=headers, strict=True)
+        chosen = body.get("event_id")
+        event_id = chosen or new_id()
+        record = encode_record(raw, id=event_id, received_ms=received_ms, headers=headers, client_id=chosen is not None)
+        return Receipt(event_id, "accepted"), record
+
+    def _encode(self, body: dict[str, Any]) -> bytes:
+        """Return an event as the plan's envelope wants it."""
+        try:
+            return _encoder.encode(body if self._plain else self._enveloped(body))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise QuestlogError(
+                f"event {body.get('event_type')!r} has a field that JSON cannot hold: {error}",
+                hint="track() takes text, numbers, truth values, dates, lists and dicts",
+            ) from error
+
+    def _enveloped(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return *body* with its envelope where the plan says it stands."""
+        names = self.plan.envelope
+        found: dict[str, Any] = {}
+        for name, value in body.items():
+            path = getattr(names, name).split(".") if name in _OWN else [*filter(None, names.fields.split(".")), name]
+            place = found
+            for parent in path[:-1]:
+                place = place.setdefault(parent, {})
+            place[path[-1]] = value
+        return found
+
+
+def warn_of_routes_without_a_rule(app: Flask, plan: Plan) -> None:
+    """Say which routes of the plan the app does not have: they would record nothing, in silence."""
+    rules = {f"{method} {rule.rule}" for rule in app.url_map.iter_rules() for method in rule.methods or ()}
+    for route in plan.routes:
+        if route not in rules:
+            logger.warning("the plan's route %r is none of the app's%s", route, _nearest(route, rules))
+
+
+def _nearest(route: str, rules: Iterable[str]) -> str:
+    near = difflib.get_close_matches(route, list(rules), 1, 0.7)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _environ_key(header: str) -> str:
+    key = header.upper().replace("-", "_")
+    return key if key in _NO_PREFIX else f"HTTP_{key}"
