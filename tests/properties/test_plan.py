@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import random
 import tomllib
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator, FormatChecker
 from plans import TYPES, plans, values
 
-from questlog.plan import Plan, Type
+from questlog.plan import Event, Plan, Type
 from questlog.plan.check import misfit
+from questlog.plan.jsonschema import as_json, event_schema, plan_schema
 from questlog.plan.lines import key_lines
 from questlog.plan.load import check_plan, parse_plan, parse_type
 from questlog.plan.render import render, toml
+from questlog.record import encode_record
+from questlog.shape import judge
 from questlog.shape.values import DoesNotFit, convert
 
 
@@ -112,3 +118,49 @@ def test_a_value_the_column_refuses_is_refused_in_the_plan(type_: Type, value: A
         convert(type_, value)
     except DoesNotFit:
         assert misfit(type_, value)
+
+
+FORMATS = FormatChecker(["date"])
+
+
+@FORMATS.checks("date-time", raises=ValueError)
+def is_time(value: object) -> bool:
+    return not isinstance(value, str) or bool(dt.datetime.fromisoformat(value))
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(plans(), st.data())
+def test_what_is_valid_by_the_json_schema_becomes_a_row(plan: Plan, data: st.DataObject) -> None:
+    Draft202012Validator.check_schema(plan_schema(plan))
+    for event in plan.events.values():
+        raw = json.dumps(body_of(plan, event, data))
+        schema = event_schema(plan, event.name)
+        if Draft202012Validator(schema, format_checker=FORMATS).is_valid(json.loads(raw)):
+            assert judge(encode_record(raw.encode(), id="1", received_ms=1), plan) is None
+
+
+def body_of(plan: Plan, event: Event, data: st.DataObject) -> dict[str, Any]:
+    """Return an event as it may be sent; mostly it fits."""
+    fields = {
+        field.name: as_json(data.draw(values(field.type) if data.draw(st.integers(0, 4)) else TYPES.flatmap(values)))
+        for field in event.fields
+        if data.draw(st.integers(0, 3))
+    }
+    body: dict[str, Any] = {}
+    if not plan.envelope.fields:
+        body = fields
+    else:
+        put(body, plan.envelope.fields, fields)
+    for path, value in event.match or ((plan.envelope.event_type, event.name),):
+        put(body, path, value)
+    return body
+
+
+def put(body: dict[str, Any], path: str, value: Any) -> None:
+    *above, last = path.split(".")
+    for key in above:
+        inner = body.get(key)
+        found: dict[str, Any] = inner if isinstance(inner, dict) else {}
+        body[key] = found
+        body = found
+    body[last] = value

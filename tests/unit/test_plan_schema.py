@@ -134,6 +134,10 @@ def test_the_plans_words_are_in_the_schema() -> None:
     assert (whole["title"], whole["description"]) == ("castle", "Of stone.")
 
 
+def test_without_events_nothing_is_valid() -> None:
+    assert not is_valid(plan_schema(parse_plan("")), {})
+
+
 def questlog(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "questlog", *map(str, arguments)]
     return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)

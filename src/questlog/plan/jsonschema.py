@@ -27,7 +27,8 @@ def plan_schema(plan: Plan) -> dict[str, Any]:
     body: dict[str, Any] = {"$schema": DIALECT, "title": plan.game}
     if plan.description:
         body["description"] = plan.description
-    body["anyOf"] = [{"$ref": f"#/$defs/{name}"} for name in plan.events]
+    any_of = [{"$ref": f"#/$defs/{name}"} for name in plan.events]
+    body |= {"anyOf": any_of} if any_of else {"not": {}}  # without events nothing is valid
     body["$defs"] = {name: _event(event, plan.envelope) for name, event in plan.events.items()}
     return body
 
@@ -47,8 +48,7 @@ def _event(event: Event, envelope: Envelope) -> dict[str, Any]:
     for path, value in told.items():
         _put(root, path, {"const": value}, required=True)
     for name, schema in _ENVELOPE.items():
-        if getattr(envelope, name) not in told:
-            _put(root, getattr(envelope, name), _or_null(schema), required=False)
+        _put(root, getattr(envelope, name), _or_null(schema), required=False)
     needed = any(field.required and field.default is None for field in event.fields)
     inside = _object_at(root, envelope.fields, required=needed) if envelope.fields else root
     for field in event.fields:
