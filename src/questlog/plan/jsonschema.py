@@ -28,7 +28,7 @@ def plan_schema(plan: Plan) -> dict[str, Any]:
     if plan.description:
         body["description"] = plan.description
     any_of = [{"$ref": f"#/$defs/{name}"} for name in plan.events]
-    body |= {"anyOf": any_of} if any_of else {"not": {}}  # without events nothing is valid
+    body["anyOf" if any_of else "not"] = any_of or {}  # without events nothing is valid
     body["$defs"] = {name: _event(event, plan.envelope) for name, event in plan.events.items()}
     return body
 
