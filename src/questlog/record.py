@@ -51,8 +51,9 @@ class Line(msgspec.Struct, gc=False, frozen=True, rename={"format": "questlog"})
 
 
 _encoder = msgspec.json.Encoder()
-_lines = msgspec.json.Decoder(Line)
 _headers = msgspec.json.Decoder(dict[str, str])
+decode_line = msgspec.json.Decoder(Line).decode
+"""Returns a record, its headers and event unread, or raises one of `NOT_A_RECORD`."""
 NOT_A_RECORD = (msgspec.MsgspecError, ValueError, RecursionError)  # base64 raises two kinds of ValueError
 """What reading a line raises when it is not a record."""
 
@@ -97,11 +98,6 @@ def decode_record(value: bytes) -> Record | None:
     except NOT_A_RECORD:
         return None
     return record
-
-
-def decode_line(value: bytes) -> Line:
-    """Return the record *value*, its headers unread; raise one of `NOT_A_RECORD`."""
-    return _lines.decode(value)
 
 
 def decode_headers(raw: bytes | msgspec.Raw) -> dict[str, str]:

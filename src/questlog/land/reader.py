@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from questlog.log import Batch, Entry, Gap, Log, Position, merge
 
 BATCH_BYTES = 24 << 20
 """Bytes of a batch at most: shaping takes several times as much memory."""
 _READ_RECORDS = 5_000
+_value_of = attrgetter("value")
 
 
 def read_batch(log: Log, after: Position, records: int, until: Position | None = None) -> Batch:
@@ -26,10 +28,11 @@ def read_batch(log: Log, after: Position, records: int, until: Position | None =
         if not part:
             break
         position = merge(position, part.through)
-        for entry in part.entries:
-            if until is None or entry.offset < until.get(entry.partition, 0):
-                entries.append(entry)
-                size += len(entry.value)
+        found = part.entries
+        if until is not None:
+            found = [entry for entry in found if entry.offset < until.get(entry.partition, 0)]
+        entries += found
+        size += sum(map(len, map(_value_of, found)))
         gaps += part.gaps if until is None else _below(part.gaps, until)
         if until is None and (len(entries) >= records or size >= BATCH_BYTES):
             break

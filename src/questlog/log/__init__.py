@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 Position = Mapping[int, int]
 """Partition -> next offset to read. A partition that is absent starts at its beginning."""
 
 START: Position = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One record where it stands in the log. `value` is one line of JSON."""
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One record where it stands in the log. `value` is one line of JSON.
+
+    No dataclass: one is made per event, and a frozen one takes eight times as long.
+    """
 
     partition: int
     offset: int

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import compress
 from operator import attrgetter, itemgetter
+from typing import cast
 
 import pyarrow as pa
 
 from questlog.errors import Reason, Reject
 from questlog.log import Entry, Gap, Position
 from questlog.plan import Plan
-from questlog.record import LAST_MS
+from questlog.record import LAST_MS, Line
 from questlog.shape.columns import Part, join_parts, table_of_rows
 from questlog.shape.fast import Fast, read_lines
 from questlog.shape.fields import Judged, Row, Rules
@@ -89,6 +90,9 @@ def describe(value: bytes, plan: Plan) -> Judged:
     return rules.judge(read_record(Entry(0, 0, value, 0), plan.envelope, rules.headers))
 
 
+_value_of, _base64_of, _client_id_of = attrgetter("value"), attrgetter("base64"), attrgetter("client_id")
+
+
 class _Ready:
     """What a plan says, worked out once: a query shapes a small tail again and again."""
 
@@ -137,24 +141,31 @@ class _Batch:
 
     def add_many(self, fast: Fast) -> None:
         """Do what `add_entries` does: usual events by whole columns, the others one by one."""
-        lines = read_lines(map(attrgetter("value"), self.entries))
-        usual: list[int] = []
+        lines = read_lines(map(_value_of, self.entries))
+        usual: Sequence[int] = range(len(lines))
         left: list[int] = []
-        for index, line in enumerate(lines):
-            if line is not None and not line.client_id:
-                usual.append(index)
-            else:
-                entry = self.entries[index]
-                arrived = self._read(entry)
-                if arrived.client_id and self._is_duplicate(arrived.id, entry, arrived.received):
-                    self._repeat(arrived)
-                else:
-                    (left if line is None else usual).append(index)
-        parts, unusual = fast.rows(usual, [line for index in usual if (line := lines[index]) is not None])
+        if None in lines or any(map(_base64_of, lines)) or any(map(_client_id_of, lines)):
+            usual = self._usual(lines, left)
+            lines = [lines[index] for index in usual]
+        parts, unusual = fast.rows(usual, cast(list[Line], lines))
         for part in parts:
             self._put_part(part)
         for index in (*left, *unusual):
             self._judge(index, self.entries[index], self._read(self.entries[index]))
+
+    def _usual(self, lines: Sequence[Line | None], left: list[int]) -> list[int]:
+        """Return the indices of records that may be usual, without duplicates; *left* gets the others."""
+        usual: list[int] = []
+        for index, line in enumerate(lines):
+            if line is not None and not line.base64 and not line.client_id:
+                usual.append(index)
+                continue
+            arrived = self._read(self.entries[index])
+            if arrived.client_id and self._is_duplicate(arrived.id, self.entries[index], arrived.received):
+                self._repeat(arrived)
+            else:
+                (left if line is None or line.base64 else usual).append(index)
+        return usual
 
     def _read(self, entry: Entry) -> Arrived:
         return read_record(entry, self.rules.envelope, self.rules.headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -36,8 +37,8 @@ def join_parts(parts: Iterable[Part]) -> dict[str, pa.Table]:
 
 
 def _joined(parts: Sequence[Part]) -> pa.Table:
-    if len(parts) == 1:
-        return parts[0].rows
+    if all(one.places[-1] < two.places[0] for one, two in pairwise(parts)):
+        return pa.concat_tables([part.rows for part in parts])
     places = [place for part in parts for place in part.places]
     order = sorted(range(len(places)), key=places.__getitem__)
     return pa.concat_tables([part.rows for part in parts]).take(order)

@@ -7,7 +7,8 @@ import heapq
 import sqlite3
 import threading
 from collections.abc import Generator, Iterator, Mapping
-from itertools import zip_longest
+from itertools import count, repeat, zip_longest
+from operator import attrgetter
 from pathlib import Path
 
 from questlog.errors import LogUnavailable
@@ -27,6 +28,7 @@ from questlog.log.sqlite.segment import (
 )
 
 _MOVED_ATTEMPTS = 5
+_value_of = attrgetter("value")
 
 
 class Reader:
@@ -71,7 +73,7 @@ class Reader:
                     through[partition] = item.end
                     given += len(found)
                     taken += len(found)
-                    size += sum(len(entry.value) for entry in found)
+                    size += sum(map(len, map(_value_of, found)))
                 heapq.heappush(turns, (given, partition, news))
         return Batch([entry for found in entries.values() for entry in found], through, tuple(gaps))
 
@@ -158,12 +160,9 @@ class Reader:
 
 
 def _entries(partition: int, row: Stored, start: int) -> list[Entry]:
-    skip = max(0, start - row.first)
-    return [
-        Entry(partition, row.first + index, line, row.received_ms)
-        for index, line in enumerate(unpack(row))
-        if index >= skip
-    ]
+    first = max(start, row.first)
+    lines = unpack(row)[first - row.first :]
+    return list(map(Entry, repeat(partition), count(first), lines, repeat(row.received_ms)))
 
 
 def _salvaged(

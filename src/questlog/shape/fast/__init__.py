@@ -6,9 +6,8 @@ careful path would make the same row, and gives back the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import compress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -18,12 +17,15 @@ import pyarrow as pa
 from questlog.errors import Reject
 from questlog.record import NOT_A_RECORD, Line, decode_headers, decode_line
 from questlog.shape.columns import Part
-from questlog.shape.fast.columns import Unusual, constant, event_times, header_columns, microseconds, raw_events
-from questlog.shape.fast.decoders import EventDecoder, Head, Tagged, event_decoder, head_of, tagged_of
+from questlog.shape.fast.columns import Unusual, constant, event_times, header_columns, microseconds, odd_events, texts
+from questlog.shape.fast.decoders import EventDecoder, event_decoder, head_of, tagged_of
 from questlog.shape.fields import Rules
 
-CHUNK = 1_024
+BLOCK = 4_096
+"""Records worked on at a time: so many, with what is made of them, stay in the processor's cache."""
+_CHUNK = 512
 """Events decoded in one call; one bad event sends so many through single calls."""
+_NAMES_KEPT = 10_000
 
 _headers_of, _event_of = attrgetter("headers"), attrgetter("event")
 _id_of, _received_of = attrgetter("id"), attrgetter("received")
@@ -36,193 +38,207 @@ class Fast:
         self.rules = rules
         decoders = {name: event_decoder(rules, rule) for name, rule in rules.events.items()}
         self.decoders: dict[str, EventDecoder] = {name: d for name, d in decoders.items() if d is not None}
-        self.tagged: Tagged | None = tagged_of(rules, self.decoders)
-        self.head: Head | None = head_of(rules) if self.tagged is None else None
+        self.tagged = tagged_of(rules, self.decoders)
+        self.head = head_of(rules) if self.tagged is None else None
         self._found: dict[Any, str] = {}
 
     def rows(self, places: Sequence[int], lines: Sequence[Line]) -> tuple[list[Part], list[int]]:
-        """Return the rows of *lines*, one part per event type, and the places of what it leaves alone.
-
-        1 headers  2 which type  3 typed decoding  4 columns.
-        """
-        seen = _Headers(self.rules.headers)
-        codes = list(map(seen.__getitem__, map(bytes, map(_headers_of, lines))))
-        groups, left = self._groups(lines)
-        parts = []
-        if seen.odd:
-            groups = {name: _without(group, codes, seen.odd, left) for name, group in groups.items()}
-        for name, group in groups.items():
-            if group.bodies:
-                part, bad = self._part(name, group, lines, codes, seen, places)
-                parts += part
-                left += bad
-        return parts, [places[index] for index in left]
-
-    def _groups(self, lines: Sequence[Line]) -> tuple[dict[str, _Group], list[int]]:
-        """Return the decoded events of each type, and the indices of those that are not as the plan says."""
-        groups = {name: _Group() for name in self.decoders}
+        """Return the rows of *lines*, whose places in the batch rise, and the places of what it leaves alone."""
+        parts: list[Part] = []
         left: list[int] = []
-        raws = list(map(_event_of, lines))
-        if self.tagged is not None:
-            of_class = {type_: groups[name] for name, type_ in self.tagged.classes.items()}
-            for index, body in enumerate(decode_each(self.tagged.many, self.tagged.one, raws)):
-                group = of_class.get(type(body))
-                if group is None:
-                    left.append(index)
-                else:
-                    group.indices.append(index)
-                    group.bodies.append(body)
-        elif self.head is not None:
-            chosen = self._named(decode_each(self.head.many, self.head.one, raws))
-            for index, name in enumerate(chosen):
-                if name in groups:
-                    groups[name].indices.append(index)
-                else:
-                    left.append(index)
-            for name, group in groups.items():
-                decoder = self.decoders[name]
-                bodies = decode_each(decoder.many, decoder.one, [raws[index] for index in group.indices])
-                left += [index for index, body in zip(group.indices, bodies, strict=True) if body is None]
-                group.indices = list(compress(group.indices, map(_is_there, bodies)))
-                group.bodies = list(filter(_is_there, bodies))
-        else:
-            left = list(range(len(lines)))
-        return groups, left
+        for start in range(0, len(lines), BLOCK):
+            block, there = lines[start : start + BLOCK], places[start : start + BLOCK]
+            found, unusual = self._block(block, there)
+            parts += found
+            left += [there[index] for index in unusual]
+        return parts, left
 
-    def _named(self, heads: Iterable[Any]) -> Iterable[str]:
+    def _block(self, lines: Sequence[Line], places: Sequence[int]) -> tuple[list[Part], list[int]]:
+        """Return the rows of some lines and the indices of the others.
+
+        1 headers and bytes  2 typed decoding, by event type  3 the columns of all types  4 those of each.
+        """
+        events = _Events(lines, self.rules.headers)
+        bodies: list[Any] = [None] * len(lines)
+        groups = self._groups(events, bodies, events.odd(check_depth=bool(self.rules.envelope.fields)))
+        shared = self._shared(events, bodies, groups)
+        parts, start = [], 0
+        taken: set[int] = set()
+        for name, indices in groups.items():
+            if indices:
+                columns = {key: column.slice(start, len(indices)) for key, column in shared.items()}
+                start += len(indices)
+                kept, rows = self._table(self.decoders[name], indices, bodies, columns)
+                if kept:
+                    taken.update(kept)
+                    parts.append(Part(self.decoders[name].event.table, [places[index] for index in kept], rows))
+        return parts, [index for index in range(len(lines)) if index not in taken] if len(taken) < len(lines) else []
+
+    def _groups(self, events: _Events, bodies: list[Any], odd: set[int]) -> dict[str, list[int]]:
+        """Put decoded events into *bodies* and return each type's indices, without what does not fit it."""
+        groups: dict[str, list[int]] = {name: [] for name in self.decoders}
+        nobody: list[int] = []
+        if self.tagged is not None:
+            bodies[:] = events.decode(self.tagged.decoder)
+            of_class = {type_: groups[name] for name, type_ in self.tagged.classes.items()}
+            for index, body in enumerate(bodies):
+                of_class.get(type(body), nobody).append(index)
+        elif self.head is not None:
+            for index, name in enumerate(self._named(events.decode(self.head.decoder))):
+                groups.get(name, nobody).append(index)
+            for name, indices in groups.items():
+                found = events.decode(self.decoders[name].decoder, indices)
+                for index, body in zip(indices, found, strict=True):
+                    bodies[index] = body
+                if None in found:
+                    indices[:] = [index for index, body in zip(indices, found, strict=True) if body is not None]
+        if odd:
+            for indices in groups.values():
+                indices[:] = [index for index in indices if index not in odd]
+        return groups
+
+    def _named(self, heads: Iterable[Any]) -> Iterator[str]:
         """Yield the event type that each head means, "" for none."""
         assert self.head is not None
         for head in heads:
             key = None if head is None else self.head.key(head)
             if key not in self._found:
-                if len(self._found) > 10_000:  # a sender makes names up
+                if len(self._found) >= _NAMES_KEPT:  # somebody makes names up
                     self._found.clear()
-                values = self.head.values(head) if head is not None else {}
+                values = {} if head is None else self.head.values(head)
                 found = self.rules.find(values.get, values.get(self.rules.envelope.event_type))
                 self._found[key] = "" if head is None or isinstance(found, Reject) else found.name
             yield self._found[key]
 
-    def _part(
-        self, name: str, group: _Group, lines: Sequence[Line], codes: list[int], seen: _Headers, places: Sequence[int]
-    ) -> tuple[list[Part], list[int]]:
-        """Build the columns of one event type; leave out, and try again, what a column finds unusual."""
-        decoder = self.decoders[name]
-        left: list[int] = []
-        indices, bodies = group.indices, group.bodies
-        while indices:
-            of_group = [lines[index] for index in indices]
+    def _shared(self, events: _Events, bodies: list[Any], groups: dict[str, list[int]]) -> dict[str, pa.Array]:
+        """Return the columns that every type has, one type's rows after another's; drop what is unusual there."""
+        while True:
+            order = list(chain.from_iterable(groups.values()))
+            if not order:
+                return {}
             try:
-                rows = self._table(decoder, bodies, of_group, [codes[index] for index in indices], seen)
+                usual = next(iter(self.decoders.values())).envelope  # the same for each
+                ordered = [bodies[index] for index in order]
+                columns = {each.name: each.build(list(map(each.get, ordered))) for each in usual}
+                break
             except Unusual as error:
-                bad = set(error.positions)
-                left += [index for position, index in enumerate(indices) if position in bad]
-                bodies = [body for position, body in enumerate(bodies) if position not in bad]
-                indices = [index for position, index in enumerate(indices) if position not in bad]
-            except (pa.ArrowException, ValueError, TypeError, OverflowError):
-                return [], left + indices  # the careful path never raises
-            else:
-                return [Part(decoder.event.table, [places[index] for index in indices], rows)], left
-        return [], left
+                bad = {order[position] for position in error.positions}
+                for indices in groups.values():
+                    indices[:] = [index for index in indices if index not in bad]
+        arrived = events.columns()
+        if order != list(range(len(events.lines))):
+            positions = pa.array(order, pa.int32())
+            arrived = {name: column.take(positions) for name, column in arrived.items()}
+        columns["event_time"] = event_times(columns["event_time"], arrived["received_time"])
+        return columns | arrived
 
     def _table(
-        self, decoder: EventDecoder, bodies: list[Any], lines: list[Line], codes: list[int], seen: _Headers
-    ) -> pa.Table:
-        """Return the rows of one event type, in the columns of its table."""
-        schema, count = self.rules.schema(decoder.event.table), len(bodies)
-        received = microseconds(list(map(_received_of, lines)))
-        columns: dict[str, pa.Array] = {each.name: each.build(list(map(each.get, bodies))) for each in decoder.columns}
-        columns["event_time"] = event_times(columns["event_time"], received)
-        columns |= header_columns(seen.kept, codes, self.rules.headers.values())
-        columns |= {
-            "event_id": pa.array(list(map(_id_of, lines)), pa.string()),
-            "event_type": constant(decoder.event.name, count),
-            "received_time": received,
-            "raw_event": raw_events(list(map(_event_of, lines)), check_depth=decoder.check_depth),
-            "plan_version": constant(self.rules.plan.version, count),
+        self, decoder: EventDecoder, indices: list[int], bodies: list[Any], columns: dict[str, pa.Array]
+    ) -> tuple[list[int], pa.Table | None]:
+        """Return the rows of one event type in the columns of its table, and the indices that have one."""
+        while indices:
+            mine = [bodies[index] for index in indices]
+            try:
+                own = {each.name: each.build(list(map(each.get, mine))) for each in decoder.columns}
+            except Unusual as error:
+                bad = set(error.positions)
+                kept = pa.array([position not in bad for position in range(len(indices))])
+                columns = {name: column.filter(kept) for name, column in columns.items()}
+                indices = [index for position, index in enumerate(indices) if position not in bad]
+                continue
+            except (pa.ArrowException, ValueError, TypeError, OverflowError):
+                break  # the careful path never raises
+            schema, count = self.rules.schema(decoder.event.table), len(indices)
+            found = own | columns
+            found["event_type"] = constant(decoder.event.name, count)
+            found["plan_version"] = constant(self.rules.plan.version, count)
+            arrays = [
+                found[name] if name in found else pa.nulls(count, type_)
+                for name, type_ in zip(schema.names, schema.types, strict=True)
+            ]
+            return indices, pa.Table.from_arrays(arrays, schema=schema)
+        return [], None
+
+
+class _Events:
+    """The events of some lines, their bytes one after another, and what the server added to them."""
+
+    def __init__(self, lines: Sequence[Line], headers: Mapping[str, str]) -> None:
+        self.lines, self.headers = lines, headers
+        self.raws: list[msgspec.Raw] = list(map(_event_of, lines))
+        self.kept = _Headers(headers)
+        self.codes = list(map(self.kept.__getitem__, map(bytes, map(_headers_of, lines))))
+        self.texts = texts(self.raws)
+
+    def odd(self, *, check_depth: bool) -> set[int]:
+        """Return the indices of events that are not UTF-8, nest deep, or have unreadable headers."""
+        found = odd_events(self.raws, self.texts, check_depth=check_depth)
+        if self.kept.unreadable:
+            found |= {index for index, code in enumerate(self.codes) if code in self.kept.unreadable}
+        return found
+
+    def decode(self, decoder: msgspec.json.Decoder[Any], indices: Sequence[int] | None = None) -> list[Any]:
+        """Return events decoded, None for one that does not fit."""
+        raws = self.raws if indices is None else [self.raws[index] for index in indices]
+        found: list[Any] = []
+        for start in range(0, len(raws), _CHUNK):
+            found += _decoded(decoder, raws[start : start + _CHUNK])
+        return found
+
+    def columns(self) -> dict[str, pa.Array]:
+        """Return the columns of what the server added, and of the events as they were sent."""
+        return {
+            **header_columns(self.kept.columns, self.codes, self.headers.values()),
+            "event_id": pa.array(list(map(_id_of, self.lines)), pa.string()),
+            "received_time": microseconds(list(map(_received_of, self.lines))),
+            "raw_event": self.texts,
         }
-        arrays = [
-            columns[name] if name in columns else pa.nulls(count, type_)
-            for name, type_ in zip(schema.names, schema.types, strict=True)
-        ]
-        return pa.Table.from_arrays(arrays, schema=schema)
-
-
-@dataclass(slots=True)
-class _Group:
-    """Events of one type: their indices among the lines and their decoded bodies."""
-
-    indices: list[int]
-    bodies: list[Any]
-
-    def __init__(self) -> None:
-        self.indices, self.bodies = [], []
 
 
 class _Headers(dict[bytes, int]):
-    """A record's headers as sent -> their number; `kept` holds the columns of each, `odd` the unreadable ones."""
+    """A record's headers as they were sent -> their number; `columns` holds what each of them fills."""
 
-    def __init__(self, columns: Mapping[str, str]) -> None:
-        self.columns = columns
-        self.kept: list[Mapping[str, str]] = []
-        self.odd: set[int] = set()
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = headers
+        self.columns: list[Mapping[str, str]] = []
+        self.unreadable: set[int] = set()
 
     def __missing__(self, raw: bytes) -> int:
-        number = self[raw] = len(self.kept)
+        number = self[raw] = len(self.columns)
         try:
-            headers = decode_headers(raw)
+            sent = decode_headers(raw)
         except NOT_A_RECORD:
-            headers = {}
-            self.odd.add(number)
-        self.kept.append(
-            {self.columns[name.lower()]: text for name, text in headers.items() if name.lower() in self.columns}
-        )
+            sent = {}
+            self.unreadable.add(number)
+        lower = {name: name.lower() for name in sent}
+        self.columns.append({self.headers[lower[name]]: sent[name] for name in sent if lower[name] in self.headers})
         return number
 
 
-def _without(group: _Group, codes: Sequence[int], odd: set[int], left: list[int]) -> _Group:
-    """Return the group without the lines whose headers cannot be read; those are added to *left*."""
-    kept = _Group()
-    for index, body in zip(group.indices, group.bodies, strict=True):
-        if codes[index] in odd:
-            left.append(index)
-        else:
-            kept.indices.append(index)
-            kept.bodies.append(body)
-    return kept
-
-
-def _is_there(body: Any) -> bool:
-    return body is not None
+def _decoded(decoder: msgspec.json.Decoder[Any], raws: Sequence[msgspec.Raw]) -> list[Any]:
+    """Return some events decoded, all in one call if they all fit; each is a whole JSON value by itself."""
+    try:
+        found = decoder.decode_lines(b"\n".join(raws))
+        if len(found) == len(raws):
+            return found
+    except NOT_A_RECORD:
+        pass
+    return list(_each(decoder.decode, raws))
 
 
 def read_lines(values: Iterable[bytes]) -> list[Line | None]:
-    """Return each record, or None for what is none or holds its event in another way than as JSON."""
-    lines: list[Line | None] = []
+    """Return each record, or None for what is none."""
+    return _each(decode_line, values)
+
+
+def _each(decode: Any, values: Iterable[Any]) -> list[Any]:
+    """Return every value decoded, None for one that cannot be; no Python runs between two good ones."""
+    found: list[Any] = []
     left = iter(values)
     while True:
         try:
-            lines.extend(map(decode_line, left))
+            found.extend(map(decode, left))
         except NOT_A_RECORD:
-            lines.append(None)
+            found.append(None)
         else:
-            break
-    return [None if line is None or line.base64 or not line.event else line for line in lines]
-
-
-def decode_each(many: msgspec.json.Decoder[Any], one: msgspec.json.Decoder[Any], raws: Sequence[Any]) -> list[Any]:
-    """Return each value decoded, None for one that does not fit. *raws* are whole JSON values."""
-    found: list[Any] = []
-    for start in range(0, len(raws), CHUNK):
-        chunk = raws[start : start + CHUNK]
-        try:
-            found += many.decode(b"[" + b",".join(chunk) + b"]")
-        except NOT_A_RECORD:
-            left = iter(chunk)
-            while True:
-                try:
-                    found.extend(map(one.decode, left))
-                except NOT_A_RECORD:
-                    found.append(None)
-                else:
-                    break
-    return found
+            return found

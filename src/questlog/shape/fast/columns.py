@@ -57,7 +57,7 @@ def event_times(found: pa.Array, received: pa.Array) -> pa.Array:
     return pc.coalesce(found, received) if found.null_count else found
 
 
-def texts(values: list[Any]) -> pa.Array:
+def names(values: list[Any]) -> pa.Array:
     """Return text as it is and whole numbers as their digits."""
     try:
         return pa.array(values, pa.string())
@@ -71,21 +71,25 @@ def header_columns(kept: Sequence[Mapping[str, str]], codes: list[int], columns:
     return {name: pa.array([each.get(name) for each in kept], pa.string()).take(indices) for name in columns}
 
 
-def raw_events(raws: list[msgspec.Raw], *, check_depth: bool) -> pa.Array:
-    """Return events as they were sent; unusual are those that are not UTF-8, or that nest too deep."""
-    data = b"".join(raws)
+def texts(raws: list[msgspec.Raw]) -> pa.Array:
+    """Return JSON values as they were sent. Where one is not UTF-8, see `odd_events`."""
     offsets = array("i", accumulate(map(len, raws), initial=0))
-    if not data.isascii():
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            raise Unusual(i for i, raw in enumerate(raws) if not _is_utf8(bytes(raw))) from None
-    found = pa.StringArray.from_buffers(len(raws), pa.py_buffer(offsets), pa.py_buffer(data))
+    return pa.StringArray.from_buffers(len(raws), pa.py_buffer(offsets), pa.py_buffer(b"".join(raws)))
+
+
+def odd_events(raws: list[msgspec.Raw], sent: pa.Array, *, check_depth: bool) -> set[int]:
+    """Return the positions of values that are not UTF-8, or that may nest too deep."""
+    odd: set[int] = set()
+    try:
+        sent.validate(full=True)
+    except pa.ArrowInvalid:
+        odd = {position for position, raw in enumerate(raws) if not _is_utf8(bytes(raw))}
     if check_depth:
-        brackets = pc.add(pc.count_substring(found, "{"), pc.count_substring(found, "["))
+        binary = sent.view(pa.binary())
+        brackets = pc.add(pc.count_substring(binary, b"{"), pc.count_substring(binary, b"["))
         if pc.max(brackets).as_py() > DEPTH_LIMIT:
-            raise Unusual(i for i, count in enumerate(brackets.to_pylist()) if count > DEPTH_LIMIT)
-    return found
+            odd |= {position for position, count in enumerate(brackets.to_pylist()) if count > DEPTH_LIMIT}
+    return odd
 
 
 def _is_utf8(raw: bytes) -> bool:

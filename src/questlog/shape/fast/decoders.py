@@ -23,8 +23,8 @@ Build = Callable[[list[Any]], pa.Array]
 _LONG = Annotated[int, msgspec.Meta(ge=LIMITS["long"][0], le=LIMITS["long"][1])]
 _ENVELOPE: tuple[tuple[str, Any, Build], ...] = (
     ("event_time", int | str, columns.timestamps),
-    ("player_id", str | int, columns.texts),
-    ("session_id", str | int, columns.texts),
+    ("player_id", str | int, columns.names),
+    ("session_id", str | int, columns.names),
     ("sequence", _LONG, columns.of(pa.int64())),
 )
 _ID = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
@@ -43,14 +43,13 @@ class FastColumn:
 
 @dataclass(frozen=True, slots=True)
 class EventDecoder:
-    """How one event type is decoded. `check_depth`: parts of it are skipped that may nest too deep."""
+    """How one event type is decoded. `envelope` are the columns that are read alike from every type."""
 
     event: Event
     tree: _Node
+    envelope: tuple[FastColumn, ...]
     columns: tuple[FastColumn, ...]
-    many: msgspec.json.Decoder[Any]
-    one: msgspec.json.Decoder[Any]
-    check_depth: bool
+    decoder: msgspec.json.Decoder[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,7 @@ class Tagged:
     """Decodes any event of a plan at once: its type stands at the top level and nothing else tells it."""
 
     classes: Mapping[str, type]
-    many: msgspec.json.Decoder[Any]
-    one: msgspec.json.Decoder[Any]
+    decoder: msgspec.json.Decoder[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +66,7 @@ class Head:
 
     paths: Sequence[str]
     key: Callable[[Any], Any]
-    many: msgspec.json.Decoder[Any]
-    one: msgspec.json.Decoder[Any]
+    decoder: msgspec.json.Decoder[Any]
 
     def values(self, head: Any) -> dict[str, Any]:
         """Return path -> value."""
@@ -139,11 +136,6 @@ def _optional(type_: Any) -> Any:
     return type_ if type_ is msgspec.Raw else Union[type_, None]  # noqa: UP007
 
 
-def _decoders(type_: Any) -> tuple[msgspec.json.Decoder[Any], msgspec.json.Decoder[Any]]:
-    """Return decoders of a list of values and of one."""
-    return msgspec.json.Decoder(GenericAlias(list, (type_,))), msgspec.json.Decoder(type_)
-
-
 def event_decoder(rules: Rules, rule: EventRule) -> EventDecoder | None:
     """Return how events of a type are decoded, or None if the plan is too entangled for that."""
     try:
@@ -173,8 +165,8 @@ def _event_decoder(rules: Rules, rule: EventRule) -> EventDecoder:
         raise _Conflict(rule.event.name)  # an old name of one field is also something else
     type_ = tree.struct(_strict(names))
     found = tuple(FastColumn(name, attrgetter(tree.attribute(path)), build) for name, path, build in built)
-    many, one = _decoders(type_)
-    return EventDecoder(rule.event, tree, found, many, one, check_depth=bool(names.fields))
+    count = len(_ENVELOPE)
+    return EventDecoder(rule.event, tree, found[:count], found[count:], msgspec.json.Decoder(type_))
 
 
 def _strict(names: Envelope) -> Callable[[str], bool]:
@@ -198,7 +190,7 @@ def tagged_of(rules: Rules, decoders: Mapping[str, EventDecoder]) -> Tagged | No
         classes = {name: each.tree.struct(strict, tag_field=key, tag=name) for name, each in usable.items()}
         nobody = msgspec.defstruct("Nobody", [], tag_field=key, tag=_NOBODY)
         any_of: Any = Union[tuple([nobody, *classes.values()])]  # noqa: UP007
-        return Tagged(classes, *_decoders(any_of))
+        return Tagged(classes, msgspec.json.Decoder(any_of))
     except (ValueError, TypeError):
         return None
 
@@ -218,8 +210,7 @@ def head_of(rules: Rules) -> Head | None:
         type_ = tree.struct(lambda path: False)
     except (_Conflict, ValueError, TypeError):
         return None
-    many, one = _decoders(type_)
-    return Head(paths, attrgetter(*(tree.attribute(path) for path in paths)), many, one)
+    return Head(paths, attrgetter(*(tree.attribute(path) for path in paths)), msgspec.json.Decoder(type_))
 
 
 # -- fields ---------------------------------------------------------------------------------------
