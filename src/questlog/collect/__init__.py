@@ -17,8 +17,7 @@ NEVER_KEPT = frozenset({"authorization", "cookie", "proxy-authorization", "set-c
 _decoder = msgspec.json.Decoder()
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What became of one event: its id, and `accepted`, or `rejected` with the reason.
 
     An accepted event may still turn out not to fit the plan: then it is in quarantine, with its reason.

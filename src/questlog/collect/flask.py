@@ -165,19 +165,26 @@ def _record(
 ) -> Sequence[Receipt]:
     """Make events durable, or hand them to the background sender; return a receipt for each."""
     now, headers = time.time_ns() // 1_000_000, wiring.headers(environ)
-    judged = [wiring.accept(body, now, headers) for body in bodies]
-    kept = [place for place, (receipt, _) in enumerate(judged) if receipt.outcome == "accepted"]
+    receipts: list[Receipt] = []
+    kept: list[dict[str, Any]] = []
+    records: list[bytes] = []
+    for body in bodies:
+        receipt, record = wiring.accept(body, now, headers)
+        receipts.append(receipt)
+        if receipt.outcome == "accepted":
+            kept.append(body)
+            records.append(record)
     try:
-        state.record([bodies[place] for place in kept], [judged[place][1] for place in kept])
+        state.record(kept, records)
     except LogUnavailable as error:
         for body in bodies:
             event_refused.send(state.app, event=body, error=error)
         raise
     if event_accepted.receivers or event_rejected.receivers:
-        for body, (receipt, _) in zip(bodies, judged, strict=True):
+        for body, receipt in zip(bodies, receipts, strict=True):
             signal = event_accepted if receipt.outcome == "accepted" else event_rejected
             signal.send(state.app, event=body, receipt=receipt)
-    return [receipt for receipt, _ in judged]
+    return receipts
 
 
 def _request() -> Request:

@@ -24,7 +24,8 @@ def fields_of(request: Request, event: Event) -> dict[str, Any]:
     stays there.
     """
     path: Mapping[str, Any] = request.view_args or {}
-    if not path and not request.query_string and "CONTENT_TYPE" not in request.environ:
+    environ = request.environ
+    if not path and not environ.get("QUERY_STRING") and not environ.get("CONTENT_TYPE"):
         return {}
     body = _json(request)
     found: dict[str, Any] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +37,7 @@ class State:
         self._sender: BackgroundSender | None = None
         self._wiring: Wiring | None = None
         self._look_again = 0.0
+        self._append: Callable[[Sequence[bytes]], object] | None = None
 
     def check(self) -> None:
         """Raise what is wrong with the config, the project or its plan."""
@@ -76,6 +77,8 @@ class State:
         if self._wiring is None or self._wiring.plan is not plan:
             warn_of_routes_without_a_rule(self.app, plan)
             self._wiring = Wiring(plan)
+        background = self.app.config["QUESTLOG_ACK"] == "background"
+        self._append = self._background().put if background else self.pipeline.log.append
         self._look_again = now + LOOK_SECONDS
         return self._wiring
 
@@ -83,12 +86,9 @@ class State:
         """Append *records*, or queue them; in a test that captures, keep the *events* instead."""
         if self.captures:
             self.captures[-1].take(events, records)
-        elif not records:
-            return
-        elif self.app.config["QUESTLOG_ACK"] == "background":
-            self._background().put(records)
-        else:
-            self.pipeline.log.append(records)
+        elif records:
+            assert self._append is not None, "what was accepted has asked for the wiring"
+            self._append(records)
 
     def _background(self) -> BackgroundSender:
         log = self.pipeline.log
