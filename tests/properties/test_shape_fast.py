@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from arrivals import Arrivals, arrivals, whole
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import questlog.shape
-from questlog.shape import shape
+from questlog.shape import fast, shape
+from questlog.shape.fast import columns, decoders
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
@@ -43,3 +47,66 @@ def assert_same(arrived: Arrivals, block: int = 4_096) -> None:
 def test_both_paths_agree_on_everything(arrived: Arrivals, block: int) -> None:
     """Rows, their order, quarantine with its reasons and words, duplicates, what is held and what was seen."""
     assert_same(arrived, block)
+
+
+# -- the test above, tested ------------------------------------------------------------------------
+
+
+def _no_default(build: Any, rule: Any) -> Any:
+    return build
+
+
+def _any_decimals(rule: Any) -> Any:
+    type_ = pa.decimal128(rule.field.type.precision, rule.field.type.scale)
+    return lambda values: pa.array(values, pa.float64()).cast(type_, safe=False)
+
+
+def _nothing_odd(raws: Any, sent: Any, *, check_depth: bool) -> set[int]:
+    return set()
+
+
+def _micros(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values, pa.string()).cast(pa.timestamp("us", "UTC")).view(columns.TIMESTAMP)
+    except (pa.ArrowInvalid, TypeError):
+        return REAL_TIMESTAMPS(values)
+
+
+def _whole_without_bounds(rule: Any) -> Any:
+    return REAL_WHOLE(replace(rule, low=None, high=None))
+
+
+REAL_TIMESTAMPS, REAL_WHOLE = columns.timestamps, decoders._whole
+MUTANTS: dict[str, tuple[Any, str, Any]] = {
+    "unknown members are dropped": (decoders, "_strict", lambda names: lambda path: False),
+    "a default is forgotten": (columns, "with_default", _no_default),
+    "decimals are rounded": (columns, "decimals", _any_decimals),
+    "neither UTF-8 nor depth is checked": (fast, "odd_events", _nothing_odd),
+    "microseconds stay": (decoders, "_ENVELOPE", (("event_time", int | str, _micros), *decoders._ENVELOPE[1:])),
+    "an event without a time has none": (fast, "event_times", lambda found, received: found),
+    "bounds are forgotten": (decoders, "_KINDS", {**decoders._KINDS, "int": _whole_without_bounds}),
+    "the type is guessed from the name alone": (
+        decoders, "_is_tagged", lambda rules: "." not in rules.envelope.event_type
+    ),
+    "one record in a block is lost": (fast.Fast, "rows", lambda self, places, lines: ROWS(self, places, lines[1:])),
+}  # fmt: skip
+ROWS: Callable[..., Any] = fast.Fast.rows
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_difference_between_the_paths_is_seen(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each mutant of the fast path is one that a careless change could make; none may pass."""
+    monkeypatch.setattr(*MUTANTS[mutant])
+    monkeypatch.setattr(questlog.shape, "_plans", {})  # decoders made before, or by a mutant, are not for others
+
+    @settings(
+        max_examples=700, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True,
+        phases=[Phase.generate],
+    )  # fmt: skip
+    @given(arrivals())
+    def compare(arrived: Arrivals) -> None:
+        questlog.shape._plans.clear()
+        assert_same(arrived)
+
+    with pytest.raises((AssertionError, ValueError, ExceptionGroup)):
+        compare()
