@@ -12,8 +12,7 @@ import questlog.shape
 from questlog.log import Entry
 from questlog.plan.load import load_plan, parse_plan
 from questlog.record import encode_record
-from questlog.shape import QUARANTINE, Shaped, shape
-from questlog.shape.fast import BLOCK
+from questlog.shape import BLOCK, QUARANTINE, Shaped, shape
 
 ROOT = Path(__file__).parents[2]
 PLAN = parse_plan(

@@ -17,7 +17,7 @@ from questlog.log import Entry, Gap, Position
 from questlog.plan import Plan
 from questlog.record import LAST_MS, Line
 from questlog.shape.columns import Part, join_parts, table_of_rows
-from questlog.shape.fast import Fast, read_lines
+from questlog.shape.fast import Fast, has_headers, read_lines
 from questlog.shape.fields import Judged, Row, Rules
 from questlog.shape.read import Arrived, read_record
 
@@ -26,6 +26,8 @@ __all__ = ["QUARANTINE", "Place", "Seen", "Shaped", "describe", "judge", "never_
 QUARANTINE = "quarantine"
 FAST_FROM = 64
 """Records of a batch that are worth whole columns."""
+BLOCK = 4_096
+"""Records made into columns at a time: so many, with all that is made of them, stay in the processor's cache."""
 
 Place = tuple[int, int, int]
 """Partition, offset and received milliseconds of a record."""
@@ -90,7 +92,8 @@ def describe(value: bytes, plan: Plan) -> Judged:
     return rules.judge(read_record(Entry(0, 0, value, 0), plan.envelope, rules.headers))
 
 
-_value_of, _base64_of, _client_id_of = attrgetter("value"), attrgetter("base64"), attrgetter("client_id")
+_value_of, _partition_of, _offset_of = attrgetter("value"), attrgetter("partition"), attrgetter("offset")
+_base64_of, _client_id_of = attrgetter("base64"), attrgetter("client_id")
 
 
 class _Ready:
@@ -141,30 +144,36 @@ class _Batch:
 
     def add_many(self, fast: Fast) -> None:
         """Do what `add_entries` does: usual events by whole columns, the others one by one."""
-        lines = read_lines(map(_value_of, self.entries))
-        usual: Sequence[int] = range(len(lines))
-        left: list[int] = []
-        if None in lines or any(map(_base64_of, lines)) or any(map(_client_id_of, lines)):
-            usual = self._usual(lines, left)
-            lines = [lines[index] for index in usual]
-        parts, unusual = fast.rows(usual, cast(list[Line], lines))
-        for part in parts:
-            self._put_part(part)
-        for index in (*left, *unusual):
-            self._judge(index, self.entries[index], self._read(self.entries[index]))
+        for start in range(0, len(self.entries), BLOCK):
+            lines = read_lines(map(_value_of, self.entries[start : start + BLOCK]))
+            places: Sequence[int] = range(start, start + len(lines))
+            left: list[int] = []
+            if None in lines or any(map(_base64_of, lines)) or any(map(_client_id_of, lines)):
+                places = self._usual(places, lines, left)
+                lines = [lines[place - start] for place in places]
+            parts, unusual = fast.rows(places, cast(list[Line], lines))
+            for part in parts:
+                self._put_part(part)
+            for place in (*left, *unusual):
+                self._judge(place, self.entries[place], self._read(self.entries[place]))
 
-    def _usual(self, lines: Sequence[Line | None], left: list[int]) -> list[int]:
-        """Return the indices of records that may be usual, without duplicates; *left* gets the others."""
+    def _usual(self, places: Sequence[int], lines: Sequence[Line | None], left: list[int]) -> list[int]:
+        """Return the places of records that may be usual, without duplicates; *left* gets the others."""
         usual: list[int] = []
-        for index, line in enumerate(lines):
+        for place, line in zip(places, lines, strict=True):
             if line is not None and not line.base64 and not line.client_id:
-                usual.append(index)
+                usual.append(place)
                 continue
-            arrived = self._read(self.entries[index])
-            if arrived.client_id and self._is_duplicate(arrived.id, self.entries[index], arrived.received):
-                self._repeat(arrived)
-            else:
-                (left if line is None or line.base64 else usual).append(index)
+            entry = self.entries[place]
+            if line is None or line.base64 or not has_headers(line):
+                arrived = self._read(entry)
+                if not (arrived.client_id and self._is_duplicate(arrived.id, entry, arrived.received)):
+                    left.append(place)
+                    continue
+            elif not self._is_duplicate(line.id, entry, line.received):
+                usual.append(place)
+                continue
+            self._repeat(self._read(entry))
         return usual
 
     def _read(self, entry: Entry) -> Arrived:
@@ -198,9 +207,20 @@ class _Batch:
         else:
             self.rows.setdefault(table, []).append((index, row))
 
+    @cached_property
+    def lowest(self) -> dict[int, int]:
+        """Partition -> the lowest offset of this batch: nearly always nothing of it is held."""
+        partitions = set(map(_partition_of, self.entries))
+        if len(partitions) == 1:
+            return {partition: min(map(_offset_of, self.entries)) for partition in partitions}
+        found: dict[int, int] = {}
+        for entry in self.entries:
+            found[entry.partition] = min(entry.offset, found.get(entry.partition, entry.offset))
+        return found
+
     def _put_part(self, part: Part) -> None:
-        held = self.held_at.get(part.table)
-        if held:
+        held = self.held_at.get(part.table, {})
+        if any(offset < held.get(partition, 0) for partition, offset in self.lowest.items()):
             entries = (self.entries[index] for index in part.places)
             kept = [entry.offset >= held.get(entry.partition, 0) for entry in entries]
             if not all(kept):

@@ -21,8 +21,6 @@ from questlog.shape.fast.columns import Unusual, constant, event_times, header_c
 from questlog.shape.fast.decoders import EventDecoder, event_decoder, head_of, tagged_of
 from questlog.shape.fields import Rules
 
-BLOCK = 4_096
-"""Records worked on at a time: so many, with what is made of them, stay in the processor's cache."""
 _CHUNK = 512
 """Events decoded in one call; one bad event sends so many through single calls."""
 _NAMES_KEPT = 10_000
@@ -43,18 +41,7 @@ class Fast:
         self._found: dict[Any, str] = {}
 
     def rows(self, places: Sequence[int], lines: Sequence[Line]) -> tuple[list[Part], list[int]]:
-        """Return the rows of *lines*, whose places in the batch rise, and the places of what it leaves alone."""
-        parts: list[Part] = []
-        left: list[int] = []
-        for start in range(0, len(lines), BLOCK):
-            block, there = lines[start : start + BLOCK], places[start : start + BLOCK]
-            found, unusual = self._block(block, there)
-            parts += found
-            left += [there[index] for index in unusual]
-        return parts, left
-
-    def _block(self, lines: Sequence[Line], places: Sequence[int]) -> tuple[list[Part], list[int]]:
-        """Return the rows of some lines and the indices of the others.
+        """Return the rows of *lines*, whose places in the batch rise, and the places of what it leaves alone.
 
         1 headers and bytes  2 typed decoding, by event type  3 the columns of all types  4 those of each.
         """
@@ -72,7 +59,8 @@ class Fast:
                 if kept:
                     taken.update(kept)
                     parts.append(Part(self.decoders[name].event.table, [places[index] for index in kept], rows))
-        return parts, [index for index in range(len(lines)) if index not in taken] if len(taken) < len(lines) else []
+        left = [place for index, place in enumerate(places) if index not in taken] if len(taken) < len(lines) else []
+        return parts, left
 
     def _groups(self, events: _Events, bodies: list[Any], odd: set[int]) -> dict[str, list[int]]:
         """Put decoded events into *bodies* and return each type's indices, without what does not fit it."""
@@ -229,6 +217,15 @@ def _decoded(decoder: msgspec.json.Decoder[Any], raws: Sequence[msgspec.Raw]) ->
 def read_lines(values: Iterable[bytes]) -> list[Line | None]:
     """Return each record, or None for what is none."""
     return _each(decode_line, values)
+
+
+def has_headers(line: Line) -> bool:
+    """Return whether a record's headers can be read: without, it is none."""
+    try:
+        decode_headers(line.headers)
+    except NOT_A_RECORD:
+        return False
+    return True
 
 
 def _each(decode: Any, values: Iterable[Any]) -> list[Any]:

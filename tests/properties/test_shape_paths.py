@@ -25,7 +25,7 @@ def fast_from(records: int, block: int = 4_096) -> Iterator[None]:
     """Take the fast path for batches of *records* and more, *block* records at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(questlog.shape, "FAST_FROM", records)
-        patch.setattr(questlog.shape.fast, "BLOCK", block)
+        patch.setattr(questlog.shape, "BLOCK", block)
         patch.setattr(questlog.shape.fast, "_CHUNK", max(1, block // 2))
         yield
 
