@@ -1,0 +1,55 @@
+"""Every reason code has its section, and every section's example really yields its reason."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from questlog.errors import Reason
+from questlog.log import Entry, Gap
+from questlog.plan.load import parse_plan
+from questlog.record import encode_record
+from questlog.shape import QUARANTINE, Shaped, shape
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "reasons.md").read_text("utf-8")
+HEAD, *REST = re.split(r"^## `(\w+)`$", PAGE, flags=re.M)
+SECTIONS = dict(zip(REST[::2], REST[1::2], strict=True))
+PLAN = parse_plan(re.findall(r"^```toml\n(.*?)^```$", HEAD, re.S | re.M)[0])
+
+
+def examples(text: str) -> list[str]:
+    return re.findall(r"^```json\n(.*?)\n```$", text, re.S | re.M)
+
+
+def shaped(*events: str, gaps: tuple[Gap, ...] = ()) -> Shaped:
+    """Return what becomes of *events*, written as the collector writes what may be no JSON."""
+    records = [encode_record(e.encode(), id=f"id-{i}", received_ms=1, is_json=False) for i, e in enumerate(events)]
+    return shape([Entry(0, i, record, 1) for i, record in enumerate(records)], PLAN, gaps=gaps)
+
+
+def test_the_page_lists_every_reason_in_their_order() -> None:
+    assert list(SECTIONS) == [reason.value for reason in Reason]
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.LOG_DAMAGED])
+def test_an_example_yields_its_reason(reason: Reason) -> None:
+    (example,) = examples(SECTIONS[reason.value])
+    found = shaped(example)
+    assert found.tables[QUARANTINE].column("reason").to_pylist() == [reason.value]
+    assert "What to do: " in SECTIONS[reason.value]
+
+
+def test_a_damaged_part_of_the_log_is_one_row() -> None:
+    row = shaped(gaps=(Gap(0, 3, 9, "torn", 1),)).tables[QUARANTINE].to_pylist()[0]
+    assert (row["reason"], row["record"]) == (Reason.LOG_DAMAGED.value, None)
+    assert "3 to 8" in row["detail"]
+
+
+def test_the_first_examples_become_what_the_page_says() -> None:
+    (lines,) = examples(HEAD)
+    found = shaped(*lines.splitlines())
+    assert found.count("purchase_sword") == 1
+    assert found.tables[QUARANTINE].column("reason").to_pylist() == ["wrong_type", "unknown_event_type"]
+    assert found.tables[QUARANTINE].column("field").to_pylist() == ["gems[1]", "event_type"]
+    (level,) = found.tables["begin_level"].to_pylist()
+    assert (level["level"], level["_rescued"]) == (None, '{"level":"two"}')
