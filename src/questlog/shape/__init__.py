@@ -220,7 +220,7 @@ class _Batch:
 
     def _put_part(self, part: Part) -> None:
         held = self.held_at.get(part.table, {})
-        if any(offset < held.get(partition, 0) for partition, offset in self.lowest.items()):
+        if held and any(offset < held.get(partition, 0) for partition, offset in self.lowest.items()):
             entries = (self.entries[index] for index in part.places)
             kept = [entry.offset >= held.get(entry.partition, 0) for entry in entries]
             if not all(kept):

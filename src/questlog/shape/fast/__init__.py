@@ -45,22 +45,25 @@ class Fast:
 
         1 headers and bytes  2 typed decoding, by event type  3 the columns of all types  4 those of each.
         """
+        if not lines:
+            return [], []
         events = _Events(lines, self.rules.headers)
         bodies: list[Any] = [None] * len(lines)
         groups = self._groups(events, bodies, events.odd(check_depth=bool(self.rules.envelope.fields)))
         shared = self._shared(events, bodies, groups)
-        parts, start = [], 0
-        taken: set[int] = set()
+        parts: list[Part] = []
+        start = 0
         for name, indices in groups.items():
             if indices:
                 columns = {key: column.slice(start, len(indices)) for key, column in shared.items()}
                 start += len(indices)
                 kept, rows = self._table(self.decoders[name], indices, bodies, columns)
                 if kept:
-                    taken.update(kept)
                     parts.append(Part(self.decoders[name].event.table, [places[index] for index in kept], rows))
-        left = [place for index, place in enumerate(places) if index not in taken] if len(taken) < len(lines) else []
-        return parts, left
+        if sum(len(part.places) for part in parts) == len(lines):
+            return parts, []
+        taken = set(chain.from_iterable(part.places for part in parts))
+        return parts, [place for place in places if place not in taken]
 
     def _groups(self, events: _Events, bodies: list[Any], odd: set[int]) -> dict[str, list[int]]:
         """Put decoded events into *bodies* and return each type's indices, without what does not fit it."""
