@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from questlog.errors import LogUnavailable
@@ -11,9 +12,10 @@ from questlog.log import START, Position
 
 _LOOK_SECONDS = 1.0  # how often a waiting thread makes sure that the one it waits for still lives
 GATHER_SECONDS = 0.005
-"""How long a leader waits at most for as many others as waited together a moment ago. A commit costs a busy
-server as much processor time as half a request: 64 clients with one request each made it commit for every
-second request, and for every twelfth once the leader waited."""
+"""How long a leader waits at most for as many others as waited together a moment ago, while the process is
+busy. A commit costs it as much processor time as half a request: 64 clients of the development server made
+it commit for every second request, and for every fourteenth once the leader waited."""
+_BUSY = 0.4  # of a processor; below it there is time for small groups, and nobody waits for others
 
 
 class Waiter:
@@ -50,6 +52,7 @@ class GroupCommit:
         self._leader: Waiter | None = None
         self._expected = 1  # how many were waiting at once when the last group was answered
         self._gathering = False
+        self._looked, self._used = time.monotonic(), time.process_time()
 
     def submit(self, waiter: Waiter) -> Position:
         """Return the waiter's position once its group is committed.  1 queue  2 wait or lead  3 answer."""
@@ -75,8 +78,9 @@ class GroupCommit:
 
     def _lead(self, own: Waiter) -> None:
         """Commit everybody in line; *own* is first. *commit* sets positions last, once they are durable."""
+        busy = self._is_busy()
         with self._lock:
-            self._gathering = len(self._queue) < self._expected
+            self._gathering = busy and len(self._queue) < self._expected
         if self._gathering:
             own.wake.acquire(timeout=GATHER_SECONDS)
         with self._lock:
@@ -90,6 +94,13 @@ class GroupCommit:
             _fail(group, LogUnavailable(f"the thread that wrote was stopped: {error!r}", retry_after=1))
             raise
         self._hand_over(group, own)
+
+    def _is_busy(self) -> bool:
+        """Return whether the process was busy since the last group."""
+        now, used = time.monotonic(), time.process_time()
+        busy = used - self._used > _BUSY * (now - self._looked)
+        self._looked, self._used = now, used
+        return busy
 
     def _take(self) -> list[Waiter]:
         size = taken = 0
