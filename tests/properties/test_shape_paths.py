@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import questlog.shape
 from questlog.shape import fast, shape
-from questlog.shape.fast import columns, decoders
+from questlog.shape.fast import columns, decoders, loose
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
@@ -76,9 +76,14 @@ def _whole_without_bounds(rule: Any) -> Any:
     return REAL_WHOLE(replace(rule, low=None, high=None))
 
 
+def _without_aliases(names: Any, decoder: Any, sent: bytes) -> Any:
+    return REAL_LEFT_OVER(names, replace(decoder, aliases=frozenset()), sent)
+
+
+REAL_LEFT_OVER = loose.left_over
 REAL_TIMESTAMPS, REAL_WHOLE = columns.timestamps, decoders._whole
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
-    "unknown members are dropped": (decoders, "_strict", lambda names: lambda path: False),
+    "unknown members are dropped": (decoders, "strict_objects", lambda names: lambda path: False),
     "a default is forgotten": (columns, "with_default", _no_default),
     "decimals are rounded": (columns, "decimals", _any_decimals),
     "neither UTF-8 nor depth is checked": (fast, "odd_events", _nothing_odd),
@@ -88,6 +93,8 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "the type is guessed from the name alone": (
         decoders, "_is_tagged", lambda rules: "." not in rules.envelope.event_type
     ),
+    "what is left over is not kept": (loose, "as_json", lambda members: "{}"),
+    "an old name counts as unknown": (fast, "left_over", _without_aliases),
     "one record in a block is lost": (fast.Fast, "rows", lambda self, places, lines: ROWS(self, places, lines[1:])),
 }  # fmt: skip
 ROWS: Callable[..., Any] = fast.Fast.rows

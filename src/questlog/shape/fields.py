@@ -133,7 +133,7 @@ class Rules:
         if problem is not None and not rule.lenient:
             judged.reject = problem
             return judged
-        row["_rescued"] = _as_json(rescued)
+        row["_rescued"] = as_json(rescued)
         judged.row = row
         return judged
 
@@ -270,7 +270,7 @@ def _all_consumed(raw: msgspec.Raw, tree: Tree) -> bool:
     return all(key in tree and _all_consumed(member, tree[key]) for key, member in members.items())
 
 
-def _as_json(members: list[tuple[str, msgspec.Raw | None]]) -> str | None:
+def as_json(members: list[tuple[str, msgspec.Raw | None]]) -> str | None:
     """Return a JSON object whose values stand as they were sent, byte for byte."""
     parts = [msgspec.json.encode(key) + b":" + bytes(raw) for key, raw in members if raw is not None]
     return (b"{" + b",".join(parts) + b"}").decode() if parts else None

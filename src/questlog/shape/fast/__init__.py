@@ -7,6 +7,7 @@ careful path would make the same row, and gives back the others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -19,6 +20,7 @@ from questlog.record import NOT_A_RECORD, Line, decode_headers, decode_line
 from questlog.shape.columns import Part
 from questlog.shape.fast.columns import Unusual, constant, event_times, header_columns, microseconds, odd_events, texts
 from questlog.shape.fast.decoders import EventDecoder, event_decoder, head_of, tagged_of
+from questlog.shape.fast.loose import Loose, left_over
 from questlog.shape.fields import Rules
 
 _CHUNK = 512
@@ -40,6 +42,11 @@ class Fast:
         self.head = head_of(rules) if self.tagged is None else None
         self._found: dict[Any, str] = {}
 
+    @cached_property
+    def loose(self) -> Loose:
+        """The second try, for events with members that the plan does not know."""
+        return Loose(self.rules, self.decoders, self.tagged)
+
     def rows(self, places: Sequence[int], lines: Sequence[Line]) -> tuple[list[Part], list[int]]:
         """Return the rows of *lines*, whose places in the batch rise, and the places of what it leaves alone.
 
@@ -57,7 +64,7 @@ class Fast:
             if indices:
                 columns = {key: column.slice(start, len(indices)) for key, column in shared.items()}
                 start += len(indices)
-                kept, rows = self._table(self.decoders[name], indices, bodies, columns)
+                kept, rows = self._table(self.decoders[name], indices, bodies, columns, events.rescued)
                 if kept:
                     parts.append(Part(self.decoders[name].event.table, [places[index] for index in kept], rows))
         if sum(len(part.places) for part in parts) == len(lines):
@@ -74,6 +81,8 @@ class Fast:
             of_class = {type_: groups[name] for name, type_ in self.tagged.classes.items()}
             for index, body in enumerate(bodies):
                 of_class.get(type(body), nobody).append(index)
+            if nobody:
+                self._again(events, bodies, groups, self.loose.tagged(nobody, events.decode))
         elif self.head is not None:
             for index, name in enumerate(self._named(events.decode(self.head.decoder))):
                 groups.get(name, nobody).append(index)
@@ -81,12 +90,28 @@ class Fast:
                 found = events.decode(self.decoders[name].decoder, indices)
                 for index, body in zip(indices, found, strict=True):
                     bodies[index] = body
-                if None in found:
+                failed = [index for index, body in zip(indices, found, strict=True) if body is None]
+                if failed:
                     indices[:] = [index for index, body in zip(indices, found, strict=True) if body is not None]
+                    self._again(events, bodies, groups, self.loose.named(name, failed, events.decode))
         if odd:
             for indices in groups.values():
                 indices[:] = [index for index in indices if index not in odd]
         return groups
+
+    def _again(
+        self, events: _Events, bodies: list[Any], groups: dict[str, list[int]], found: Iterable[tuple[int, str, Any]]
+    ) -> None:
+        """Take in events whose only fault are members that the plan does not know; note those as left over."""
+        changed = set()
+        for index, name, body in found:
+            text = left_over(self.rules.envelope, self.decoders[name], bytes(events.raws[index]))
+            if text is not None:
+                bodies[index], events.rescued[index] = body, text
+                groups[name].append(index)
+                changed.add(name)
+        for name in changed:
+            groups[name].sort()
 
     def _named(self, heads: Iterable[Any]) -> Iterator[str]:
         """Yield the event type that each head means, "" for none."""
@@ -124,7 +149,12 @@ class Fast:
         return columns | arrived
 
     def _table(
-        self, decoder: EventDecoder, indices: list[int], bodies: list[Any], columns: dict[str, pa.Array]
+        self,
+        decoder: EventDecoder,
+        indices: list[int],
+        bodies: list[Any],
+        columns: dict[str, pa.Array],
+        rescued: Mapping[int, str],
     ) -> tuple[list[int], pa.Table | None]:
         """Return the rows of one event type in the columns of its table, and the indices that have one."""
         while indices:
@@ -143,6 +173,8 @@ class Fast:
             found = own | columns
             found["event_type"] = constant(decoder.event.name, count)
             found["plan_version"] = constant(self.rules.plan.version, count)
+            if rescued:
+                found["_rescued"] = pa.array([rescued.get(index) for index in indices], pa.string())
             arrays = [
                 found[name] if name in found else pa.nulls(count, type_)
                 for name, type_ in zip(schema.names, schema.types, strict=True)
@@ -160,6 +192,7 @@ class _Events:
         self.kept = _Headers(headers)
         self.codes = list(map(self.kept.__getitem__, map(bytes, map(_headers_of, lines))))
         self.texts = texts(self.raws)
+        self.rescued: dict[int, str] = {}
 
     def odd(self, *, check_depth: bool) -> set[int]:
         """Return the indices of events that are not UTF-8, nest deep, or have unreadable headers."""

@@ -43,12 +43,17 @@ class FastColumn:
 
 @dataclass(frozen=True, slots=True)
 class EventDecoder:
-    """How one event type is decoded. `envelope` are the columns that are read alike from every type."""
+    """How one event type is decoded. `envelope` are the columns that are read alike from every type.
+
+    `known` are the members that may stand among the fields, `aliases` older names of them.
+    """
 
     event: Event
     tree: _Node
     envelope: tuple[FastColumn, ...]
     columns: tuple[FastColumn, ...]
+    known: frozenset[str]
+    aliases: frozenset[str]
     decoder: msgspec.json.Decoder[Any]
 
 
@@ -161,16 +166,19 @@ def _event_decoder(rules: Rules, rule: EventRule) -> EventDecoder:
     for path, _ in rule.event.match:
         tree.add(path, str | int, shared=True)
     holder = tree.at(names.fields.split(".") if names.fields else ())
-    if any(alias in holder.members for each in rule.fields for alias in each.field.aliases):
+    aliases = frozenset(alias for each in rule.fields for alias in each.field.aliases)
+    known = frozenset(holder.members) | (set() if names.fields or "." in names.event_type else {names.event_type})
+    if aliases & known:
         raise _Conflict(rule.event.name)  # an old name of one field is also something else
-    type_ = tree.struct(_strict(names))
+    type_ = tree.struct(strict_objects(names))
     found = tuple(FastColumn(name, attrgetter(tree.attribute(path)), build) for name, path, build in built)
     count = len(_ENVELOPE)
-    return EventDecoder(rule.event, tree, found[:count], found[count:], msgspec.json.Decoder(type_))
+    decoder = msgspec.json.Decoder(type_)
+    return EventDecoder(rule.event, tree, found[:count], found[count:], known, aliases, decoder)
 
 
-def _strict(names: Envelope) -> Callable[[str], bool]:
-    """Unknown members count where the fields are, and below; elsewhere nobody asks for them."""
+def strict_objects(names: Envelope) -> Callable[[str], bool]:
+    """Return which objects may hold no unknown members: where the fields are, and below; nobody asks elsewhere."""
     return lambda path: not names.fields or path == names.fields or path.startswith(names.fields + ".")
 
 
@@ -179,13 +187,15 @@ def _is_tagged(rules: Rules) -> bool:
     return not rules.matched and "." not in rules.envelope.event_type
 
 
-def tagged_of(rules: Rules, decoders: Mapping[str, EventDecoder]) -> Tagged | None:
+def tagged_of(
+    rules: Rules, decoders: Mapping[str, EventDecoder], strict: Callable[[str], bool] | None = None
+) -> Tagged | None:
     """Return the decoder of all event types at once, if there can be one."""
     if not _is_tagged(rules) or not decoders:
         return None
     key = rules.envelope.event_type
     usable = {name: each for name, each in decoders.items() if key not in each.tree.members}
-    strict = _strict(rules.envelope)
+    strict = strict or strict_objects(rules.envelope)
     try:
         classes = {name: each.tree.struct(strict, tag_field=key, tag=name) for name, each in usable.items()}
         nobody = msgspec.defstruct("Nobody", [], tag_field=key, tag=_NOBODY)
