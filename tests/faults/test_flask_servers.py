@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,16 +21,26 @@ from harness import SWORDS, assert_promise, free_port, wait_for
 import questlog
 
 HERE = Path(__file__).parent
-GUNICORN = ["gunicorn", "game:app", "--no-control-socket", "--bind=127.0.0.1:{port}"]
+GUNICORN = ["gunicorn", "game:app", "--no-control-socket", "--bind=127.0.0.1:{port}", "--graceful-timeout=5"]
+"""Gunicorn with threads and Granian now and then hang when they are stopped under load, with a bare app too: they
+get a limit."""
 SERVERS = {
     "flask, threads": ["flask", "--app", "game", "run", "--port", "{port}"],
     "flask, reloader": ["flask", "--app", "game", "run", "--debug", "--port", "{port}"],
     "gunicorn, two sync workers": [*GUNICORN, "--workers=2"],
     "gunicorn, threads": [*GUNICORN, "--workers=2", "--threads=4"],
     "gunicorn, preload": [*GUNICORN, "--workers=2", "--threads=4", "--preload"],
+    "gunicorn, preload after an event": [*GUNICORN, "--workers=2", "--threads=4", "--preload"],
     "granian": ["granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "2",
-                "--blocking-threads", "4", "game:app"],
+                "--blocking-threads", "4", "--workers-kill-timeout", "5", "game:app"],
 }  # fmt: skip
+OPENED = """
+from questlog.flask import track
+with app.app_context():
+    track("join_guild")  # opens the log in the process that will be forked
+"""
+QUICK_STOP = re.compile(r"^Traceback(?:(?!^Traceback|^\[).*\n)*?^SystemExit: 0$", re.M)
+"""What gunicorn itself logs of a request that its quick stop (SIGINT) cuts off, instrumented or not."""
 
 
 class Server:
@@ -39,7 +50,7 @@ class Server:
         self.folder, self.port = folder, free_port()
         shutil.copy(SWORDS / "plan.toml", folder)
         game = (SWORDS / "game.py").read_text().replace("Questlog(app)", f'Questlog(app, ack="{ack}")')
-        (folder / "game.py").write_text(game)
+        (folder / "game.py").write_text(game + (OPENED if "after an event" in kind else ""))
         program, *arguments = [part.format(port=self.port) for part in SERVERS[kind]]
         self.output = folder / "server.log"
         with self.output.open("wb") as output:
@@ -48,6 +59,8 @@ class Server:
                 start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         wait_for(self.answers, f"{kind} answers", 30)
+        if kind == "granian":  # a worker that is told to stop before it has started never does
+            wait_for(lambda: self.output.read_text().count("Started worker") == 2, "both workers run")
 
     def answers(self) -> bool:
         assert self.process.poll() is None, self.output.read_text()
@@ -61,14 +74,25 @@ class Server:
             connection.close()
 
     def members(self) -> list[int]:
-        """Return the processes of the group that run."""
+        """Return the processes of the group, zombies too."""
         found = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
-                fields = stat.read_text().rsplit(")", 1)[1].split()
-                if int(fields[2]) == self.process.pid and fields[0] != "Z":
+                if int(stat.read_text().rsplit(")", 1)[1].split()[2]) == self.process.pid:
                     found.append(int(stat.parent.name))
         return found
+
+    def stop(self, how: str) -> None:
+        """Stop it as a terminal (SIGINT, to all) or a service manager does (SIGTERM, to the first)."""
+        if how == "SIGINT":
+            os.killpg(self.process.pid, signal.SIGINT)
+        else:
+            self.process.terminate()
+        code = self.process.wait(30)
+        said = QUICK_STOP.sub("", self.output.read_text())
+        assert "Traceback" not in said, said
+        assert code in (0, 1, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGTERM), code
+        wait_for(lambda: not self.members(), "all processes end")
 
 
 class Load:
@@ -78,7 +102,7 @@ class Load:
         self.sent: set[str] = set()
         self.acknowledged: set[str] = set()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(port, n)) for n in range(threads)]
+        self._threads = [threading.Thread(target=self._run, args=(port, n), daemon=True) for n in range(threads)]
         for thread in self._threads:
             thread.start()
 
@@ -120,36 +144,25 @@ def marks(folder: Path) -> dict[str, int]:
     return dict(questlog.open(str(folder)).sql("select user_agent, count(*) from sword_purchases group by 1").rows())
 
 
+@pytest.mark.parametrize("ack", ["durable", "background"])
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("kind", SERVERS)
-def test_a_stop_under_load_loses_nothing(tmp_path: Path, servers: list[Server], kind: str, how: str) -> None:
-    server = Server(tmp_path, kind, "durable")
+def test_a_stop_under_load_loses_nothing(tmp_path: Path, servers: list[Server], kind: str, how: str, ack: str) -> None:
+    """In the background too: the queue is flushed. (Not after SIGKILL: that is what the mode gives up.)"""
+    if (kind, ack) == ("flask, reloader", "background"):
+        pytest.skip("werkzeug's reloader kills its child with SIGKILL, at once or after 0.25 s")
+    server = Server(tmp_path, kind, ack)
     servers.append(server)
     load = Load(server.port)
     wait_for(lambda: len(load.acknowledged) > 100, "events are accepted", 60)
-    if how == "SIGINT":
-        os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does
-    else:
-        server.process.terminate()
-    code = server.process.wait(30)
+    server.stop(how)
     load.stop()
-    assert_promise(marks(tmp_path), load.acknowledged, load.sent, f"{kind} after {how}")
-    assert "Traceback" not in server.output.read_text(), server.output.read_text()
-    assert code in (0, 1, -signal.SIGINT, -signal.SIGTERM), code
-    wait_for(lambda: not server.members(), "all workers end")
-
-
-@pytest.mark.parametrize("kind", ["flask, threads", "gunicorn, threads", "gunicorn, preload", "granian"])
-def test_in_the_background_a_stop_that_waits_loses_nothing(tmp_path: Path, servers: list[Server], kind: str) -> None:
-    """Ctrl-C lets the process flush its queue. (SIGKILL does not; that is what the mode gives up.)"""
-    server = Server(tmp_path, kind, "background")
-    servers.append(server)
-    load = Load(server.port, threads=4)
-    wait_for(lambda: len(load.acknowledged) > 100, "events are accepted", 60)
-    load.stop()
-    os.killpg(server.process.pid, signal.SIGINT)
-    server.process.wait(30)
-    assert_promise(marks(tmp_path), load.acknowledged, load.sent, f"{kind} after Ctrl-C")
+    killed = "refused to gracefully stop" in server.output.read_text()  # it served on, to the SIGKILL
+    promised = set() if killed and ack == "background" else load.acknowledged
+    assert_promise(marks(tmp_path), promised, load.sent, f"{kind} after {how}")
+    if "after an event" in kind:
+        guilds = questlog.open(str(tmp_path)).sql("select count(*) from join_guild").rows()
+        assert guilds == [(1,)], "what was recorded before the fork is there, once"
 
 
 def test_the_reloader_reloads_and_goes_on(tmp_path: Path, servers: list[Server]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import logging
+import signal
 import threading
 import time
 from collections.abc import Sequence
+from multiprocessing.util import Finalize
 
 from questlog.errors import LogUnavailable
 from questlog.log import Log
@@ -36,7 +38,8 @@ class BackgroundSender:
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="questlog-background", daemon=True)
         self._thread.start()
-        atexit.register(self.close)
+        # not atexit alone: a process that multiprocessing forked, such as a Granian worker, ends without it
+        self._finalize = Finalize(None, self.close, exitpriority=0)
 
     def put(self, records: Sequence[bytes]) -> None:
         """Queue *records*, or raise when the log has refused for so long that the queue is full.
@@ -68,7 +71,7 @@ class BackgroundSender:
         self._stop.set()
         self._wake.set()
         self._thread.join(timeout=STOP_SECONDS)
-        atexit.unregister(self.close)
+        self._finalize.cancel()
         if self._thread.is_alive():
             logger.error("stage=append lost=%d the log refused until the process ended", len(self._waiting))
 
@@ -105,3 +108,14 @@ class BackgroundSender:
                 break
         if told:
             logger.warning("stage=append the log accepts again, refused so far=%d", self.refused)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end the process as Ctrl-C does where nobody handles it: by default the queue would go with it."""
+    with contextlib.suppress(ValueError):  # only the main thread may
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

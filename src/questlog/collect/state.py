@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from flask import Flask
 
-from questlog.collect.background import BackgroundSender
+from questlog.collect.background import BackgroundSender, end_on_sigterm
 from questlog.collect.wiring import Wiring, warn_of_routes_without_a_rule
 from questlog.errors import QuestlogError, Reject
 from questlog.pipeline import Pipeline, open_pipeline
@@ -45,6 +45,8 @@ class State:
         if ack not in ACKS:
             raise QuestlogError(f"QUESTLOG_ACK is {ack!r}", hint=f"use one of {', '.join(ACKS)}")
         _ = self._open().plan
+        if ack == "background":
+            end_on_sigterm()
 
     def _open(self) -> Pipeline:
         config = self.app.config
