@@ -2,6 +2,7 @@
 
 from questlog.collect.flask import (
     Questlog,
+    batch,
     capture_events,
     event,
     event_accepted,
@@ -15,6 +16,7 @@ __all__ = [
     "EventRejected",
     "LogUnavailable",
     "Questlog",
+    "batch",
     "capture_events",
     "event",
     "event_accepted",

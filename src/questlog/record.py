@@ -14,6 +14,7 @@ import msgspec
 import uuid_utils
 
 DEPTH_LIMIT = 64
+MAX_ID_LENGTH = 200
 LAST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999: what comes later has no date in any engine."""
 
@@ -56,6 +57,11 @@ decode_line = msgspec.json.Decoder(Line).decode
 """Returns a record, its headers and event unread, or raises one of `NOT_A_RECORD`."""
 NOT_A_RECORD = (msgspec.MsgspecError, ValueError, RecursionError)  # base64 raises two kinds of ValueError
 """What reading a line raises when it is not a record."""
+
+
+def can_be_id(value: object) -> bool:
+    """Return whether a sender may choose *value* as its event's id."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH
 
 
 def new_id() -> str:

@@ -4,7 +4,10 @@ import asyncio
 import json
 import logging
 import os
+import sqlite3
 import threading
+import traceback
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from questlog.flask import (
     EventRejected,
     LogUnavailable,
     Questlog,
+    batch,
     capture_events,
     event_accepted,
     event_refused,
@@ -229,6 +233,12 @@ def test_an_id_of_ones_own_counts_once(app: Flask) -> None:
     assert len(events(app)) == 1
 
 
+@pytest.mark.parametrize("event_id", ["", "x" * 201, 7])
+def test_an_id_that_cannot_be_one_is_a_sentence(app: Flask, event_id: Any) -> None:
+    with app.app_context(), pytest.raises(QuestlogError, match="1 to 200 characters"):
+        track("join_guild", event_id=event_id)
+
+
 def test_a_value_that_json_cannot_hold_is_a_sentence(app: Flask) -> None:
     with app.app_context(), pytest.raises(QuestlogError, match="join_guild"):
         track("join_guild", guild=object())
@@ -246,6 +256,67 @@ def test_an_envelope_of_ones_own_is_kept_to(tmp_path: Path) -> None:
     assert project.sql("select player_id, level, raw_event from hit").rows() == [
         ("ann", 3, '{"data":{"level":3},"who":"ann","meta":{"name":"hit"}}')
     ]
+
+
+# -- several events in one step ------------------------------------------------------------------
+
+
+def commits(app: Flask) -> list[int]:
+    """Return how many records each commit of the log holds."""
+    folder = questlog.open(app.config["QUESTLOG_PROJECT"]).project.log_folder
+    found = []
+    for file in sorted(folder.glob("*.db")):
+        with closing(sqlite3.connect(file)) as connection:
+            found += [count for (count,) in connection.execute("select count from batches order by first")]
+    return found
+
+
+def test_a_batch_is_one_commit(app: Flask) -> None:
+    def view() -> str:
+        with batch():
+            track("join_guild", guild="wolves")
+            with batch():
+                track("look", level=3)
+        track("join_guild", guild="bears")
+        return "ok"
+
+    app.add_url_rule("/guild", view_func=view)
+    assert app.test_client().get("/guild").status_code == 200
+    assert [e["event_type"] for e in events(app)] == ["join_guild", "look", "join_guild"]
+    assert commits(app) == [2, 1]
+
+
+def test_marks_and_routes_of_one_request_are_one_commit(app: Flask) -> None:
+    view = questlog.event("join_guild")(questlog.event("purchase")(lambda level: "ok"))
+    app.add_url_rule("/api/look/<int:level>", "look", view)
+    app.test_client().get("/api/look/3")
+    assert sorted(e["event_type"] for e in events(app)) == ["join_guild", "look", "purchase"]
+    assert commits(app) == [3]
+
+
+def test_a_batch_is_all_or_nothing(app: Flask) -> None:
+    with app.app_context():
+        with pytest.raises(EventRejected), batch():
+            track("join_guild")
+            track("strict", level="x")
+        with pytest.raises(ZeroDivisionError), batch():
+            track("join_guild")
+            _ = 1 / 0
+        track("join_guild", guild="after")
+    assert [e.get("guild") for e in events(app)] == ["after"]
+
+
+def test_a_batch_that_the_log_refuses_is_503(app: Flask) -> None:
+    full(app)
+
+    def view() -> str:
+        with batch():
+            track("join_guild")
+        return "never"
+
+    app.add_url_rule("/guild", view_func=view)
+    answer = app.test_client().get("/guild")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "7")
 
 
 # -- headers -------------------------------------------------------------------------------------
@@ -283,6 +354,30 @@ def test_a_log_that_refuses_is_503_with_retry_after(app: Flask) -> None:
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "7")
         assert "watermark" in answer.text and "Traceback" not in answer.text
     assert events(app) == []
+
+
+def test_a_data_folder_that_cannot_be_written_is_503(app: Flask, tmp_path: Path) -> None:
+    (tmp_path / ".questlog").write_text("in the way")
+    app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: "ok"))
+    answer = app.test_client().get("/guild")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert "Traceback" not in answer.text
+    (tmp_path / ".questlog").unlink()
+    assert app.test_client().get("/guild").status_code == 200, "it recovers by itself"
+
+
+def test_an_answer_that_is_replaced_is_closed(app: Flask) -> None:
+    full(app)
+    closed: list[bool] = []
+
+    def view() -> Response:
+        response = Response(iter(["a", "b"]))
+        response.call_on_close(lambda: closed.append(True))
+        return response
+
+    app.add_url_rule("/guild", view_func=questlog.event("join_guild")(view))
+    assert app.test_client().get("/guild").status_code == 503
+    assert closed == [True]
 
 
 def test_a_view_may_handle_a_refusal_itself(app: Flask) -> None:
@@ -464,7 +559,8 @@ def test_parent_and_forked_child_both_record(app: Flask, ack: str) -> None:
                 if ack == "background":
                     app.extensions["questlog"]._sender.close()
                 os._exit(0)
-            finally:
+            except BaseException:
+                traceback.print_exc()
                 os._exit(1)
         assert os.waitpid(pid, 0)[1] == 0
         track("join_guild", guild="parent again")

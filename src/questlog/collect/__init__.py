@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 
 from questlog.plan import Plan
-from questlog.record import encode_record, new_id
+from questlog.record import can_be_id, encode_record, new_id
 
-MAX_EVENT_BYTES = 64 << 10
 NEVER_KEPT = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
 """Headers that hold secrets: no plan can keep them."""
 _decoder = msgspec.json.Decoder()
@@ -96,9 +95,7 @@ def read_id(raw: bytes, plan: Plan) -> tuple[str, bool, bool]:
         return new_id(), False, False
     for part in plan.envelope.event_id.split("."):
         body = body.get(part) if isinstance(body, dict) else None
-    if isinstance(body, str) and 0 < len(body) <= 200:
-        return body, True, True
-    return new_id(), False, True
+    return (body, True, True) if can_be_id(body) else (new_id(), False, True)
 
 
 def _judged(record: bytes, event_id: str, plan: Plan) -> Receipt:

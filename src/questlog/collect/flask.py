@@ -5,18 +5,20 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, TypeVar
 
 from blinker import Namespace
 from flask import Flask, Request, Response, current_app, has_request_context, request
 
-from questlog.collect import Receipt
 from questlog.collect.request import fields_of
 from questlog.collect.state import Capture, State
-from questlog.collect.wiring import Wiring
+from questlog.collect.wiring import Judged, Wiring
 from questlog.errors import EventRejected, LogUnavailable, QuestlogError
+from questlog.record import can_be_id
 
 logger = logging.getLogger("questlog.flask")
 _signals = Namespace()
@@ -24,6 +26,7 @@ event_accepted = _signals.signal("event-accepted", "Sent with `event` and `recei
 event_rejected = _signals.signal("event-rejected", "Sent with `event` and `receipt` when the plan refuses an event.")
 event_refused = _signals.signal("event-refused", "Sent with `event` and `error` when the log refuses an event.")
 View = TypeVar("View", bound=Callable[..., Any])
+_batch: ContextVar[tuple[State, list[Judged]] | None] = ContextVar("questlog_batch", default=None)
 _MARKED, _REACHED = "questlog.marked", "questlog.reached"
 
 
@@ -66,15 +69,39 @@ def track(
     *event_id* is for events that may be sent again: the same id counts once. Raises `LogUnavailable` when
     the log refuses (unhandled: 503 with Retry-After), `EventRejected` when the plan does (unhandled: 422).
     """
+    if event_id is not None and not can_be_id(event_id):
+        raise QuestlogError(f"an event's id has 1 to 200 characters, not {event_id!r}", hint="event_id=str(order.id)")
     body = dict(fields)
     own = {"player_id": player_id, "session_id": session_id, "event_id": event_id}
     body |= {name: value for name, value in own.items() if value is not None}
     body["event_type"] = event  # last: no field replaces what the server says
     state = _state()
-    (receipt,) = _record(state, state.wiring, [body], _request().environ if has_request_context() else {})
+    judged = _judge(state.wiring, [body], _request().environ if has_request_context() else {})
+    receipt = judged[0].receipt
+    open_batch = _batch.get()
+    if open_batch is None or open_batch[0] is not state or receipt.outcome == "rejected":
+        _record(state, judged)
+    else:
+        open_batch[1].extend(judged)
     if receipt.outcome == "rejected":
         raise EventRejected(receipt.reason, receipt.field, receipt.detail)
     return receipt.event_id
+
+
+@contextmanager
+def batch() -> Iterator[None]:
+    """Record what `track` is told inside in one step at the end: all of it, or nothing when anything raises."""
+    state, outer = _state(), _batch.get()
+    if outer is not None and outer[0] is state:
+        yield
+        return
+    judged: list[Judged] = []
+    token = _batch.set((state, judged))
+    try:
+        yield
+    finally:
+        _batch.reset(token)
+    _record(state, judged)
 
 
 def event(name: str) -> Callable[[View], View]:
@@ -149,42 +176,37 @@ def _record_names(state: State, wiring: Wiring, names: list[str], asked: Request
         body = fields_of(asked, declared) if declared is not None else {}
         body["event_type"] = name
         bodies.append(body)
+    judged = _judge(wiring, bodies, asked.environ)
     try:
-        receipts = _record(state, wiring, bodies, asked.environ)
+        _record(state, judged)
     except LogUnavailable as error:
         response.close()
         return _unavailable(error)
-    for receipt, name in zip(receipts, names, strict=True):
+    for _, receipt, _ in judged:
         if receipt.outcome == "rejected":  # the view has done its work: its answer stands
-            logger.warning("event=%s rejected=%s field=%s %s", name, receipt.reason, receipt.field, receipt.detail)
+            logger.warning("%s rejected=%s field=%s %s", names, receipt.reason, receipt.field, receipt.detail)
     return response
 
 
-def _record(
-    state: State, wiring: Wiring, bodies: Sequence[dict[str, Any]], environ: Mapping[str, Any]
-) -> Sequence[Receipt]:
-    """Make events durable, or hand them to the background sender; return a receipt for each."""
+def _judge(wiring: Wiring, bodies: Sequence[dict[str, Any]], environ: Mapping[str, Any]) -> list[Judged]:
+    """Return each event with its receipt and record; nothing is written yet."""
     now, headers = time.time_ns() // 1_000_000, wiring.headers(environ)
-    receipts: list[Receipt] = []
-    kept: list[dict[str, Any]] = []
-    records: list[bytes] = []
-    for body in bodies:
-        receipt, record = wiring.accept(body, now, headers)
-        receipts.append(receipt)
-        if receipt.outcome == "accepted":
-            kept.append(body)
-            records.append(record)
+    return [wiring.accept(body, now, headers) for body in bodies]
+
+
+def _record(state: State, judged: Sequence[Judged]) -> None:
+    """Make what is accepted durable in one step, or hand it to the background sender; then tell the signals."""
+    kept = [each for each in judged if each.receipt.outcome == "accepted"]
     try:
-        state.record(kept, records)
+        state.record(kept)
     except LogUnavailable as error:
-        for body in bodies:
-            event_refused.send(state.app, event=body, error=error)
+        for each in judged:
+            event_refused.send(state.app, event=each.body, error=error)
         raise
     if event_accepted.receivers or event_rejected.receivers:
-        for body, receipt in zip(bodies, receipts, strict=True):
-            signal = event_accepted if receipt.outcome == "accepted" else event_rejected
-            signal.send(state.app, event=body, receipt=receipt)
-    return receipts
+        for each in judged:
+            signal = event_accepted if each.receipt.outcome == "accepted" else event_rejected
+            signal.send(state.app, event=each.body, receipt=each.receipt)
 
 
 def _request() -> Request:

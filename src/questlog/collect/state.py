@@ -13,7 +13,7 @@ from typing import Any, Self
 from flask import Flask
 
 from questlog.collect.background import BackgroundSender, end_on_sigterm
-from questlog.collect.wiring import Wiring, warn_of_routes_without_a_rule
+from questlog.collect.wiring import Judged, Wiring, warn_of_routes_without_a_rule
 from questlog.errors import QuestlogError, Reject
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.settings import Settings
@@ -84,13 +84,13 @@ class State:
         self._look_again = now + LOOK_SECONDS
         return self._wiring
 
-    def record(self, events: Sequence[dict[str, Any]], records: Sequence[bytes]) -> None:
-        """Append *records*, or queue them; in a test that captures, keep the *events* instead."""
+    def record(self, accepted: Sequence[Judged]) -> None:
+        """Append the records of events, or queue them; in a test that captures, keep the events instead."""
         if self.captures:
-            self.captures[-1].take(events, records)
-        elif records:
+            self.captures[-1].take(accepted)
+        elif accepted:
             assert self._append is not None, "what was accepted has asked for the wiring"
-            self._append(records)
+            self._append([each.record for each in accepted])
 
     def _background(self) -> BackgroundSender:
         log = self.pipeline.log
@@ -113,15 +113,15 @@ class Capture(list[dict[str, Any]]):
         self._state = state
         self.bad: list[tuple[dict[str, Any], Reject]] = []
 
-    def take(self, events: Sequence[dict[str, Any]], records: Sequence[bytes]) -> None:
-        """Keep *events*, and judge their *records*."""
+    def take(self, accepted: Sequence[Judged]) -> None:
+        """Keep events, and judge their records."""
         from questlog.shape import judge
 
-        self.extend(events)
-        for body, record in zip(events, records, strict=True):
-            reject = judge(record, self._state.wiring.plan)
+        for each in accepted:
+            self.append(each.body)
+            reject = judge(each.record, self._state.wiring.plan)
             if reject is not None:
-                self.bad.append((body, reject))
+                self.bad.append((each.body, reject))
 
     def __enter__(self) -> Self:
         self._state.captures.append(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from flask import Flask
@@ -19,6 +19,14 @@ logger = logging.getLogger("questlog.flask")
 _encoder = msgspec.json.Encoder()
 _OWN = ("event_type", "event_id", "player_id", "session_id")
 _NO_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")
+
+
+class Judged(NamedTuple):
+    """An event that the app described, what became of it, and what to append if it is accepted."""
+
+    body: dict[str, Any]
+    receipt: Receipt
+    record: bytes
 
 
 class Wiring:
@@ -36,15 +44,15 @@ class Wiring:
         """Return the kept headers of a request; no other is looked at."""
         return {name: as_text(environ[key]) for name, key in self._headers if key in environ}
 
-    def accept(self, body: dict[str, Any], received_ms: int, headers: dict[str, str]) -> tuple[Receipt, bytes]:
-        """Return the receipt and the record of an event that the app itself describes."""
+    def accept(self, body: dict[str, Any], received_ms: int, headers: dict[str, str]) -> Judged:
+        """Judge an event that the app itself describes; nothing is written."""
         raw = self._encode(body)
         if self._strict:
-            return accept_one(raw, self.plan, received_ms=received_ms, kept=headers, strict=True)
+            return Judged(body, *accept_one(raw, self.plan, received_ms=received_ms, kept=headers, strict=True))
         chosen = body.get("event_id")
         event_id = chosen or new_id()
         record = encode_record(raw, id=event_id, received_ms=received_ms, headers=headers, client_id=chosen is not None)
-        return Receipt(event_id, "accepted"), record
+        return Judged(body, Receipt(event_id, "accepted"), record)
 
     def _encode(self, body: dict[str, Any]) -> bytes:
         """Return an event as the plan's envelope wants it."""

@@ -14,7 +14,8 @@ import pyarrow as pa
 from questlog.errors import Reason, Reject
 from questlog.plan import Envelope, Event, Field, Plan
 from questlog.plan.schema import ENVELOPE_COLUMNS, LAST_COLUMNS, header_column, table_schema
-from questlog.shape.read import Arrived, Body, can_be_id, is_null, read_body, read_members, read_value
+from questlog.record import can_be_id
+from questlog.shape.read import Arrived, Body, is_null, read_body, read_members, read_value
 from questlog.shape.values import DoesNotFit, convert, short, to_integer, to_text, to_timestamp
 
 SERVER_COLUMNS = frozenset(name for name, _, _ in (*ENVELOPE_COLUMNS, *LAST_COLUMNS))

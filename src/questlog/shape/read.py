@@ -11,9 +11,7 @@ import msgspec
 from questlog.errors import Reason, Reject
 from questlog.log import Entry
 from questlog.plan import Envelope
-from questlog.record import DEPTH_LIMIT, LAST_MS, decode_record, is_too_deep
-
-MAX_ID_LENGTH = 200
+from questlog.record import DEPTH_LIMIT, LAST_MS, can_be_id, decode_record, is_too_deep
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +145,3 @@ def read_record(entry: Entry, names: Envelope, headers: Mapping[str, str]) -> Ar
     used = {key: text for key, text in texts.items() if isinstance(text, str)}
     kept = {headers[key.lower()]: text for key, text in used.items()}
     return Arrived(event_id if chosen else fallback_id, received, chosen, kept, entry.value, frozenset(used))
-
-
-def can_be_id(value: Any) -> bool:
-    """Return whether a client may choose *value* as its event's id."""
-    return isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH

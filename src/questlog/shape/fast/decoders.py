@@ -13,9 +13,9 @@ import msgspec
 import pyarrow as pa
 
 from questlog.plan import Envelope, Event
+from questlog.record import MAX_ID_LENGTH
 from questlog.shape.fast import columns
 from questlog.shape.fields import EventRule, FieldRule, Rules
-from questlog.shape.read import MAX_ID_LENGTH
 from questlog.shape.values import LARGEST_FLOAT, LIMITS
 
 Build = Callable[[list[Any]], pa.Array]
