@@ -8,6 +8,7 @@ import difflib
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -73,6 +74,7 @@ class DuckDBEngine:
         self._lake = data / "lake"
         self._seconds, self._memory_mb = seconds, memory_mb
         self._reset()
+        _engines.add(self)
 
     def _reset(self) -> None:
         self._pid = os.getpid()
@@ -80,6 +82,11 @@ class DuckDBEngine:
         self._tail = Tail(self._log)
         self._database: duckdb.DuckDBPyConnection | None = None
         self._catalog: sqlite3.Connection | None = None
+
+    def _leave_to_parent(self) -> None:
+        """Start anew in a forked child: it has its parent's locks and connections, and may not close them."""
+        _keep_for_ever(self._database, self._catalog)
+        self._reset()
 
     def sql(self, text: str, params: Params = ()) -> pa.Table:
         """Run one reading statement; anything else raises `QueryError` and changes nothing."""
@@ -90,9 +97,8 @@ class DuckDBEngine:
         statements = split_statements(text)
         if len(statements) != 1:
             raise QueryError(f"{len(statements) or 'no'} statements; run one at a time")
-        if self._pid != os.getpid():  # a forked child has its parent's locks and connections: leave them
-            _keep_for_ever(self._database, self._catalog)
-            self._reset()
+        if self._pid != os.getpid():
+            self._leave_to_parent()
         for attempt in range(_ATTEMPTS):
             cursor = self._cursor()
             try:
@@ -279,6 +285,18 @@ def _keep_for_ever(*parents: object) -> None:
     """Let nothing close these: closing a database whose threads were left behind in the parent crashes."""
     for each in parents:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+
+
+_engines: weakref.WeakSet[DuckDBEngine] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Leave every engine's connections alone, also those of engines that only wait to be collected."""
+    for engine in list(_engines):
+        engine._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _interrupt(cursor: duckdb.DuckDBPyConnection, done: threading.Event) -> None:
