@@ -1,6 +1,7 @@
 """The Flask extension with Flask's own client: what is recorded when, with what, and what the client is told."""
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import pytest
 from flask import Blueprint, Flask, Response, abort, redirect, request
 from flask.typing import ResponseReturnValue
 from flask.views import MethodView
+from werkzeug.test import create_environ, run_wsgi_app
 
 import questlog
 from questlog.errors import PlanError, ProjectNotFound, QuestlogError
@@ -109,6 +111,58 @@ def test_a_body_that_is_no_object_is_no_field(app: Flask, body: str) -> None:
     answer = app.test_client().post("/shop/sword", data=body, content_type="application/json")
     assert answer.status_code == 200
     assert events(app) == [{"event_type": "purchase", "item": "sword"}]
+
+
+HOSTILE = [
+    rb'{"guild": "\ud800"}',
+    b'{"guild": ' + b"9" * 400 + b"}",
+    b'{"guild": 1e400}',
+    b'{"guild": NaN}',
+    b'{"guild": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    b"[" * 100_000,
+    b'{"a": ' * 100_000,
+    b'{"guild": "\xff\xfe"}',
+    b'{"guild": "a\x00b"}',
+    b'{"guild": "wolves",\n "guild":\n\r\n "bears"}',
+]
+
+
+@pytest.mark.parametrize("body", HOSTILE, ids=[str(body[:20]) for body in HOSTILE])
+def test_no_body_turns_an_answer_into_an_error(app: Flask, body: bytes) -> None:
+    app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: "ok"), methods=["POST"])
+    answer = app.test_client().post("/guild", data=body, content_type="application/json")
+    assert (answer.status_code, answer.text) == (200, "ok")
+    project = questlog.open(app.config["QUESTLOG_PROJECT"])
+    counts = project.sql("select (select count(*) from join_guild), (select count(*) from quarantine)").rows()
+    assert sum(counts[0]) == 1
+
+
+def test_every_digit_of_a_number_in_the_body_is_kept(app: Flask) -> None:
+    app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: "ok"), methods=["POST"])
+    body = b'{"guild": 12345678901234567890.1234567890}'
+    app.test_client().post("/guild", data=body, content_type="application/json")
+    (record,) = questlog.open(app.config["QUESTLOG_PROJECT"]).log.read({}, 10).entries
+    assert b"12345678901234567890.1234567890" in record.value
+
+
+def test_a_body_of_unknown_or_enormous_length_is_not_read(app: Flask) -> None:
+    app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: "ok"), methods=["POST"])
+    for kind in ("application/json", "application/x-www-form-urlencoded"):
+        for length in (None, 1 << 40):
+            environ = create_environ("/guild", method="POST")
+            environ |= {"wsgi.input": Unreadable(), "CONTENT_TYPE": kind, "wsgi.input_terminated": True}
+            environ |= {"CONTENT_LENGTH": str(length)} if length else {}
+            _, status, _ = run_wsgi_app(app, environ)
+            assert status == "200 OK"
+    assert events(app) == [{"event_type": "join_guild"}] * 4
+
+
+class Unreadable(io.RawIOBase):
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        raise AssertionError("nobody may read this")
 
 
 # -- the mark ------------------------------------------------------------------------------------
