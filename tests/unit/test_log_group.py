@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from questlog.log.sqlite import group
-from questlog.log.sqlite.group import GroupCommit, Waiter
+from questlog.log import group
+from questlog.log.group import GroupCommit, Waiter
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -17,19 +17,19 @@ class Commits:
     def __init__(self) -> None:
         self.groups: list[list[bytes]] = []
         self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
-        self.commit = GroupCommit(self._run, max_bytes=1 << 20)
+        self.commit = GroupCommit(self._run, max_size=1 << 20)
 
     def _run(self, waiters: Sequence[Waiter]) -> None:
-        self.groups.append([line for waiter in waiters for line in waiter.lines])
+        self.groups.append([line for waiter in waiters for line in waiter.work])
         self.begun.release()
         assert self.go_on.acquire(timeout=10)
         for waiter in waiters:
-            waiter.position = {1: 1}
+            waiter.result = {1: 1}
 
     def append(self, line: bytes) -> threading.Thread:
         """Append in a thread of its own, and return once it is in line or leads."""
         seen = self.in_line()
-        thread = threading.Thread(target=self.commit.submit, args=(Waiter([line]),))
+        thread = threading.Thread(target=self.commit.submit, args=(Waiter([line], 1),))
         thread.start()
         while self.in_line() == seen:
             pass

@@ -1,6 +1,6 @@
 """The embedded log: a folder of SQLite files; every process that writes has a partition of its own.
 
-Threads of one process share commits (group.py). A partition is a row of segments (partition.py), a segment
+Threads of one process share commits (../group.py). A partition is a row of segments (partition.py), a segment
 one SQLite file (segment.py). Reading takes turns (reader.py), and goes page by page where a file is damaged
 (salvage.py).
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from questlog.errors import LogFull, LogUnavailable
 from questlog.log import START, Batch, Position
-from questlog.log.sqlite.group import GroupCommit, Waiter
+from questlog.log.group import GroupCommit, Waiter
 from questlog.log.sqlite.partition import Displaced, Floor, Trimmer, Writer, claim
 from questlog.log.sqlite.reader import Reader
 
@@ -56,7 +56,7 @@ class SqliteLog:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._group = GroupCommit(self._commit, max_bytes=_ROW_BYTES)
+        self._group = GroupCommit(self._commit, max_size=_ROW_BYTES)
         self._commit_lock = threading.Lock()
         self._writer: Writer | None = None
         self._looked = float("-inf")
@@ -72,19 +72,22 @@ class SqliteLog:
         """
         if not records:
             return START
+        size = 0
         for record in records:
             if b"\n" in record:
                 raise ValueError("a record is one line: it may not hold a line break")
             if len(record) > _MAX_RECORD_BYTES:
                 raise ValueError(f"a record of {len(record)} bytes; the log takes up to {_MAX_RECORD_BYTES}")
+            size += len(record) + 1
         self._check_fork()
-        return self._group.submit(Waiter(records))
+        position: Position = self._group.submit(Waiter(records, size))
+        return position
 
     def _commit(self, group: Sequence[Waiter]) -> None:
         """Make a group durable, or raise `LogUnavailable`; the only code that touches the writer."""
         with self._commit_lock:
             try:
-                first, partition = self._write(_rows([line for waiter in group for line in waiter.lines]))
+                first, partition = self._write(_rows([line for waiter in group for line in waiter.work]))
             except LogFull:
                 raise
             except Exception as error:
@@ -96,8 +99,8 @@ class SqliteLog:
                 self._drop_writer()  # it may have committed what it does not count
                 raise
             for waiter in group:
-                first += waiter.count
-                waiter.position = {partition: first}
+                first += len(waiter.work)
+                waiter.result = {partition: first}
 
     def _write(self, rows: Sequence[list[bytes]]) -> tuple[int, int]:
         """Commit *rows*; a log folder that was deleted under us begins anew, as it would after a restart."""

@@ -6,9 +6,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from questlog.errors import LogUnavailable
-from questlog.log import START, Position
 
 _LOOK_SECONDS = 1.0  # how often a waiting thread makes sure that the one it waits for still lives
 GATHER_SECONDS = 0.005
@@ -19,15 +19,14 @@ _BUSY = 0.4  # of a processor; below it there is time for small groups, and nobo
 
 
 class Waiter:
-    """One append on its way: its lines, then either its position or its error."""
+    """One thread's work on its way, of a size; then either its result, which is true, or its error."""
 
-    __slots__ = ("count", "error", "finished", "lines", "position", "size", "thread", "wake")
+    __slots__ = ("error", "finished", "result", "size", "thread", "wake", "work")
 
-    def __init__(self, lines: Sequence[bytes]) -> None:
-        self.lines = lines
-        self.count = len(lines)
-        self.size = sum(map(len, lines)) + self.count
-        self.position: Position = START
+    def __init__(self, work: Any, size: int) -> None:
+        self.work = work
+        self.size = size
+        self.result: Any = None
         self.error: BaseException | None = None
         self.finished = False
         self.thread = threading.current_thread()
@@ -38,14 +37,14 @@ class Waiter:
 class GroupCommit:
     """Runs *commit* for one group at a time, in the thread of one of its waiters (the leader).
 
-    Groups are taken in the order of arrival and hold at most *max_bytes*, one waiter at least. A leader
+    Groups are taken in the order of arrival and hold at most *max_size*, one waiter at least. A leader
     that knows of nobody else does not wait for others. Whatever ends a leader, every waiter of its group
     gets an answer and the next in line leads.
     """
 
-    def __init__(self, commit: Callable[[Sequence[Waiter]], None], *, max_bytes: int) -> None:
+    def __init__(self, commit: Callable[[Sequence[Waiter]], None], *, max_size: int) -> None:
         self._commit = commit
-        self._max_bytes = max_bytes
+        self._max_size = max_size
         self._lock = threading.Lock()
         self._queue: list[Waiter] = []
         self._group: Sequence[Waiter] = ()
@@ -54,8 +53,8 @@ class GroupCommit:
         self._gathering = False
         self._looked, self._used = time.monotonic(), time.process_time()
 
-    def submit(self, waiter: Waiter) -> Position:
-        """Return the waiter's position once its group is committed.  1 queue  2 wait or lead  3 answer."""
+    def submit(self, waiter: Waiter) -> Any:
+        """Return the waiter's result once its group is committed.  1 queue  2 wait or lead  3 answer."""
         try:
             with self._lock:
                 self._queue.append(waiter)
@@ -74,10 +73,10 @@ class GroupCommit:
             raise
         if waiter.error is not None:
             raise waiter.error
-        return waiter.position
+        return waiter.result
 
     def _lead(self, own: Waiter) -> None:
-        """Commit everybody in line; *own* is first. *commit* sets positions last, once they are durable."""
+        """Commit everybody in line; *own* is first. *commit* sets results last, once they are durable."""
         busy = self._is_busy()
         with self._lock:
             self._gathering = busy and len(self._queue) < self._expected
@@ -106,7 +105,7 @@ class GroupCommit:
         size = taken = 0
         for waiter in self._queue:
             size += waiter.size
-            if taken and size > self._max_bytes:
+            if taken and size > self._max_size:
                 break
             taken += 1
         group, self._queue = self._queue[:taken], self._queue[taken:]
@@ -143,7 +142,7 @@ class GroupCommit:
 
 def _fail(group: Sequence[Waiter], error: Exception) -> None:
     for waiter in group:
-        if not waiter.position and waiter.error is None:
+        if not waiter.result and waiter.error is None:
             waiter.error = _copy(error)
 
 
