@@ -137,6 +137,25 @@ def test_no_body_turns_an_answer_into_an_error(app: Flask, body: bytes) -> None:
     assert sum(counts[0]) == 1
 
 
+@pytest.mark.parametrize("ack", ["durable", "background"])
+def test_a_path_with_a_number_of_any_length_is_recorded(app: Flask, ack: str) -> None:
+    app.config["QUESTLOG_ACK"] = ack
+    app.add_url_rule("/api/look/<int:level>", "look", lambda level: "ok")
+    assert app.test_client().get("/api/look/" + "9" * 30).status_code == 200
+    if ack == "background":
+        app.extensions["questlog"]._sender.close()
+    project = questlog.open(app.config["QUESTLOG_PROJECT"])
+    (entry,) = project.log.read({}, 10).entries
+    assert b'"level":' + b"9" * 30 in entry.value
+    assert project.sql("select reason, field from quarantine").rows() == [("out_of_range", "level")]
+
+
+def test_a_mark_and_a_route_of_the_same_name_are_one_event(app: Flask) -> None:
+    app.add_url_rule("/api/look/<int:level>", "look", questlog.event("look")(lambda level: "ok"))
+    app.test_client().get("/api/look/3")
+    assert events(app) == [{"event_type": "look", "level": 3}]
+
+
 def test_every_digit_of_a_number_in_the_body_is_kept(app: Flask) -> None:
     app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: "ok"), methods=["POST"])
     body = b'{"guild": 12345678901234567890.1234567890}'

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from multiprocessing.util import Finalize
 
+from questlog.collect.wiring import Pending
 from questlog.errors import LogUnavailable
 from questlog.log import Log
 
@@ -27,12 +28,13 @@ class BackgroundSender:
     a request.
     """
 
-    def __init__(self, log: Log, *, max_waiting: int = 10_000) -> None:
-        self.max_waiting = max_waiting
+    def __init__(self, log: Log, *, max_waiting: int = 10_000, max_bytes: int = 64 << 20) -> None:
+        self.max_waiting, self.max_bytes = max_waiting, max_bytes
         self.refused = 0
         self._log = log
         self._lock = threading.Lock()
-        self._waiting: list[bytes] = []
+        self._waiting: list[Pending] = []
+        self._bytes = 0
         self._idle = True
         self._closed = False
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -41,26 +43,27 @@ class BackgroundSender:
         # not atexit alone: a process that multiprocessing forked, such as a Granian worker, ends without it
         self._finalize = Finalize(None, self.close, exitpriority=0)
 
-    def put(self, records: Sequence[bytes]) -> None:
-        """Queue *records*, or raise when the log has refused for so long that the queue is full.
+    def put(self, pending: Pending) -> None:
+        """Queue events, or raise when the log has refused for so long that the queue is full.
 
         Once the process ends, they are appended here and now: nobody would come back for them.
         """
         with self._lock:
             if not self._closed:
-                if len(self._waiting) + len(records) > self.max_waiting:
-                    self.refused += len(records)
+                if len(self._waiting) >= self.max_waiting or self._bytes > self.max_bytes:
+                    self.refused += len(pending.bodies)
                     raise LogUnavailable(
-                        f"the background queue holds {len(self._waiting)} events and is full",
+                        f"{len(self._waiting)} requests wait for the log, and more may not",
                         hint="questlog doctor",
                         retry_after=5,
                     )
-                self._waiting.extend(records)
+                self._waiting.append(pending)
+                self._bytes += pending.size
                 if self._idle:
                     self._idle = False
                     self._wake.set()
                 return
-        self._log.append(records)
+        self._log.append(pending.records())
 
     def close(self) -> None:
         """Append what is queued, then stop; what the log refuses for `STOP_SECONDS` is lost, and told."""
@@ -80,15 +83,26 @@ class BackgroundSender:
             self._wake.wait()
             self._stop.wait(GATHER_SECONDS)
             group = self._waiting[:_GROUP]
-            self._append(group)
+            size = sum(pending.size for pending in group)  # before they are judged: as it was counted
+            self._append(self._records(group))
             with self._lock:
                 del self._waiting[: len(group)]
+                self._bytes -= size
                 if self._waiting:
                     continue
                 if self._closed:
                     return
                 self._idle = True
                 self._wake.clear()
+
+    def _records(self, group: Sequence[Pending]) -> list[bytes]:
+        records: list[bytes] = []
+        for pending in group:
+            try:
+                records += pending.records()
+            except Exception:  # what cannot be encoded does not take others along
+                logger.exception("stage=append lost=%d", len(pending.bodies))
+        return records
 
     def _append(self, records: Sequence[bytes]) -> None:
         """Append *records*, trying again while the log refuses."""

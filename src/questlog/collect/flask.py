@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -14,9 +13,9 @@ from typing import Any, TypeVar
 from blinker import Namespace
 from flask import Flask, Request, Response, current_app, has_request_context, request
 
-from questlog.collect.request import fields_of
+from questlog.collect.request import fields_of, plain
 from questlog.collect.state import Capture, State
-from questlog.collect.wiring import Judged, Wiring
+from questlog.collect.wiring import Pending, Wiring
 from questlog.errors import EventRejected, LogUnavailable, QuestlogError
 from questlog.record import can_be_id
 
@@ -26,7 +25,7 @@ event_accepted = _signals.signal("event-accepted", "Sent with `event` and `recei
 event_rejected = _signals.signal("event-rejected", "Sent with `event` and `receipt` when the plan refuses an event.")
 event_refused = _signals.signal("event-refused", "Sent with `event` and `error` when the log refuses an event.")
 View = TypeVar("View", bound=Callable[..., Any])
-_batch: ContextVar[tuple[State, list[Judged]] | None] = ContextVar("questlog_batch", default=None)
+_batch: ContextVar[tuple[State, list[Pending]] | None] = ContextVar("questlog_batch", default=None)
 _MARKED, _REACHED = "questlog.marked", "questlog.reached"
 
 
@@ -76,13 +75,13 @@ def track(
     body |= {name: value for name, value in own.items() if value is not None}
     body["event_type"] = event  # last: no field replaces what the server says
     state = _state()
-    judged = _judge(state.wiring, [body], _request().environ if has_request_context() else {})
-    receipt = judged[0].receipt
-    open_batch = _batch.get()
-    if open_batch is None or open_batch[0] is not state or receipt.outcome == "rejected":
-        _record(state, judged)
+    pending = Pending(state.wiring, [body], _request().environ if has_request_context() else {})
+    ((_, receipt, _),) = pending.judge()
+    together = _batch.get()
+    if together is None or together[0] is not state or receipt.outcome == "rejected":
+        _record(state, pending)
     else:
-        open_batch[1].extend(judged)
+        together[1].append(pending)
     if receipt.outcome == "rejected":
         raise EventRejected(receipt.reason, receipt.field, receipt.detail)
     return receipt.event_id
@@ -95,13 +94,14 @@ def batch() -> Iterator[None]:
     if outer is not None and outer[0] is state:
         yield
         return
-    judged: list[Judged] = []
-    token = _batch.set((state, judged))
+    parts: list[Pending] = []
+    token = _batch.set((state, parts))
     try:
         yield
     finally:
         _batch.reset(token)
-    _record(state, judged)
+    if parts:
+        _record(state, Pending.of(parts))
 
 
 def event(name: str) -> Callable[[View], View]:
@@ -160,7 +160,7 @@ def _watch(app: Flask, state: State) -> None:
         wiring = state.wiring
         if wiring.routes and _REACHED in asked.environ and asked.url_rule is not None:
             mapped = wiring.routes.get(f"{asked.method} {asked.url_rule.rule}")
-            if mapped is not None:
+            if mapped is not None and mapped not in names:
                 names.append(mapped)
         return _record_names(state, wiring, names, asked, response) if names else response
 
@@ -176,37 +176,41 @@ def _record_names(state: State, wiring: Wiring, names: list[str], asked: Request
         body = fields_of(asked, declared) if declared is not None else {}
         body["event_type"] = name
         bodies.append(body)
-    judged = _judge(wiring, bodies, asked.environ)
+    pending = Pending(wiring, bodies, asked.environ)
+    if asked.environ.get("CONTENT_TYPE"):
+        pending.judge()  # its fields hold on to the body they were read from
     try:
-        _record(state, judged)
+        _record(state, pending)
     except LogUnavailable as error:
         response.close()
         return _unavailable(error)
-    for _, receipt, _ in judged:
-        if receipt.outcome == "rejected":  # the view has done its work: its answer stands
-            logger.warning("%s rejected=%s field=%s %s", names, receipt.reason, receipt.field, receipt.detail)
+    if wiring.strict:  # the view has done its work: its answer stands
+        for _, receipt, _ in pending.judge():
+            if receipt.outcome == "rejected":
+                logger.warning("%s rejected=%s field=%s %s", names, receipt.reason, receipt.field, receipt.detail)
     return response
 
 
-def _judge(wiring: Wiring, bodies: Sequence[dict[str, Any]], environ: Mapping[str, Any]) -> list[Judged]:
-    """Return each event with its receipt and record; nothing is written yet."""
-    now, headers = time.time_ns() // 1_000_000, wiring.headers(environ)
-    return [wiring.accept(body, now, headers) for body in bodies]
-
-
-def _record(state: State, judged: Sequence[Judged]) -> None:
+def _record(state: State, pending: Pending) -> None:
     """Make what is accepted durable in one step, or hand it to the background sender; then tell the signals."""
-    kept = [each for each in judged if each.receipt.outcome == "accepted"]
+    told = event_accepted.receivers or event_rejected.receivers
+    if (told or pending.wiring.strict) and not any(each.receipt.outcome == "accepted" for each in pending.judge()):
+        _tell(state, pending)
+        return
     try:
-        state.record(kept)
+        state.record(pending)
     except LogUnavailable as error:
-        for each in judged:
-            event_refused.send(state.app, event=each.body, error=error)
+        for body in pending.bodies:
+            event_refused.send(state.app, event=plain(body), error=error)
         raise
-    if event_accepted.receivers or event_rejected.receivers:
-        for each in judged:
-            signal = event_accepted if each.receipt.outcome == "accepted" else event_rejected
-            signal.send(state.app, event=each.body, receipt=each.receipt)
+    if told:
+        _tell(state, pending)
+
+
+def _tell(state: State, pending: Pending) -> None:
+    for body, receipt, _ in pending.judge():
+        signal = event_accepted if receipt.outcome == "accepted" else event_rejected
+        signal.send(state.app, event=plain(body), receipt=receipt)
 
 
 def _request() -> Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -35,8 +36,7 @@ def fields_of(request: Request, event: Event) -> dict[str, Any]:
     texts: Mapping[str, str] | None = None
     for name, type_ in [*((name, Type("string")) for name in _WHO), *((f.name, f.type) for f in event.fields)]:
         if name in path:
-            value = path[name]
-            found[name] = value if isinstance(value, str | int | float) else str(value)
+            found[name] = _sendable(path[name])
         elif name in body:
             found[name] = body[name]
         else:
@@ -44,6 +44,27 @@ def fields_of(request: Request, event: Event) -> dict[str, Any]:
             if name in texts:
                 found[name] = _typed(texts[name], type_)
     return found
+
+
+def _sendable(value: Any) -> Any:
+    """Return what a URL converter made as something that JSON can hold: itself, all its digits, or its text."""
+    try:
+        msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return msgspec.Raw(json.dumps(value if isinstance(value, int) else str(value)).encode())
+    return value
+
+
+def plain(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *body* with what was kept as JSON turned into values, for people to look at."""
+    return {name: _value(value) if isinstance(value, msgspec.Raw) else value for name, value in body.items()}
+
+
+def _value(raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return bytes(raw).decode("utf-8", "backslashreplace")
 
 
 def _json(request: Request) -> Mapping[str, msgspec.Raw]:

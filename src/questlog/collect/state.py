@@ -13,12 +13,15 @@ from typing import Any, Self
 from flask import Flask
 
 from questlog.collect.background import BackgroundSender, end_on_sigterm
-from questlog.collect.wiring import Judged, Wiring, warn_of_routes_without_a_rule
+from questlog.collect.request import plain
+from questlog.collect.wiring import Pending, Wiring, warn_of_routes_without_a_rule
 from questlog.errors import QuestlogError, Reject
+from questlog.log.group import GroupCommit, Waiter
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.settings import Settings
 
 LOOK_SECONDS = 0.1
+_MOST_EVENTS = 5_000
 ACKS = ("durable", "background")
 
 
@@ -37,7 +40,8 @@ class State:
         self._sender: BackgroundSender | None = None
         self._wiring: Wiring | None = None
         self._look_again = 0.0
-        self._append: Callable[[Sequence[bytes]], object] | None = None
+        self._put: Callable[[Pending], None] | None = None
+        self._group = GroupCommit(self._commit, max_size=_MOST_EVENTS)
 
     def check(self) -> None:
         """Raise what is wrong with the config, the project or its plan."""
@@ -80,17 +84,33 @@ class State:
             warn_of_routes_without_a_rule(self.app, plan)
             self._wiring = Wiring(plan)
         background = self.app.config["QUESTLOG_ACK"] == "background"
-        self._append = self._background().put if background else self.pipeline.log.append
+        self._put = self._background().put if background else self._append
         self._look_again = now + LOOK_SECONDS
         return self._wiring
 
-    def record(self, accepted: Sequence[Judged]) -> None:
-        """Append the records of events, or queue them; in a test that captures, keep the events instead."""
+    def record(self, pending: Pending) -> None:
+        """Make events durable, or queue them; in a test that captures, keep them instead."""
         if self.captures:
-            self.captures[-1].take(accepted)
-        elif accepted:
-            assert self._append is not None, "what was accepted has asked for the wiring"
-            self._append([each.record for each in accepted])
+            self.captures[-1].take(pending)
+        else:
+            assert self._put is not None, "what is recorded has asked for the wiring"
+            self._put(pending)
+
+    def _append(self, pending: Pending) -> None:
+        """Append events together with those of other threads."""
+        self._group.submit(Waiter(pending, len(pending.bodies)))
+
+    def _commit(self, group: Sequence[Waiter]) -> None:
+        """Append what a group of threads waits for, in one step; an event that cannot be encoded is its own error."""
+        records: list[bytes] = []
+        for waiter in group:
+            try:
+                records += waiter.work.records()
+            except Exception as error:
+                waiter.error = error
+        position = self.pipeline.log.append(records)
+        for waiter in group:
+            waiter.result = position or True
 
     def _background(self) -> BackgroundSender:
         log = self.pipeline.log
@@ -113,15 +133,17 @@ class Capture(list[dict[str, Any]]):
         self._state = state
         self.bad: list[tuple[dict[str, Any], Reject]] = []
 
-    def take(self, accepted: Sequence[Judged]) -> None:
+    def take(self, pending: Pending) -> None:
         """Keep events, and judge their records."""
         from questlog.shape import judge
 
-        for each in accepted:
-            self.append(each.body)
-            reject = judge(each.record, self._state.wiring.plan)
-            if reject is not None:
-                self.bad.append((each.body, reject))
+        for each in pending.judge():
+            if each.receipt.outcome == "accepted":
+                body = plain(each.body)
+                self.append(body)
+                reject = judge(each.record, pending.wiring.plan)
+                if reject is not None:
+                    self.bad.append((body, reject))
 
     def __enter__(self) -> Self:
         self._state.captures.append(self)
