@@ -14,7 +14,7 @@ from questlog.collect.wiring import Pending
 from questlog.errors import LogUnavailable
 from questlog.log import Log
 
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.05
 STOP_SECONDS = 10.0
 _GROUP = 1000
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("questlog.flask")
 class BackgroundSender:
     """One thread that appends what is queued. A full queue refuses and counts: nothing is dropped in silence.
 
-    Events gather for `GATHER_SECONDS`, so that a busy server pays for fifty commits a second and not for one
+    Events gather for `GATHER_SECONDS`, so that a busy server pays for twenty commits a second and not for one
     a request.
     """
 

@@ -26,6 +26,8 @@ event_rejected = _signals.signal("event-rejected", "Sent with `event` and `recei
 event_refused = _signals.signal("event-refused", "Sent with `event` and `error` when the log refuses an event.")
 View = TypeVar("View", bound=Callable[..., Any])
 _batch: ContextVar[tuple[State, list[Pending]] | None] = ContextVar("questlog_batch", default=None)
+_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
+"""Returns the request itself: each attribute of the proxy would find it anew."""
 _MARKED, _REACHED = "questlog.marked", "questlog.reached"
 
 
@@ -211,11 +213,6 @@ def _tell(state: State, pending: Pending) -> None:
     for body, receipt, _ in pending.judge():
         signal = event_accepted if receipt.outcome == "accepted" else event_rejected
         signal.send(state.app, event=plain(body), receipt=receipt)
-
-
-def _request() -> Request:
-    """Return the request itself: each attribute of the proxy would find it anew."""
-    return request._get_current_object()  # type: ignore[attr-defined, no-any-return]
 
 
 def _unavailable(error: LogUnavailable) -> Response:

@@ -41,7 +41,7 @@ class Pending:
 
     def __init__(self, wiring: Wiring, bodies: Sequence[dict[str, Any]], environ: Mapping[str, Any]) -> None:
         self.wiring, self.bodies = wiring, bodies
-        self.headers = wiring.headers(environ)
+        self.headers = [(name, environ.get(key)) for name, key in wiring.headers]  # no other is looked at
         self.received_ms = time.time_ns() // 1_000_000
         self.judged: Sequence[Judged] | None = None
 
@@ -55,7 +55,7 @@ class Pending:
     def judge(self) -> Sequence[Judged]:
         """Encode and judge the events, once; raise what is wrong with a field that code gave."""
         if self.judged is None:
-            headers = {name: as_text(value) for name, value in self.headers if value is not None}
+            headers = self._texts()
             self.judged = [self.wiring.accept(body, self.received_ms, headers) for body in self.bodies]
         return self.judged
 
@@ -65,8 +65,14 @@ class Pending:
         return sum(len(each.record) for each in self.judged) if self.judged else 500 * len(self.bodies)
 
     def records(self) -> list[bytes]:
-        """Return what to append."""
+        """Return what to append, without receipts if nobody has asked for them yet. To be called once."""
+        if self.judged is None and not self.wiring.strict:
+            headers = self._texts()
+            return [self.wiring.record(body, new_id(), self.received_ms, headers) for body in self.bodies]
         return [each.record for each in self.judge() if each.receipt.outcome == "accepted"]
+
+    def _texts(self) -> dict[str, str]:
+        return {name: value if value.isascii() else as_text(value) for name, value in self.headers if value is not None}
 
 
 class Wiring:
@@ -77,22 +83,21 @@ class Wiring:
         self.routes = plan.routes
         self.events = plan.events
         self.strict = any(event.mode == "reject" for event in plan.events.values())
-        self._headers = [(name, _environ_key(name)) for name in plan.headers if name.lower() not in NEVER_KEPT]
+        self.headers = [(name, _environ_key(name)) for name in plan.headers if name.lower() not in NEVER_KEPT]
         self._plain = plan.envelope == Envelope()
-
-    def headers(self, environ: Mapping[str, Any]) -> list[tuple[str, str | None]]:
-        """Return the kept headers of a request, as the server hands them over; no other is looked at."""
-        return [(name, environ.get(key)) for name, key in self._headers]
 
     def accept(self, body: dict[str, Any], received_ms: int, headers: dict[str, str]) -> Judged:
         """Judge an event that the app itself describes; nothing is written."""
-        raw = self._encode(body)
         if self.strict:
+            raw = self._encode(body)
             return Judged(body, *accept_one(raw, self.plan, received_ms=received_ms, kept=headers, strict=True))
-        chosen = body.get("event_id")
-        event_id = chosen or new_id()
-        record = encode_record(raw, id=event_id, received_ms=received_ms, headers=headers, client_id=chosen is not None)
-        return Judged(body, Receipt(event_id, "accepted"), record)
+        event_id = body.get("event_id") or new_id()
+        return Judged(body, Receipt(event_id, "accepted"), self.record(body, event_id, received_ms, headers))
+
+    def record(self, body: dict[str, Any], event_id: str, received_ms: int, headers: dict[str, str]) -> bytes:
+        """Return the record of an event that no plan refuses."""
+        raw, chosen = self._encode(body), "event_id" in body
+        return encode_record(raw, id=event_id, received_ms=received_ms, headers=headers, client_id=chosen)
 
     def _encode(self, body: dict[str, Any]) -> bytes:
         """Return an event as the plan's envelope wants it."""
