@@ -1,9 +1,10 @@
 """What does an instrumented Flask app cost? Requests per second against the same app bare, in the same run.
 
 The swords game, its two questlog lines cut out (bare) or left in (durable, background), on three servers. All
-three run at once; 64 closed-loop clients in one process ask them in turn, round after round, and the ratio is
+variants run at once; 64 closed-loop clients in one process ask them in turn, round after round, and the ratio is
 taken within each round, so what the machine does beside hits all alike. The server has one core, the clients
 the other. Every 200 is counted and compared with what SQL finds afterwards.
+A fourth variant, described, shows where the time goes: the event is put together, and then not recorded.
 Run: .venv/bin/python bench/flask_app.py [--rounds 7] [--seconds 3] [--server NAME ...] [--save]
 """
 
@@ -51,7 +52,8 @@ SERVERS = {
 """Arguments, and whether each request is a connection of its own (the development server knows no other)."""
 
 GOALS = {"durable": 0.85, "background": 0.95}
-VARIANTS = ("bare", *GOALS)
+VARIANTS = ("bare", "described", *GOALS)
+NOT_RECORDED = '\napp.extensions["questlog"].record = lambda pending: None\n'
 
 
 class Server:
@@ -62,7 +64,9 @@ class Server:
         shutil.copy(SWORDS / "plan.toml", folder)
         lines = (SWORDS / "game.py").read_text("utf-8").splitlines(keepends=True)
         game = "".join(line for line in lines if variant != "bare" or "# questlog" not in line)
-        (folder / "game.py").write_text(game.replace("Questlog(app)", f'Questlog(app, ack="{variant}")'), "utf-8")
+        if variant in GOALS:
+            game = game.replace("Questlog(app)", f'Questlog(app, ack="{variant}")')
+        (folder / "game.py").write_text(game + (NOT_RECORDED if variant == "described" else ""), "utf-8")
         self.folder, self.acknowledged, self.rates = folder, 0, list[dict[str, Any]]()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -92,29 +96,35 @@ class Server:
     def measure(self, seconds: float, close: bool) -> dict[str, Any]:
         """Send for some seconds; return requests per second and the server's CPU time for each."""
         argv = [sys.executable, str(HERE / "clients.py"), str(self.port), "/purchase_a_sword", f"--seconds={seconds}"]
-        before = self._cpu_seconds()
+        before = self._used()
         ran = subprocess.run(
             [*_pin(1), *argv, *(["--close"] if close else [])], check=True, capture_output=True, text=True
         )
+        used = [now - then for now, then in zip(self._used(), before, strict=True)]
         found: dict[str, Any] = json.loads(ran.stdout)
         answered = found.pop("statuses")
         if set(answered) != {"200"}:
             raise SystemExit(f"not every answer was 200: {answered}")
         self.acknowledged += answered["200"]
-        found["cpu us"] = (self._cpu_seconds() - before) / answered["200"] * 1e6
+        found["cpu us"] = used[0] / answered["200"] * 1e6
+        if not close:  # threads that have ended took their count along
+            found["context switches"] = used[1] / answered["200"]
         return found
 
-    def _cpu_seconds(self) -> float:
-        """Return the user and system time of the server and its workers."""
-        ticks = 0
+    def _used(self) -> tuple[float, int]:
+        """Return the processor seconds and the context switches of the server, its workers and their threads."""
+        ticks = switches = 0
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = stat.read_text().rsplit(")", 1)[1].split()
+                if int(fields[3]) == self.process.pid:
+                    ticks += int(fields[11]) + int(fields[12])
+                    for status in stat.parent.glob("task/*/status"):
+                        lines = status.read_text().splitlines()
+                        switches += sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
             except OSError:
                 continue
-            if int(fields[3]) == self.process.pid:
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return ticks / os.sysconf("SC_CLK_TCK"), switches
 
     def close(self) -> None:
         os.killpg(self.process.pid, signal.SIGTERM)
@@ -157,7 +167,7 @@ def report(taken: dict[str, list[dict[str, Any]]], close: bool) -> dict[str, Any
     found: dict[str, Any] = {"connections": "one a request" if close else "kept alive"}
     for variant, rounds in taken.items():
         found[variant] = {name: round(statistics.median(each[name] for each in rounds), 2) for name in rounds[0]}
-    for variant in GOALS:
+    for variant in VARIANTS[1:]:
         pairs = zip(taken[variant], taken["bare"], strict=True)
         ratios = sorted(ours["per second"] / bare["per second"] for ours, bare in pairs)
         found[f"{variant} / bare"] = {

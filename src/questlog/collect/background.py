@@ -16,7 +16,7 @@ from questlog.log import Log
 
 GATHER_SECONDS = 0.05
 STOP_SECONDS = 10.0
-_GROUP = 1000
+_GROUP = 5000
 
 logger = logging.getLogger("questlog.flask")
 
