@@ -184,6 +184,16 @@ class Unreadable(io.RawIOBase):
         raise AssertionError("nobody may read this")
 
 
+def test_a_route_that_the_app_does_not_have_is_told(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    app.add_url_rule("/shop/<item>", "shop", lambda item: "Sold!", methods=["POST"])
+    app.add_url_rule("/api/look/<level>", "look", lambda level: "ok")
+    for _ in range(2):
+        app.test_client().post("/shop/sword")
+    assert [record.message for record in caplog.records if "route" in record.message] == [
+        "the plan's route 'GET /api/look/<int:level>' is none of the app's; did you mean 'GET /api/look/<level>'?"
+    ]
+
+
 # -- the mark ------------------------------------------------------------------------------------
 
 
@@ -522,7 +532,7 @@ def test_captured_events_are_judged_and_not_written(app: Flask, questlog_events:
         app.test_client().post("/shop/sword", json={"price": "cheap"})
         with questlog_events(app) as inner, app.app_context():
             track("join_guild")
-    assert [e["event_type"] for e in captured] == ["purchase"] and len(inner) == 1
+    assert captured == [{"event_type": "purchase", "item": "sword", "price": "cheap"}] and len(inner) == 1
     assert [(e["item"], reject.reason, reject.field) for e, reject in captured.bad] == [
         ("sword", "wrong_type", "price")
     ]
