@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from questlog.cli import cli
-from questlog.plan import Plan
-from questlog.plan.schema import ENVELOPE_COLUMNS, LAST_COLUMNS, QUARANTINE, header_column
-from questlog.query.duckdb import sql_type
+from questlog.plan import Plan, Type
+from questlog.plan.columns import ENVELOPE, LAST, QUARANTINE_COLUMNS, Column, header_column
+from questlog.query.views import sql_type
 from questlog.settings import Settings
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -43,39 +43,32 @@ def _usage(command: click.Command, context: click.Context) -> str:
 
 
 def settings() -> str:
-    """Return every setting with its type, default and environment variable."""
+    """Return every setting with its type, default, environment variable and meaning."""
     rows = [
-        f"| `{field.name}` | {type(field.default).__name__} | `{field.default}` | `QUESTLOG_{field.name.upper()}` |"
-        for field in fields(Settings)
+        f"| `{row.name}` | {type(row.default).__name__} | `{row.default}` | `QUESTLOG_{row.name.upper()}` "
+        f"| {row.metadata['meaning']} |"
+        for row in fields(Settings)
     ]
     head = ["# Settings", "", NOTE + "Set them in `questlog.toml` beside `plan.toml`, or in the environment.", ""]
-    return "\n".join([*head, "| setting | type | default | environment |", "|---|---|---|---|", *rows, ""])
+    table = ["| setting | type | default | environment | meaning |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *table, *rows, ""])
 
 
 def columns() -> str:
     """Return the columns that every table has, and those of `quarantine`."""
-    kept = [(header_column(h), None, f"Request header {h}, if the plan keeps it.") for h in Plan("", "").headers]
-    rows = [
-        f"| `{name}` | {sql_type(type_) if type_ is not None else 'varchar'} | {comment} |"
-        for name, type_, comment in (*ENVELOPE_COLUMNS, *kept, *LAST_COLUMNS)
-    ]
-    aside = [
-        f"| `{field.name}` | {sql_type(field.type)} | {(field.metadata or {})[b'comment'].decode()} |"
-        for field in QUARANTINE
-    ]
+    kept = [Column(header_column(h), Type("string"), f"Request header {h}, if kept.") for h in Plan("", "").headers]
     head = ["| column | type | meaning |", "|---|---|---|"]
-    return "\n".join(
-        [
-            "# Columns\n",
-            NOTE + "Every event table has these columns, then the fields of its plan.\n",
-            *head,
-            *rows,
-            "\n## quarantine\n",
-            *head,
-            *aside,
-            "",
-        ]
-    )
+    parts = [
+        "# Columns\n",
+        NOTE + "Every event table has these columns, and the fields of its plan before the last three.\n",
+    ]
+    parts += [*head, *map(_column, (*ENVELOPE, *kept, *LAST))]
+    parts += ["\n## quarantine\n", *head, *map(_column, QUARANTINE_COLUMNS), ""]
+    return "\n".join(parts)
+
+
+def _column(column: Column) -> str:
+    return f"| `{column.name}` | {sql_type(column.type)} | {column.comment} |"
 
 
 PAGES = {"commands.md": commands, "settings.md": settings, "columns.md": columns}

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from questlog.errors import ProjectNotFound, QuestlogError
 
 
+def _row(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting with its default; each also as QUESTLOG_<NAME> in the environment."""
 
-    profile: str = "embedded"
-    data: str = ".questlog"
-    min_free_mb: int = 64
-    land_seconds: float = 2.0
-    batch_records: int = 50_000
-    keep_log_hours: float = 24.0
-    retry_after_seconds: float = 5.0
-    query_seconds: float = 600.0
-    query_memory_mb: int = 2048
+    profile: str = _row("embedded", "Which parts are put together; `embedded` needs no server.")
+    data: str = _row(".questlog", "Where the data lies: a folder beside plan.toml, or an absolute path.")
+    min_free_mb: int = _row(64, "The watermark: with fewer MiB free on the log's disk, events are refused with 503.")
+    retry_after_seconds: float = _row(5.0, "What a refused sender is told to wait, in Retry-After.")
+    land_seconds: float = _row(2.0, "How long a lander under load lets a batch gather. Queries do not wait for it.")
+    batch_records: int = _row(50_000, "How many records one landing takes at most.")
+    keep_log_hours: float = _row(24.0, "How long the log keeps what is landed.")
+    query_seconds: float = _row(600.0, "After how long a query is stopped.")
+    query_memory_mb: int = _row(2048, "How much memory a query may use.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ def find_project(start: str | Path = ".", **overrides: Any) -> Project:
 
 def load_settings(path: Path, **overrides: Any) -> Settings:
     """Return the settings: arguments over environment over file over defaults."""
-    rows = {field.name: field for field in fields(Settings)}
+    rows = {row.name: row for row in fields(Settings)}
     values: dict[str, Any] = {}
     if path.exists():
         try:
@@ -92,6 +97,9 @@ def load_settings(path: Path, **overrides: Any) -> Settings:
             values[name] = kind(value)
         except (TypeError, ValueError):
             faults.append(f"{name}: {value!r} is no {kind.__name__}")
+            continue
+        if kind is not str and not 0 <= values[name] < math.inf:
+            faults.append(f"{name}: {value!r} is not 0 or more")
     if faults:
         raise QuestlogError("settings: " + "; ".join(faults), hint=f"see {path.name} and QUESTLOG_… variables")
     return Settings(**values)
