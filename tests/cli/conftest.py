@@ -1,70 +1,17 @@
-"""Commands as users run them: processes of their own."""
+"""Fixtures of the command-line tests."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from questlog.collect import accept
-from questlog.pipeline import Pipeline, open_pipeline
-
-PLAN = """
-[events.hit]
-description = "A blow struck home."
-
-[events.hit.fields]
-damage = { type = "int", min = 0 }
-"""
-
-
-@dataclass
-class Project:
-    """A project folder and the commands run in it."""
-
-    folder: Path
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def pipeline(self) -> Pipeline:
-        return open_pipeline(self.folder)
-
-    def send(self, *bodies: str) -> None:
-        """Log events as a server does."""
-        pipeline = self.pipeline
-        events = [body.encode() for body in bodies]
-        pipeline.log.append(accept(events, pipeline.plan, received_ms=time.time_ns() // 1_000_000).records)
-        pipeline.log.close()  # type: ignore[attr-defined]
-
-    def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        environment = {**os.environ, **options.pop("environment", {})}
-        argv = [sys.executable, "-m", "questlog", "-C", str(self.folder), *arguments]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, env=environment, **options)
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command that goes on."""
-        argv = [sys.executable, "-m", "questlog", "-C", str(self.folder), *arguments]
-        with (self.folder / "err").open("ab") as errors:
-            process = subprocess.Popen(
-                argv, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True,
-                env={**os.environ, "QUESTLOG_LAND_SECONDS": "0.1"},
-            )  # fmt: skip
-        self.started.append(process)
-        return process
-
-    def complained(self) -> str:
-        """Return what started commands wrote to standard error."""
-        return (self.folder / "err").read_text()
+from project import PLAN, Project
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from conftest import Project
+from project import Project
 
 LINES = "".join(f'{{"event_type": "hit", "damage": {n}}}\n' for n in range(1000))
 

@@ -6,13 +6,14 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project
+from project import Project
 
 Until = Callable[[Callable[[], Any]], Any]
 HIT = '{"event_type": "hit", "damage": 1}'
@@ -200,9 +201,8 @@ def test_completion_is_a_script(project: Project, shell: str) -> None:
 
 def test_completion_knows_the_commands(project: Project) -> None:
     asked = {"_QUESTLOG_COMPLETE": "bash_complete", "COMP_WORDS": "questlog sta", "COMP_CWORD": "1"}
-    ran = subprocess.run(
-        [str(Path(shutil.which("questlog") or "questlog"))], env={**os.environ, **asked}, capture_output=True, text=True
-    )
+    installed = Path(sys.executable).with_name("questlog")
+    ran = subprocess.run([installed], env={**os.environ, **asked}, capture_output=True, text=True)
     assert "status" in ran.stdout
 
 

@@ -9,7 +9,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Project
+from project import Project
 
 HIT = '{"event_type": "hit", "damage": 1}'
 TRICKY = (

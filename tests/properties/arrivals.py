@@ -212,7 +212,8 @@ class Sender:
             if field.required or chance.random() < 0.6:
                 listed = field.enum and chance.random() < 0.9
                 value = to_json(chance.choice(field.enum)) if listed else self.value(field.type)
-                members.append((prefix + field.name, value))
+                old = field.aliases and chance.random() < 0.3  # a client older than the plan
+                members.append((prefix + (chance.choice(field.aliases) if old else field.name), value))
         for path, value in (
             (envelope.event_time, self.scalar(Type("timestamp"))),
             (envelope.player_id, chance.choice((b'"ann"', b"17", b'""'))),

@@ -107,7 +107,7 @@ def test_a_difference_between_the_paths_is_seen(mutant: str, monkeypatch: pytest
     monkeypatch.setattr(questlog.shape, "_plans", {})  # decoders made before, or by a mutant, are not for others
 
     @settings(
-        max_examples=700, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True,
+        max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True,
         phases=[Phase.generate],
     )  # fmt: skip
     @given(arrivals())
