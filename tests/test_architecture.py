@@ -77,3 +77,12 @@ def test_sending_and_asking_never_import_the_table_format() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_middleware_needs_no_web_framework() -> None:
+    program = (
+        "import sys, questlog.middleware;"
+        "print([m for m in sys.modules if m.split('.')[0] in ('flask', 'werkzeug', 'duckdb', 'pyiceberg')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

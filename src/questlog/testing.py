@@ -10,10 +10,17 @@ except ImportError:  # pragma: no cover - the helpers work without pytest
     pytest = None  # type: ignore[assignment]
 
 
-def _capture(app: Any) -> Any:
-    from questlog.collect.flask import capture_events
+def capture_events(app: Any) -> Any:
+    """Collect what a Flask app or a middleware would record into a list; nothing is written meanwhile.
 
-    return capture_events(app)
+    `with capture_events(app) as events:`; `events.bad` lists those that do not fit the plan.
+    """
+    watch = getattr(app, "questlog", None)
+    if watch is not None:
+        return watch.capture()
+    from questlog.collect.flask import capture_events as capture_of_flask
+
+    return capture_of_flask(app)
 
 
 if pytest is not None:
@@ -21,12 +28,4 @@ if pytest is not None:
     @pytest.fixture
     def questlog_events() -> Any:
         """A function: `with questlog_events(app) as events:` collects what the app would record."""
-        return _capture
-
-
-def __getattr__(name: str) -> Any:
-    if name == "capture_events":
-        from questlog.collect.flask import capture_events
-
         return capture_events
-    raise AttributeError(name)

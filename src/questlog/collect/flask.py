@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -12,11 +13,13 @@ from typing import Any, TypeVar
 
 from blinker import Namespace
 from flask import Flask, Request, Response, current_app, has_request_context, request
+from werkzeug.exceptions import HTTPException
 
-from questlog.collect.request import fields_of, plain
+from questlog.collect.request import LARGEST_BODY, Members, Texts, fields_of, members_of, plain
 from questlog.collect.state import Capture, State
 from questlog.collect.wiring import Pending, Wiring
 from questlog.errors import EventRejected, LogUnavailable, QuestlogError
+from questlog.plan import Event, Plan
 from questlog.record import can_be_id
 
 logger = logging.getLogger("questlog.flask")
@@ -49,7 +52,7 @@ class Questlog:
             app.config[f"QUESTLOG_{key.upper()}"] = value
         app.config.setdefault("QUESTLOG_PROJECT", app.root_path)
         app.config.setdefault("QUESTLOG_ACK", "durable")
-        state = State(app)
+        state = State(app, app.config, lambda plan: _warn_of_routes_without_a_rule(app, plan))
         state.check()
         app.extensions["questlog"] = state
         _watch(app, state)
@@ -175,7 +178,7 @@ def _record_names(state: State, wiring: Wiring, names: list[str], asked: Request
     bodies = []
     for name in names:
         declared = wiring.events.get(name)
-        body = fields_of(asked, declared) if declared is not None else {}
+        body = _fields(asked, declared) if declared is not None else {}
         body["event_type"] = name
         bodies.append(body)
     pending = Pending(wiring, bodies, asked.environ)
@@ -191,6 +194,40 @@ def _record_names(state: State, wiring: Wiring, names: list[str], asked: Request
             if receipt.outcome == "rejected":
                 logger.warning("%s rejected=%s field=%s %s", names, receipt.reason, receipt.field, receipt.detail)
     return response
+
+
+def _fields(asked: Request, event: Event) -> dict[str, Any]:
+    """Return what the URL rule, body, form and query string of *asked* say of *event*."""
+    path: Mapping[str, Any] = asked.view_args or {}
+    environ = asked.environ
+    if not path and not environ.get("QUERY_STRING") and not environ.get("CONTENT_TYPE"):
+        return {}
+    return fields_of(event, path, lambda: _members(asked), lambda: _texts(asked))
+
+
+def _members(asked: Request) -> Members:
+    if not asked.is_json or not _is_small(asked):
+        return {}
+    try:
+        return members_of(asked.get_data())
+    except (HTTPException, OSError):
+        return {}
+
+
+def _texts(asked: Request) -> Texts:
+    """Return what query string and form say; the form counts."""
+    texts = dict(asked.args.items()) if asked.query_string else {}
+    if asked.mimetype == "application/x-www-form-urlencoded" and _is_small(asked):
+        try:
+            texts |= dict(asked.form.items())
+        except (HTTPException, OSError):
+            return texts
+    return texts
+
+
+def _is_small(asked: Request) -> bool:
+    """Return whether the body may be read: one of unknown length may never end."""
+    return asked.content_length is not None and asked.content_length <= LARGEST_BODY
 
 
 def _record(state: State, pending: Pending) -> None:
@@ -235,3 +272,16 @@ def _state() -> State:
         raise QuestlogError("this app has no questlog", hint="call Questlog(app) once")
     assert isinstance(state, State)
     return state
+
+
+def _warn_of_routes_without_a_rule(app: Flask, plan: Plan) -> None:
+    """Say which routes of the plan the app does not have: they would record nothing, in silence."""
+    rules = {f"{method} {rule.rule}" for rule in app.url_map.iter_rules() for method in rule.methods or ()}
+    for route in plan.routes:
+        if route not in rules:
+            logger.warning("the plan's route %r is none of the app's%s", route, _nearest(route, rules))
+
+
+def _nearest(route: str, rules: Iterable[str]) -> str:
+    near = difflib.get_close_matches(route, list(rules), 1, 0.7)
+    return f"; did you mean {near[0]!r}?" if near else ""

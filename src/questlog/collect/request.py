@@ -1,15 +1,13 @@
-"""What a Flask request says about an event that the code does not describe itself: its declared fields."""
+"""What a request says about an event that the code does not describe itself: its declared fields."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-from flask import Request
-from werkzeug.exceptions import HTTPException
 
 from questlog.plan import Event, Type
 
@@ -20,29 +18,31 @@ _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]+)?")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def fields_of(request: Request, event: Event) -> dict[str, Any]:
-    """Return the event's declared fields, and who played, as the request gives them.
+Texts = Mapping[str, str]
+Members = Mapping[str, msgspec.Raw]
 
-    What the URL rule took from the path comes first, then the JSON body, then form and query string, whose
+
+def fields_of(
+    event: Event, path: Mapping[str, Any], json_body: Callable[[], Members], texts: Callable[[], Texts]
+) -> dict[str, Any]:
+    """Return the event's declared fields, and who played, as a request gives them.
+
+    What the router took from the *path* comes first, then the JSON body, then form and query string, whose
     text becomes the number or truth value a field wants. Nothing undeclared is read: a password in the body
     stays there. Whatever a client sends, this never raises: its view has succeeded.
     """
-    path: Mapping[str, Any] = request.view_args or {}
-    environ = request.environ
-    if not path and not environ.get("QUERY_STRING") and not environ.get("CONTENT_TYPE"):
-        return {}
-    body = _json(request)
+    body = json_body()
     found: dict[str, Any] = {}
-    texts: Mapping[str, str] | None = None
+    said: Texts | None = None
     for name, type_ in [*((name, Type("string")) for name in _WHO), *((f.name, f.type) for f in event.fields)]:
         if name in path:
             found[name] = _sendable(path[name])
         elif name in body:
             found[name] = body[name]
         else:
-            texts = _texts(request) if texts is None else texts
-            if name in texts:
-                found[name] = _typed(texts[name], type_)
+            said = texts() if said is None else said
+            if name in said:
+                found[name] = _typed(said[name], type_)
     return found
 
 
@@ -67,30 +67,12 @@ def _value(raw: msgspec.Raw) -> Any:
         return bytes(raw).decode("utf-8", "backslashreplace")
 
 
-def _json(request: Request) -> Mapping[str, msgspec.Raw]:
+def members_of(body: bytes) -> Members:
     """Return the members of a JSON body as they were written, every digit of them; none of what is no object."""
-    if not request.is_json or not _is_small(request):
-        return {}
     try:
-        return _members.decode(request.get_data())
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, HTTPException, OSError):
+        return _members.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
-
-
-def _texts(request: Request) -> Mapping[str, str]:
-    """Return what query string and form say; the form counts."""
-    texts = dict(request.args.items()) if request.query_string else {}
-    if request.mimetype == "application/x-www-form-urlencoded" and _is_small(request):
-        try:
-            texts |= dict(request.form.items())
-        except (HTTPException, OSError):
-            return texts
-    return texts
-
-
-def _is_small(request: Request) -> bool:
-    """Return whether the body may be read: one of unknown length may never end."""
-    return request.content_length is not None and request.content_length <= LARGEST_BODY
 
 
 def _typed(text: str, type_: Type) -> Any:

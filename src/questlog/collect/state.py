@@ -1,23 +1,22 @@
-"""What one Flask app keeps: its pipeline, opened late, its background sender, and captures of its tests."""
+"""What one web app keeps: its pipeline, opened late, its background sender, and captures of its tests."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
-from flask import Flask
-
 from questlog.collect.background import BackgroundSender, end_on_sigterm
 from questlog.collect.request import plain
-from questlog.collect.wiring import Pending, Wiring, warn_of_routes_without_a_rule
+from questlog.collect.wiring import Pending, Wiring
 from questlog.errors import QuestlogError, Reject
 from questlog.log.group import GroupCommit, Waiter
 from questlog.pipeline import Pipeline, open_pipeline
+from questlog.plan import Plan
 from questlog.settings import Settings
 
 LOOK_SECONDS = 0.1
@@ -26,10 +25,14 @@ ACKS = ("durable", "background")
 
 
 class State:
-    """The extension's state in `app.extensions["questlog"]`. Safe for threads; a forked child starts anew."""
+    """How *app* records, as its *config* says in keys `QUESTLOG_…`. Safe for threads; a forked child starts anew.
 
-    def __init__(self, app: Flask) -> None:
-        self.app = app
+    *new_plan* is told of each plan before it is used.
+    """
+
+    def __init__(self, app: Any, config: Mapping[str, Any], new_plan: Callable[[Plan], None]) -> None:
+        self.app, self.config = app, config
+        self._new_plan = new_plan
         self.captures: list[Capture] = []
         self._reset()
 
@@ -41,11 +44,11 @@ class State:
         self._wiring: Wiring | None = None
         self._look_again = 0.0
         self._put: Callable[[Pending], None] | None = None
-        self._group = GroupCommit(self._commit, max_size=_MOST_EVENTS)
+        self._group = GroupCommit(self.commit, max_size=_MOST_EVENTS)
 
     def check(self) -> None:
         """Raise what is wrong with the config, the project or its plan."""
-        ack = self.app.config["QUESTLOG_ACK"]
+        ack = self.config["QUESTLOG_ACK"]
         if ack not in ACKS:
             raise QuestlogError(f"QUESTLOG_ACK is {ack!r}", hint=f"use one of {', '.join(ACKS)}")
         _ = self._open().plan
@@ -53,7 +56,7 @@ class State:
             end_on_sigterm()
 
     def _open(self) -> Pipeline:
-        config = self.app.config
+        config = self.config
         names = [row.name for row in fields(Settings)]
         overrides = {
             n: config[f"QUESTLOG_{n.upper()}"] for n in names if config.get(f"QUESTLOG_{n.upper()}") is not None
@@ -81,9 +84,9 @@ class State:
             return wiring
         plan = self.pipeline.plan
         if self._wiring is None or self._wiring.plan is not plan:
-            warn_of_routes_without_a_rule(self.app, plan)
+            self._new_plan(plan)
             self._wiring = Wiring(plan)
-        background = self.app.config["QUESTLOG_ACK"] == "background"
+        background = self.config["QUESTLOG_ACK"] == "background"
         self._put = self._background().put if background else self._append
         self._look_again = now + LOOK_SECONDS
         return self._wiring
@@ -100,7 +103,7 @@ class State:
         """Append events together with those of other threads."""
         self._group.submit(Waiter(pending, len(pending.bodies)))
 
-    def _commit(self, group: Sequence[Waiter]) -> None:
+    def commit(self, group: Sequence[Waiter]) -> None:
         """Append what a group of threads waits for, in one step; an event that cannot be encoded is its own error."""
         records: list[bytes] = []
         for waiter in group:

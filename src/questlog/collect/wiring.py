@@ -1,22 +1,18 @@
-"""What a plan means for one Flask app, looked up once per plan and not once per request."""
+"""What a plan means for one web app, looked up once per plan and not once per request."""
 
 from __future__ import annotations
 
-import difflib
-import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from flask import Flask
 
 from questlog.collect import NEVER_KEPT, Receipt, accept_one, as_text
 from questlog.errors import QuestlogError
 from questlog.plan import Envelope, Plan
 from questlog.record import encode_record, new_id
 
-logger = logging.getLogger("questlog.flask")
 _encoder = msgspec.json.Encoder()
 _OWN = ("event_type", "event_id", "player_id", "session_id")
 _NO_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")
@@ -120,19 +116,6 @@ class Wiring:
                 place = place.setdefault(parent, {})
             place[path[-1]] = value
         return found
-
-
-def warn_of_routes_without_a_rule(app: Flask, plan: Plan) -> None:
-    """Say which routes of the plan the app does not have: they would record nothing, in silence."""
-    rules = {f"{method} {rule.rule}" for rule in app.url_map.iter_rules() for method in rule.methods or ()}
-    for route in plan.routes:
-        if route not in rules:
-            logger.warning("the plan's route %r is none of the app's%s", route, _nearest(route, rules))
-
-
-def _nearest(route: str, rules: Iterable[str]) -> str:
-    near = difflib.get_close_matches(route, list(rules), 1, 0.7)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _environ_key(header: str) -> str:

@@ -1,0 +1,55 @@
+"""Routes without Flask's router find what Flask's router finds."""
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map, RequestRedirect, Rule
+
+from questlog.collect.routes import Matched, Routes
+
+WORDS = st.sampled_from(["shop", "level", "boss", "3", "a.b", "x-1", "ünter"])
+VARIABLES = st.sampled_from(["<a{n}>", "<int:a{n}>", "<path:a{n}>", "<any(shop, boss):a{n}>", "v<int:a{n}>"])
+PATHS = st.lists(WORDS | VARIABLES, min_size=1, max_size=3).map(
+    lambda parts: "/" + "/".join(part.format(n=n) for n, part in enumerate(parts))
+)
+
+
+@given(st.lists(PATHS, min_size=1, max_size=4, unique=True), st.lists(WORDS | st.just("v7"), min_size=1, max_size=4))
+@example(["/level/<a1>", "/level/boss", "/level/<int:a1>"], ["level", "boss"])
+@example(["/level/<a1>", "/level/boss", "/level/<int:a1>"], ["level", "3"])
+def test_the_event_is_of_a_route_that_the_router_would_take(rules: list[str], parts: list[str]) -> None:
+    """Of rules that differ only in a variable's kind or name werkzeug takes any; so the values are compared for one."""
+    path = "/" + "/".join(parts)
+    routes = Routes({f"GET {rule}": rule for rule in rules})
+    router = Map([Rule(rule, endpoint=rule) for rule in rules]).bind("game.example")
+    found = routes.find("GET", path)
+    try:
+        rule, values = router.match(path)
+    except (HTTPException, RequestRedirect):
+        assert found is None
+        return
+    assert found is not None
+    single = Routes({f"GET {rule}": rule}).find("GET", path)
+    assert single == Matched(rule, dict(values))
+
+
+def test_fixed_text_counts_before_numbers_and_those_before_any_text() -> None:
+    rules = ["/level/<path:rest>", "/level/<name>", "/level/<int:number>", "/level/boss"]
+    routes = Routes({f"GET {rule}": rule for rule in rules})
+    paths = ["/level/boss", "/level/3", "/level/moat", "/level/moat/2", "/level"]
+    found = [routes.find("GET", path) for path in paths]
+    assert [each and each.event for each in found] == [rules[3], rules[2], rules[1], rules[0], None]
+
+
+def test_routes_may_be_written_as_fastapi_and_django_write_them() -> None:
+    routes = Routes({"POST /shop/{item}": "a", "POST /level/{n:int}": "b", "POST /page/<slug:s>/<str:t>/": "c"})
+    paths = ["/shop/sword", "/level/4", "/page/a-b/c d/", "/page/a.b/c/"]
+    assert [
+        Matched("a", {"item": "sword"}), Matched("b", {"n": 4}), Matched("c", {"s": "a-b", "t": "c d"}), None,
+    ] == [routes.find("POST", path) for path in paths]  # fmt: skip
+    assert routes.find("GET", "/shop/sword") is None
+
+
+def test_a_number_of_too_many_digits_stays_text() -> None:
+    digits = "9" * 5000
+    assert Routes({"GET /<int:n>": "a"}).find("GET", f"/{digits}") == Matched("a", {"n": digits})
