@@ -24,12 +24,16 @@ Received = Annotated[int, msgspec.Meta(ge=0, le=LAST_MS)]
 
 
 class Record(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, rename={"format": "questlog"}):
-    """`event` is the sender's bytes as they came; `base64` holds them when they cannot stand in a line of JSON."""
+    """`event` is the sender's bytes as they came; `base64` holds them when they cannot stand in a line of JSON.
+
+    `sent` is when the sender says that it sent the request, by its own clock.
+    """
 
     format: Literal[1]
     id: str
     received: Received
     client_id: bool = False
+    sent: Received | None = None
     headers: dict[str, str] = {}
     event: msgspec.Raw = _NOTHING
     base64: str = ""
@@ -46,6 +50,7 @@ class Line(msgspec.Struct, gc=False, frozen=True, rename={"format": "questlog"})
     id: str
     received: Received
     client_id: bool = False
+    sent: Received | None = None
     headers: msgspec.Raw = msgspec.Raw(b"{}")
     event: msgspec.Raw = _NOTHING
     base64: str = ""
@@ -76,6 +81,7 @@ def encode_record(
     received_ms: int,
     headers: dict[str, str] | None = None,
     client_id: bool = False,
+    sent_ms: int | None = None,
     is_json: bool = True,
 ) -> bytes:
     """Return one line, no newline inside, from which `decode_record` gives back every byte of *event*."""
@@ -86,6 +92,7 @@ def encode_record(
             id=id,
             received=received_ms,
             client_id=client_id,
+            sent=sent_ms,
             headers=headers or {},
             event=msgspec.Raw(event) if fits else _NOTHING,
             base64="" if fits else base64.b64encode(event).decode(),
@@ -98,7 +105,7 @@ def decode_record(value: bytes) -> Record | None:
     try:
         line = decode_line(value)
         record = Record(
-            1, line.id, line.received, line.client_id, decode_headers(line.headers), line.event, line.base64
+            1, line.id, line.received, line.client_id, line.sent, decode_headers(line.headers), line.event, line.base64
         )
         record.raw()
     except NOT_A_RECORD:

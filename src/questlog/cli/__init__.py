@@ -12,6 +12,7 @@ from questlog import __version__
 from questlog.errors import QuestlogError
 
 _COMMANDS = {
+    "collect": ("questlog.cli.collect", "Take events over HTTP."),
     "completion": ("questlog.cli.completion", "Print what makes a shell complete questlog's commands."),
     "demo": ("questlog.cli.demo", "Run a small game and watch its requests become rows."),
     "doctor": ("questlog.cli.doctor", "Check disk, settings, versions and the state of the data."),

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from questlog.plan import Plan
 from questlog.record import can_be_id, encode_record, new_id
 
-NEVER_KEPT = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
+if TYPE_CHECKING:
+    from questlog.shape.fields import Judged
+
+NEVER_KEPT = frozenset(
+    {"authorization", "cookie", "proxy-authorization", "set-cookie", "x-write-key", "x-signature", "x-signature-time"}
+)
 """Headers that hold secrets: no plan can keep them."""
+TOO_LARGE = "too_large"
+"""The reason of an event that is refused for its size; it is never recorded, so no table knows it."""
 _decoder = msgspec.json.Decoder()
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What became of one event: its id, and `accepted`, or `rejected` with the reason.
 
-    An accepted event may still turn out not to fit the plan: then it is in quarantine, with its reason.
+    Where nobody has judged it (`accept`), an accepted event may still turn out not to fit the plan: then it is in
+    quarantine, with its reason. `receive` judges: `quarantined` says so at once, and `duplicate` that the id is
+    known.
     """
 
     event_id: str
@@ -35,6 +44,8 @@ class Accepted:
 
     receipts: Sequence[Receipt]
     records: Sequence[bytes]
+    ids: Set[str] = frozenset()
+    """The ids that clients chose, of events that are no duplicates."""
 
 
 def accept(
@@ -63,6 +74,53 @@ def accept_one(
     event_id, chosen, valid = read_id(raw, plan)
     record = encode_record(raw, id=event_id, received_ms=received_ms, headers=kept, client_id=chosen, is_json=valid)
     return _judged(record, event_id, plan) if strict else Receipt(event_id, "accepted"), record
+
+
+Known = Callable[[str], bool]
+"""Client-chosen id -> whether an event of that id is known to be in the log."""
+
+
+def receive(
+    events: Iterable[bytes],
+    plan: Plan,
+    *,
+    received_ms: int,
+    kept: dict[str, str],
+    sent_ms: int | None = None,
+    known: Known = lambda _: False,
+    max_event_bytes: int = 1 << 62,
+) -> Accepted:
+    """Do what `accept` does and judge each event by the plan as well, as landing will.
+
+    What is quarantined, or a duplicate, is recorded like everything else: only what is `rejected` is not.
+    """
+    from questlog.shape import describe, glance  # imports Arrow, which a sender without receipts does not need
+
+    receipts: list[Receipt] = []
+    records: list[bytes] = []
+    here: set[str] = set()
+    for raw in events:
+        if len(raw) > max_event_bytes:
+            receipts.append(Receipt("", "rejected", TOO_LARGE, "", f"max_event_bytes is {max_event_bytes}"))
+            continue
+        usual = glance(raw, plan)
+        if usual is not None:
+            chosen, valid = bool(usual[1]), True
+            event_id = usual[1] or new_id()
+        else:
+            event_id, chosen, valid = read_id(raw, plan)
+        record = encode_record(
+            raw, id=event_id, received_ms=received_ms, headers=kept, client_id=chosen, sent_ms=sent_ms, is_json=valid
+        )
+        receipt = Receipt(event_id, "accepted") if usual is not None else _receipt(event_id, describe(record, plan))
+        if receipt.outcome != "rejected":
+            if chosen and (event_id in here or known(event_id)):
+                receipt = Receipt(event_id, "duplicate")
+            elif chosen:
+                here.add(event_id)
+            records.append(record)
+        receipts.append(receipt)
+    return Accepted(receipts, records, here)
 
 
 def keep_headers(plan: Plan, headers: Mapping[str, str]) -> dict[str, str]:
@@ -102,7 +160,13 @@ def _judged(record: bytes, event_id: str, plan: Plan) -> Receipt:
     """Return the receipt of a record that may be of a type whose mode is `reject`."""
     from questlog.shape import describe  # imports Arrow, which a server without such types does not need
 
-    judged = describe(record, plan)
-    if judged.reject is None or judged.event is None or judged.event.mode != "reject":
+    receipt = _receipt(event_id, describe(record, plan))
+    return receipt if receipt.outcome == "rejected" else Receipt(event_id, "accepted")
+
+
+def _receipt(event_id: str, judged: Judged) -> Receipt:
+    reject = judged.reject
+    if reject is None:
         return Receipt(event_id, "accepted")
-    return Receipt(event_id, "rejected", judged.reject.reason, judged.reject.field, judged.reject.detail)
+    refused = judged.event is not None and judged.event.mode == "reject"
+    return Receipt(event_id, "rejected" if refused else "quarantined", reject.reason.value, reject.field, reject.detail)

@@ -52,6 +52,7 @@ class EventDecoder:
     tree: _Node
     envelope: tuple[FastColumn, ...]
     columns: tuple[FastColumn, ...]
+    event_id: Callable[[Any], str | None]
     known: frozenset[str]
     aliases: frozenset[str]
     decoder: msgspec.json.Decoder[Any]
@@ -158,7 +159,7 @@ def _event_decoder(rules: Rules, rule: EventRule) -> EventDecoder:
         built.append((name, getattr(names, name), build))
     tree.add(names.event_id, _ID)
     for each in rule.fields:
-        type_, build = _usual(each)
+        type_, build = usual_values(each)
         tree.add(prefix + each.field.name, type_, required=each.field.required and type_ is not msgspec.Raw)
         built.append((each.field.name, prefix + each.field.name, build))
     if not _is_tagged(rules):
@@ -173,8 +174,9 @@ def _event_decoder(rules: Rules, rule: EventRule) -> EventDecoder:
     type_ = tree.struct(strict_objects(names))
     found = tuple(FastColumn(name, attrgetter(tree.attribute(path)), build) for name, path, build in built)
     count = len(_ENVELOPE)
+    chosen = attrgetter(tree.attribute(names.event_id))
     decoder = msgspec.json.Decoder(type_)
-    return EventDecoder(rule.event, tree, found[:count], found[count:], known, aliases, decoder)
+    return EventDecoder(rule.event, tree, found[:count], found[count:], chosen, known, aliases, decoder)
 
 
 def strict_objects(names: Envelope) -> Callable[[str], bool]:
@@ -226,7 +228,7 @@ def head_of(rules: Rules) -> Head | None:
 # -- fields ---------------------------------------------------------------------------------------
 
 
-def _usual(rule: FieldRule) -> tuple[Any, Build]:
+def usual_values(rule: FieldRule) -> tuple[Any, Build]:
     """Return the type of a field's usual values and how they become a column.
 
     Values of any other kind of field are decoded and judged one by one, as on the careful path.

@@ -1,0 +1,113 @@
+"""`questlog collect`: events over HTTP, each answered once it is durable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from questlog.cli.up import Part, Supervisor, start_logging
+from questlog.errors import QuestlogError
+
+if TYPE_CHECKING:
+    from questlog.pipeline import Pipeline
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+DEFAULT_PORT = 8090
+logger = logging.getLogger("questlog.collect")
+
+
+def address_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say where and how a collector listens."""
+    command = click.option(
+        "--workers",
+        default=1,
+        show_default=True,
+        type=click.IntRange(1, 64),
+        help="How many processes.",
+    )(command)
+    command = click.option(
+        "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one."
+    )(command)
+    return click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")(command)
+
+
+@click.command()
+@address_options
+@click.option("--json", "as_json", is_flag=True, help="Write the messages as lines of JSON.")
+@click.pass_obj
+def collect(folder: Path, host: str, port: int, workers: int, as_json: bool) -> None:
+    """Take events over HTTP until Ctrl-C. A 2xx answer means: they are on disk, and in the very next query.
+
+    \b
+    curl -d '{"event_type": "join_guild", "guild": "owls"}' http://127.0.0.1:8090/v1/events
+
+    A worker that dies is started again. What is collected lands with `questlog land`; `questlog up` runs the
+    collector and the lander.
+    """
+    start_logging(as_json)
+    code = Supervisor(folder, collector_parts(folder, host, port, workers)).run()
+    if code:
+        sys.exit(code)
+
+
+def collector_parts(folder: Path, host: str, port: int, workers: int) -> dict[str, Part]:
+    """Return a collector's worker processes by name; the address is taken at once, so that a fault shows at once."""
+    from questlog.collect.http.server import listen
+    from questlog.pipeline import open_pipeline
+
+    root = open_pipeline(folder).project.root
+    if host not in LOOPBACK:
+        raise QuestlogError(
+            f"without a write key the collector listens on this machine only, not on {host}",
+            hint="questlog key create game makes a key; --host 127.0.0.1 needs none",
+        )
+    sockets = listen(host, port, workers)
+    name, taken = sockets[0].getsockname()[:2]
+    shown = f"[{name}]" if ":" in name else name
+    logger.info("collecting for %s on http://%s:%d", root, shown, taken)
+    logger.info("no write key: whoever is on this machine may send, and nobody else can")
+    return {
+        "collector" if workers == 1 else f"collector {number}": partial(run_collector, [each])
+        for number, each in enumerate(sockets, 1)
+    }
+
+
+def run_collector(
+    sockets: Sequence[socket.socket], folder: Path, stop: threading.Event, ready: Callable[[], None]
+) -> None:
+    """Serve on *sockets* until *stop*."""
+    from questlog.pipeline import open_pipeline
+
+    pipeline = open_pipeline(folder)
+    _ = pipeline.plan
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    if sys.platform != "win32":
+        import uvloop
+
+        new_loop = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(_serve(pipeline, sockets, stop, ready))
+    logger.info("stopped; everything answered is durable")
+
+
+async def _serve(
+    pipeline: Pipeline, sockets: Sequence[socket.socket], stop: threading.Event, ready: Callable[[], None]
+) -> None:
+    from questlog.collect.collector import Collector
+    from questlog.collect.http.commit import Committer
+    from questlog.collect.http.server import Server
+
+    committer = Committer(pipeline.log)
+    server = Server(Collector(lambda: pipeline.plan, committer))
+    ready()
+    await server.serve(sockets, stop.is_set)
+    await committer.close()

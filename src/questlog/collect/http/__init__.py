@@ -1,0 +1,77 @@
+"""HTTP as the collector speaks it: a request that is whole, an answer, and what a handler must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Protocol
+
+import msgspec
+
+JSON = b"application/json"
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+class Request:
+    """One request. Header names are lower-case; a header sent twice is one value with a comma.
+
+    `length` is what Content-Length says, None if the body comes in chunks. `body` is empty until all of it is here.
+    """
+
+    __slots__ = ("body", "headers", "length", "method", "path", "peer", "query")
+
+    def __init__(self, method: str, target: bytes, headers: Mapping[bytes, bytes], length: int | None, peer: str):
+        self.method, self.headers, self.length, self.peer = method, headers, length, peer
+        path, _, query = target.partition(b"?")
+        self.path, self.query = path.decode("latin-1"), query
+        self.body = b""
+
+    def header(self, name: bytes) -> str:
+        """Return a header as text, "" if it was not sent."""
+        return self.headers.get(name, b"").decode("latin-1").strip()
+
+
+class Response(msgspec.Struct, frozen=True, gc=False):
+    """An answer. `headers` are lines without their ends, such as `b"allow: GET"`."""
+
+    status: int
+    body: bytes = b""
+    content_type: bytes = JSON
+    headers: tuple[bytes, ...] = ()
+
+    def encode(self, *, date: bytes, close: bool, without_body: bool = False) -> bytes:
+        """Return what goes over the wire."""
+        lines = [b"HTTP/1.1 %d %s" % (self.status, _REASONS[self.status]), b"date: " + date]
+        if self.status != 204:
+            lines.append(b"content-type: " + self.content_type)
+            lines.append(b"content-length: %d" % len(self.body))
+        lines += self.headers
+        if close:
+            lines.append(b"connection: close")
+        return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if without_body else self.body)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why a whole request is refused: a stable code, a sentence, and what to do next."""
+
+    error: str
+    message: str
+    hint: str = ""
+
+
+def refuse(status: int, error: str, message: str, hint: str = "", *headers: bytes) -> Response:
+    """Return the answer to a request of which nothing is recorded."""
+    return Response(status, msgspec.json.encode(Problem(error, message, hint)), headers=headers)
+
+
+Respond = Callable[[Response], None]
+
+
+class Handler(Protocol):
+    """What a server asks about each request; it runs in the server's event loop and must not block it."""
+
+    def look(self, request: Request) -> Response | None:
+        """Return the answer if the headers alone decide it; otherwise the body is read."""
+
+    def handle(self, request: Request, respond: Respond) -> None:
+        """Answer by calling *respond* once, now or later, from the loop's thread."""

@@ -1,0 +1,148 @@
+"""Listens, counts connections, watches their deadlines, and ends in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from questlog.collect.http import Handler, Response, refuse
+from questlog.collect.http.connection import Connection, Exchange
+from questlog.collect.http.limits import LIMITS, Limits
+from questlog.errors import QuestlogError
+
+WATCH_SECONDS = 0.2
+"""How often deadlines are looked at: one look at all of them costs less than a timer for each."""
+
+
+class Server:
+    """Serves one handler on sockets that listen already."""
+
+    def __init__(self, handler: Handler, limits: Limits = LIMITS, refused: Callable[[int], None] = lambda _: None):
+        self.handler, self.limits = handler, limits
+        self.stopping = False
+        self.waiting_bytes = 0
+        self.connections: set[Connection] = set()
+        self.date = b""
+        self._on_refused = refused
+        self._of_address: Counter[str] = Counter()
+        self.now = asyncio.get_running_loop().time
+
+    async def serve(self, sockets: Sequence[socket.socket], told_to_stop: Callable[[], bool]) -> None:
+        """Serve until told to stop, then finish what has begun.  1 close the door  2 finish  3 end the rest."""
+        loop = asyncio.get_running_loop()
+        self._tick()
+        listening = [
+            await loop.create_server(lambda: Connection(self), sock=each, backlog=_BACKLOG) for each in sockets
+        ]
+        while not told_to_stop():
+            self._tick()
+            await asyncio.sleep(WATCH_SECONDS)
+        for each in listening:
+            each.close()
+        self.stopping = True
+        for connection in list(self.connections):
+            connection.stop()
+        until = self.now() + self.limits.stop_seconds
+        while self.connections and self.now() < until:
+            self._tick()
+            await asyncio.sleep(WATCH_SECONDS / 10)
+        for connection in list(self.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+
+    def _tick(self) -> None:
+        self.date = email.utils.formatdate(usegmt=True).encode()
+        now = self.now()
+        late = [each for each in self.connections if now > each.deadline or now > each.write_deadline]
+        for connection in late:
+            if now > connection.write_deadline:
+                connection.abort()
+            else:
+                connection.expire()
+
+    # -- what connections ask --------------------------------------------------------------------
+
+    def admit(self, connection: Connection) -> Response | None:
+        """Count a new connection; return why it may not stay."""
+        self.connections.add(connection)
+        self._of_address[connection.peer] += 1
+        if len(self.connections) > self.limits.max_connections:
+            return _full(f"max_connections is {self.limits.max_connections}")
+        if self._of_address[connection.peer] > self.limits.max_connections_per_address:
+            return _full(f"max_connections_per_address is {self.limits.max_connections_per_address}")
+        return None
+
+    def forget(self, connection: Connection) -> None:
+        """Count a connection that has ended."""
+        self.connections.discard(connection)
+        self._of_address[connection.peer] -= 1
+        if not self._of_address[connection.peer]:
+            del self._of_address[connection.peer]
+
+    def release(self, exchange: Exchange) -> None:
+        """Give back what a body took of the server's memory."""
+        self.waiting_bytes -= exchange.size
+        exchange.size = 0
+
+    def refused(self, response: Response) -> None:
+        """Count a request that no handler saw."""
+        self._on_refused(response.status)
+
+
+_BACKLOG = 1024
+
+
+def listen(host: str, port: int, count: int) -> list[socket.socket]:
+    """Return *count* sockets that listen on one address: the kernel spreads connections over them.
+
+    They are opened before the workers start, and stay open in their parent: what waits in the queue of a
+    worker that was killed is served by its successor.
+    """
+    try:
+        family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except socket.gaierror as error:
+        raise QuestlogError(f"{host} is no address of this machine: {error}", hint="--host 127.0.0.1") from error
+    address: tuple[Any, ...] = found
+    sockets: list[socket.socket] = []
+    try:
+        probe = _bind(family, address, shared=False)  # two programs that share a port would not know of each other
+        if count == 1:
+            sockets.append(probe)
+        else:
+            address = (address[0], probe.getsockname()[1], *address[2:])
+            probe.close()
+            sockets += [_bind(family, address, shared=True) for _ in range(count)]
+        for each in sockets:
+            each.listen(_BACKLOG)
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        raise QuestlogError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}",
+            hint="another --port, or stop what is there",
+        ) from error
+    return sockets
+
+
+def _bind(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.socket:
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        found.bind(address)
+        found.setblocking(False)
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def _full(limit: str) -> Response:
+    return refuse(503, "busy", f"too many connections: {limit}", "send more events in each request", b"retry-after: 5")

@@ -1,0 +1,76 @@
+"""`POST /v1/events`: one JSON event, an array of them, or one a line; what a browser's sendBeacon sends as text too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from questlog.collect.http import Request, Response, refuse
+from questlog.collect.ways import Sent, query_of, sent_ms
+from questlog.plan import Plan
+
+JSON_TYPES = frozenset(
+    {"", "application/json", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded"}
+)
+"""What JSON comes as: browsers send text without asking first, and `curl -d` calls everything a form."""
+LINE_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_value = msgspec.json.Decoder(msgspec.Raw)
+_SPACE = b" \t\r\n"
+
+
+def read_events(request: Request, body: bytes, plan: Plan) -> Sent | Response:
+    """Return the events of a request, each as its sender wrote it."""
+    media = media_type(request)
+    if media not in JSON_TYPES and media not in LINE_TYPES and not media.endswith("+json"):
+        return unsupported(media)
+    events = split(body, lines=media in LINE_TYPES)
+    if isinstance(events, Response):
+        return events
+    at = request.header(b"x-sent-time") or (query_of(request).get("sent_time", "") if request.query else "")
+    return Sent(events, sent_ms(at) if at else None)
+
+
+def split(body: bytes, *, lines: bool) -> Sequence[bytes] | Response:
+    """Return the events of *body*. What is no JSON is one event all the same: quarantine says what is wrong with it."""
+    body = body.strip(_SPACE)
+    if not body:
+        return refuse(400, "empty", "the body holds no event", "send a JSON object, an array of them, or one a line")
+    if lines:
+        return _lines(body)
+    if body[:1] == b"[":
+        try:
+            return list(map(bytes, _array.decode(body)))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            return refuse(400, "not_json", f"the array of events cannot be read: {error}", "nothing was recorded")
+    if b"\n" in body and not _is_json(body) and _is_json(body.partition(b"\n")[0]):
+        return _lines(body)
+    return [body]
+
+
+def _lines(body: bytes) -> list[bytes]:
+    return [line for line in (each.strip(_SPACE) for each in body.split(b"\n")) if line]
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        _value.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def media_type(request: Request) -> str:
+    """Return the Content-Type without its parameters, "" if there is none."""
+    found = request.headers.get(b"content-type")
+    if found is None or found == b"application/json":
+        return "" if found is None else "application/json"
+    return found.decode("latin-1").partition(";")[0].strip().lower()
+
+
+def unsupported(media: str) -> Response:
+    """Return the refusal of a body that this way in does not read."""
+    return refuse(
+        415, "unsupported_media_type", f"{media[:100]!r} is not read here", "application/json or application/x-ndjson"
+    )
