@@ -8,19 +8,16 @@ Run: .venv/bin/python bench/commit.py [--commits 10000] [--peer-seconds 600] [--
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import sqlite3
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from common import Goal, save
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.transforms import DayTransform
 
@@ -160,20 +157,6 @@ def run(commits: int, peer_seconds: float, rows: int) -> dict[str, Any]:
         },
         "upkeep ms per commit": upkeep,
         "tables": facts,
-        "machine": machine(),
-    }
-
-
-def machine() -> dict[str, Any]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
-    return {
-        "cpus": os.cpu_count(),
-        "memory mb": memory,
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load": os.getloadavg(),
-        "sqlite": sqlite3.sqlite_version,
-        **{name: version(name) for name in ("pyiceberg", "pyarrow", "questlog")},
     }
 
 
@@ -182,14 +165,11 @@ def main() -> None:
     parser.add_argument("--commits", type=int, default=10_000)
     parser.add_argument("--peer-seconds", type=float, default=600.0, help="give the peer this long, then stop it")
     parser.add_argument("--rows", type=int, default=100)
-    parser.add_argument("--save", action="store_true", help="write bench/results/commit.json")
     options = parser.parse_args()
     result = run(options.commits, options.peer_seconds, options.rows)
-    print(json.dumps(result, indent=2))
-    if options.save:
-        target = Path(__file__).parent / "results" / "commit.json"
-        target.parent.mkdir(exist_ok=True)
-        target.write_text(json.dumps(result, indent=2) + "\n")
+    ratios = result["ratio to the 10th"]["questlog"]
+    goals = [Goal(f"time of the {mark}th commit against the 10th", 2, ratios[mark], at_most=True) for mark in ratios]
+    save("commit", result, goals[1:])
 
 
 if __name__ == "__main__":

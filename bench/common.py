@@ -9,6 +9,7 @@ import sqlite3
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,24 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("questlog", "duckdb", "pyarrow", "pyiceberg", "msgspec", "flask", "gunicorn", "granian")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One question, what we want its answer to be, and what it was: a line of `docs/reference/benchmarks.md`.
+
+    A *unit* of "" means a ratio. *at_most*: less is better.
+    """
+
+    question: str
+    goal: float
+    found: float
+    unit: str = ""
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.found <= self.goal if self.at_most else self.found >= self.goal
 
 
 def machine() -> dict[str, Any]:
@@ -57,9 +76,10 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def save(name: str, result: dict[str, Any]) -> None:
-    """Print *result* and write it to `bench/results/<name>.json` with the machine and the command."""
-    whole = {"command": " ".join(["python", *sys.argv]), **result, "machine": machine()}
+def save(name: str, result: dict[str, Any], goals: Sequence[Goal]) -> None:
+    """Print *result* and write it to `bench/results/<name>.json` with its goals, the machine and the command."""
+    rows = [{**asdict(goal), "met": goal.met} for goal in goals]
+    whole = {"command": " ".join(["python", *sys.argv]), "goals": rows, **result, "machine": machine()}
     text = json.dumps(whole, indent=2)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(text + "\n")

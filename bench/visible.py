@@ -21,7 +21,7 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
-from common import quantiles, save
+from common import Goal, quantiles, save
 
 from questlog.collect import accept
 from questlog.lake.state import load_state
@@ -106,7 +106,9 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=1000)
     options = parser.parse_args()
     result = measure(options.rate, options.seconds)
-    save("visible", {"goal": "p99 100 ms at 1,000 events/s", **result})
+    p99 = result["acknowledged to visible ms"]["p99"]
+    question = f"acknowledged to visible, 99th percentile, {options.rate:,} events/s"
+    save("visible", result, [Goal(question, 100, p99, "ms", at_most=True)])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from questlog.collect import accept
@@ -42,6 +43,15 @@ class Terminal:
 
     def type(self, keys: str) -> None:
         os.write(self.main, keys.encode())
+
+    def wait_until_busy(self, statement: str, seconds: float = 20) -> None:
+        """Type a statement that takes hours, and return when it has used a second of processor time."""
+        process = psutil.Process(self.process.pid)
+        before, deadline = sum(process.cpu_times()[:2]), time.monotonic() + seconds
+        self.type(statement)
+        while sum(process.cpu_times()[:2]) < before + 1:
+            assert time.monotonic() < deadline, "the statement never began"
+            time.sleep(0.02)
 
     def wait_for(self, text: str, seconds: float = 20) -> str:
         """Return what was shown up to and with *text*, and forget it."""
@@ -106,8 +116,7 @@ def test_a_fault_is_told_and_the_shell_goes_on(terminal: Terminal) -> None:
 def test_ctrl_c_drops_a_line_and_stops_a_statement(terminal: Terminal) -> None:
     terminal.type("select nonsense\x03")
     terminal.wait_for("questlog>")
-    terminal.type("select count(*) from range(10000000) a, range(10000000) b where a.range = b.range + 1.5;\r")
-    time.sleep(0.5)
+    terminal.wait_until_busy("select sum(hash(range)) from range(1000000000000);\r")
     os.killpg(terminal.process.pid, signal.SIGINT)
     terminal.wait_for("stopped")
     terminal.type("select 40 + 2 as answer;\r")
