@@ -45,7 +45,7 @@ def machine() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "cpu": _processor(),
         "memory mb": memory,
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],
         "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
