@@ -1,8 +1,8 @@
 """How soon after its acknowledgement does a query show an event, at a steady rate, while a lander works?
 
 A process logs events one by one at the rate; `questlog up` lands them; this process asks all the time.
-An event counts as visible when the first query that counts it has returned; the process has asked before. The peer is what a plain
-table gives: the same events are visible there when the lander has committed them.
+An event counts as visible when the first query that counts it has returned; the process has asked before.
+The peer is what a plain table gives: the same events are visible there when the lander has committed them.
 Run: .venv/bin/python bench/visible.py [--seconds 30] [--rate 1000]
 """
 
