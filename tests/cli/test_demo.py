@@ -30,6 +30,16 @@ def test_the_demo_answers_and_leaves_its_data(tmp_path: Path) -> None:
     assert demo(tmp_path / "demo").returncode == 0, "a second demo starts anew"
 
 
+@pytest.mark.parametrize("path", ["/usr/bin:/bin", f"{Path(sys.executable).parent}:/usr/bin:/bin"])
+def test_what_the_demo_says_to_try_next_can_be_typed_as_it_stands(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", path)
+    said = demo(tmp_path / "demo").stdout
+    (command,) = (line for line in said.splitlines() if "sql 'select event_type" in line)
+    assert "join_guild" in subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -70,7 +70,15 @@ def demo(folder: str) -> None:
         "tail                the latest events; new ones as they come",
         "plan show           what may be sent",
     ):
-        click.echo(f"  questlog -C {os.path.relpath(target)} {line}")
+        click.echo(f"  {_command()} -C {os.path.relpath(target)} {line}")
+
+
+def _command() -> str:
+    """Return what starts questlog from here: after `make demo` it is in no folder of the PATH."""
+    own, found = Path(sys.executable).with_name("questlog"), shutil.which("questlog")
+    if found is not None and Path(found) == own:
+        return "questlog"
+    return os.path.relpath(own) if own.exists() else f"{sys.executable} -m questlog"
 
 
 def _prepare(target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -88,8 +89,14 @@ def aligned(table: Any) -> str:
     import pyarrow.types as types
 
     right = [types.is_integer(f.type) or types.is_floating(f.type) or types.is_decimal(f.type) for f in table.schema]
-    rows = [[None if v is None else str(v) for v in row.values()] for row in table.to_pylist()]
+    rows = [[_as_text(value) for value in row.values()] for row in table.to_pylist()]
     return table_text(table.column_names, rows, right) + _count_line(len(rows), len(rows))
+
+
+def _as_text(value: Any) -> str | None:
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "auto" if value.microsecond % 1000 else "milliseconds")
+    return None if value is None else str(value)
 
 
 def table_text(
