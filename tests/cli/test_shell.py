@@ -117,6 +117,7 @@ def test_ctrl_c_drops_a_line_and_stops_a_statement(terminal: Terminal) -> None:
     terminal.type("select nonsense\x03")
     terminal.wait_for("questlog>")
     terminal.wait_until_busy("select sum(hash(range)) from range(1000000000000);\r")
+    terminal.wait_for("s; Ctrl-C stops it")
     os.killpg(terminal.process.pid, signal.SIGINT)
     terminal.wait_for("stopped")
     terminal.type("select 40 + 2 as answer;\r")

@@ -6,11 +6,22 @@ import json
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from questlog.cli.progress import counting
 from questlog.pipeline import open_pipeline
+
+if TYPE_CHECKING:
+    from questlog.land import Landed, StopSignal
+    from questlog.land.loop import LandingLoop
+
+
+def drain(lander: LandingLoop, stop: StopSignal | None = None) -> Landed:
+    """Land everything logged so far and show how it goes."""
+    with counting("landing") as show:
+        return lander.drain(stop, lambda landed, total: show(landed, landed, total))
 
 
 @click.command()
@@ -25,7 +36,7 @@ def land(folder: Path, as_json: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with open_pipeline(folder).lander() as lander:
-        landed = lander.drain(stop)
+        landed = drain(lander, stop)
     report: dict[str, Any] = {
         "records": landed.records,
         "rows": dict(sorted(landed.rows.items())),

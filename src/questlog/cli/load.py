@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from questlog.cli.land import drain
+from questlog.cli.progress import counting
 from questlog.errors import LanderBusy
 
 if TYPE_CHECKING:
-    from questlog.importer import Step
     from questlog.pipeline import Pipeline
-
-_QUIET_SECONDS = 1.0
 
 
 @click.command("import")
@@ -48,10 +43,10 @@ def import_(folder: Path, files: tuple[str, ...], name: str | None, again: bool,
         remembered = (f"name:{name}" if name else None) if file == "-" else str(Path(file).resolve())
         started = time.monotonic()
         work = Import(pipeline, source, name=remembered, again=again)
-        with _progress(source.name) as progress:
+        with counting(source.name) as show:
             step = None
             for step in work.run():
-                progress.show(step)
+                show(step.events, step.read, step.size)
         source.close()
         report = {
             "file": file,
@@ -87,54 +82,7 @@ def _land(pipeline: Pipeline) -> dict[str, Any] | None:
     """Land what is logged; None if somebody else does."""
     try:
         with pipeline.lander() as lander:
-            landed = lander.drain()
+            landed = drain(lander)
     except LanderBusy:
         return None
     return {"records": landed.records, "rows": dict(landed.rows), "duplicates": landed.duplicates}
-
-
-class _Shows(Protocol):
-    def show(self, step: Step) -> None: ...
-
-
-class _Lines:
-    """Progress where there is no terminal: a line now and then."""
-
-    def __init__(self, name: str, every: float = 10.0) -> None:
-        self._name, self._every = name, every
-        self._last = time.monotonic()
-
-    def show(self, step: Step) -> None:
-        if time.monotonic() - self._last > self._every:
-            self._last = time.monotonic()
-            share = f", {100 * step.read // max(1, step.size)} %" if step.size else ""
-            click.echo(f"{self._name}: {step.events:,} events{share}", err=True)
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[_Shows]:
-    """Show a bar on a terminal; it appears only for what takes longer than a second."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        yield _Lines(name)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = [
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[events]:,} events"), TimeRemainingColumn(),
-    ]  # fmt: skip
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task(name, total=None, events=0)
-    started = time.monotonic()
-
-    class Bar:
-        def show(self, step: Step) -> None:
-            bar.update(task, total=step.size, completed=step.read, events=step.events)
-            if time.monotonic() - started > _QUIET_SECONDS:
-                bar.start()
-
-    try:
-        yield Bar()
-    finally:
-        bar.stop()

@@ -19,6 +19,7 @@ from prompt_toolkit.formatted_text import HTML
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
+from questlog.cli.progress import waiting
 from questlog.cli.rows import BINARY, FORMATS, write_rows
 from questlog.cli.terminal import terminal_width, uses_color
 from questlog.errors import QuestlogError
@@ -139,7 +140,8 @@ class Shell:
         for statement in split_statements(text):
             started = time.monotonic()
             try:
-                result = self._pipeline.sql(statement)
+                with waiting("the query has been running for"):
+                    result = self._pipeline.sql(statement)
                 out = sys.stdout.buffer
                 width = terminal_width(out)
                 write_rows(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from questlog.cli.progress import waiting
 from questlog.cli.rows import BINARY, FORMATS, aligned, write_rows
 from questlog.cli.terminal import terminal_width, uses_color
 from questlog.query.text import split_statements
@@ -79,7 +80,8 @@ def _print_all(
 ) -> None:
     shown = terminal_width(out) is not None
     for number, statement in enumerate(parts):
-        result = pipeline.sql(statement)
+        with waiting("the query has been running for"):
+            result = pipeline.sql(statement)
         if number and format_ == "table":
             out.write(b"\n")
         write_rows(

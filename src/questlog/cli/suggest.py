@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from questlog.cli.progress import waiting
 from questlog.errors import ProjectNotFound, QuestlogError
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ def _lines(files: tuple[str, ...], limit: int) -> Iterator[bytes]:
 
 def _read_project(pipeline: Pipeline, suggester: Suggester, limit: int) -> None:
     """Look at what the project could not shape, and at what it kept beside the fields."""
+    with waiting("events have been read for"):
+        _read_tables(pipeline, suggester, limit)
+
+
+def _read_tables(pipeline: Pipeline, suggester: Suggester, limit: int) -> None:
     for table in pipeline.plan.tables:
         counts = pipeline.sql(f'select event_type, count(*) from "{table}" group by event_type').rows()
         totals = {name: count for name, count in counts if name in pipeline.plan.events}

@@ -133,14 +133,19 @@ class LandingLoop:
     def _remember(self, plan: Plan) -> None:
         self._db.execute("insert or ignore into questlog_plans values (?, ?)", (plan.version, plan.text))
 
-    def drain(self, stop: StopSignal | None = None) -> Landed:
-        """Land everything logged so far, or until told to stop, then return."""
-        goal, total = self._log.end(), Landed()
+    def drain(self, stop: StopSignal | None = None, shown: Callable[[int, int], None] | None = None) -> Landed:
+        """Land everything logged so far, or until told to stop, then return.
+
+        *shown* is told after each batch how many records are landed, and of how many.
+        """
+        goal, total, waiting = self._log.end(), Landed(), self._waiting()
         while True:
             before = read_progress(self._db)
             landed = self.step()
             self._upkeep_quietly()
             total += landed
+            if shown is not None:
+                shown(total.records, waiting)
             progress = read_progress(self._db)
             if progress == before or _covers(progress, goal) or (stop is not None and stop.is_set()):
                 self._trim(progress)
