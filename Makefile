@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 N ?= 1000
 STAMP := .venv/installed
+CLUSTER := .venv/installed-cluster
 
-.PHONY: help demo test drill lint docs lock clean
+.PHONY: help demo test test-cluster drill lint docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,6 +23,15 @@ demo: $(STAMP)  ## run the game, send it traffic, check the analyst's answers
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest
 
+$(CLUSTER): $(STAMP) requirements/cluster.txt
+	@echo "installing Spark and the clients of the cluster into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/cluster.txt
+	@touch $@
+
+test-cluster: $(CLUSTER)  ## start Kafka, HDFS, Metastore and Presto here and run the cluster's tests on them
+	@$(BIN)/questlog stack fetch
+	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
+
 drill: $(STAMP)  ## kill servers and landers N times and cut the power N/10 times (N=1000)
 	@QUESTLOG_DRILL=$(N) QUESTLOG_CUTS=$$(( $(N) / 10 )) $(BIN)/python -m pytest -s \
 	  tests/faults/test_kills.py tests/faults/test_power_cuts.py tests/faults/test_lander_crash_points.py
@@ -36,6 +46,8 @@ lock: $(STAMP)  ## pin the dependencies anew, with hashes
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 	  --custom-compile-command "make lock" pyproject.toml --extra flask requirements/dev.in -o requirements/dev.txt
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+	  --custom-compile-command "make lock" pyproject.toml --extra cluster -c requirements/dev.txt -o requirements/cluster.txt
 
 clean:  ## remove the environment and the demo's data
 	@rm -rf .venv questlog-demo

@@ -30,6 +30,9 @@ class Settings:
     keep_log_hours: float = _row(24.0, "How long the log keeps what is landed.")
     query_seconds: float = _row(600.0, "After how long a query is stopped.")
     query_memory_mb: int = _row(2048, "How much memory a query may use.")
+    stack_ports: str = _row(
+        "", "`questlog stack`: ports other than the usual, as `kafka=19092 presto=18080`; or `free`."
+    )
 
 
 @dataclass(frozen=True, slots=True)

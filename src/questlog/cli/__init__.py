@@ -21,6 +21,7 @@ _COMMANDS = {
     "land": ("questlog.cli.land", "Land everything logged so far, then stop."),
     "plan": ("questlog.cli.plan", "Check, show, compare and extend the tracking plan."),
     "sql": ("questlog.cli.sql", "Run SQL, or open a shell to type it in."),
+    "stack": ("questlog.cli.stack", "Run the cluster's servers on this machine."),
     "status": ("questlog.cli.status", "Show what is accepted, landed, waiting and quarantined."),
     "tail": ("questlog.cli.tail", "Follow events as they are accepted."),
     "up": ("questlog.cli.up", "Run what this project needs until Ctrl-C."),

@@ -20,7 +20,7 @@ import click
 
 from questlog.cli.rows import human_bytes
 from questlog.cli.terminal import uses_color
-from questlog.errors import QuestlogError
+from questlog.errors import NotInstalled, QuestlogError
 from questlog.pipeline import Pipeline, open_pipeline
 
 _SYNCS = 20
@@ -251,4 +251,22 @@ def _lander(pipeline: Pipeline) -> Iterator[Finding]:
         )
 
 
-_CHECKS = (_plan, _versions, _folder, _disk, _fsync, _log, _catalog, _ledger, _lander)
+def _cluster(pipeline: Pipeline) -> Iterator[Finding]:
+    """Say what the cluster's servers would need on this machine; only a cluster project needs them."""
+    from questlog.stack.fetch import GET_MAVEN, find_maven
+    from questlog.stack.place import find_java
+
+    missing = "fault" if pipeline.project.settings.profile == "cluster" else "ok"
+    try:
+        yield Finding("java", "ok", f"{find_java()} runs the cluster's servers")
+    except NotInstalled as error:
+        yield Finding(
+            "java", missing, f"{error}" + (" (the cluster profile alone)" if missing == "ok" else ""), error.hint
+        )
+    try:
+        yield Finding("maven", "ok", f"{find_maven()} brings the cluster's servers")
+    except NotInstalled:
+        yield Finding("maven", "ok", "not installed; questlog stack fetch needs it", GET_MAVEN)
+
+
+_CHECKS = (_plan, _versions, _folder, _disk, _fsync, _log, _catalog, _ledger, _lander, _cluster)

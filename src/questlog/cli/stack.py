@@ -1,0 +1,242 @@
+"""`questlog stack`: the cluster's servers as local processes, for a first look, development and tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from questlog.cli.terminal import uses_color
+from questlog.errors import ProjectNotFound, QuestlogError
+from questlog.settings import find_project, load_settings
+
+if TYPE_CHECKING:
+    from questlog.stack import Stack
+
+_SERVERS = "kafka, namenode, datanode, metastore, presto"
+
+
+@click.group()
+@click.option("--dir", "place", type=click.Path(file_okay=False, path_type=Path),
+              help="Where the servers' data lie; the project's data folder if not said.")  # fmt: skip
+@click.pass_context
+def stack(context: click.Context, place: Path | None) -> None:
+    """Run Kafka, HDFS, Hive Metastore and Presto on this machine, for a first look, development and tests.
+
+    `questlog stack up` brings what is missing (1.1 GB, once for all projects), starts every server, and
+    keeps them until Ctrl-C. Data survive. Nothing of it is meant for production.
+    """
+    context.obj = (context.obj, place)
+
+
+def _stack(where: tuple[Path, Path | None], only: str = "") -> Stack:
+    """Return the stack of the project, or of the folder that --dir names."""
+    from questlog.stack import Stack
+
+    folder, place = where
+    if place is None:
+        try:
+            project = find_project(folder)
+        except ProjectNotFound as error:
+            raise ProjectNotFound(str(error), hint="questlog init starts a project; --dir DIR needs none") from error
+        place, settings = project.data / "stack", project.settings
+    else:
+        settings = load_settings(Path("questlog.toml"))
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    return Stack(place, ports=settings.stack_ports, only=names)
+
+
+class _Lines:
+    """Shows how far something is: one line that changes on a terminal, each change on a line of its own elsewhere."""
+
+    def __init__(self) -> None:
+        self._live, self._last, self._said = sys.stderr.isatty() and uses_color(), 0.0, False
+
+    def __call__(self, line: str) -> None:
+        now = time.monotonic()
+        if self._live:
+            click.echo(f"\r\x1b[K{line[:100]}", nl=False, err=True)
+            self._said = True
+        elif now - self._last > 2:  # a build's log wants to know that it moves, not every file
+            self._last = now
+            click.echo(line, err=True)
+
+    def end(self) -> None:
+        if self._said:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+
+@stack.command()
+@click.argument("parts", nargs=-1)
+def fetch(parts: tuple[str, ...]) -> None:
+    """Bring what the servers are made of from Maven Central: all, or only PARTS.
+
+    What is here is not brought again. An interrupted fetch goes on where it stopped. Every file is compared
+    with its recorded sum. It is kept in the user's cache folder, for every project.
+    """
+    from questlog.stack import fetch as bring
+
+    unknown = [part for part in parts if part not in bring.PARTS]
+    if unknown:
+        raise click.UsageError(f"there is no part {unknown[0]}; parts: {', '.join(bring.PARTS)}")
+    for part in parts or bring.PARTS:
+        show = _Lines()
+        started = time.monotonic()
+        folder = bring.fetch(part, lambda line, part=part, show=show: show(f"{part}: {line}"))  # type: ignore[misc]
+        show.end()
+        click.echo(f"{part:<10} {folder} ({time.monotonic() - started:.0f} s)")
+
+
+@stack.command()
+@click.option("--only", default="", metavar="NAMES", help=f"Start only these, separated by commas: {_SERVERS}.")
+@click.option("-d", "--detach", is_flag=True, help="Return once every server works; `down` ends them.")
+@click.pass_obj
+def up(where: tuple[Path, Path | None], only: str, detach: bool) -> None:
+    """Start the servers and keep them until Ctrl-C.
+
+    A server is healthy when it did something real: Kafka gave back a record, HDFS a file, the metastore its
+    databases, Presto the answer of a query. What dies is started again.
+    """
+    mine = _stack(where, only)
+    started = time.monotonic()
+    if detach:
+        show = _Lines()
+        try:
+            mine.up(show)
+        finally:
+            show.end()
+    else:
+        _keep(mine)
+        return
+    click.echo(f"up after {time.monotonic() - started:.0f} s")
+    _addresses(mine)
+
+
+def _keep(mine: Stack) -> None:
+    from questlog.stack.supervisor import Supervisor
+
+    show = _Lines()
+    mine.fetch(show)
+    show.end()
+    supervisor = Supervisor(mine.settle(), mine.servers, lambda line: click.echo(line, err=True))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: supervisor.stop())
+    told = False
+
+    def look() -> bool:
+        nonlocal told
+        if not told and supervisor.ready():
+            told = True
+            _addresses(mine)
+            click.echo("Ctrl-C stops; the data stay", err=True)
+        return True
+
+    supervisor.run(look)
+
+
+def _addresses(mine: Stack) -> None:
+    for name, address in asdict(mine.addresses).items():
+        click.echo(f"{name:<10} {address}")
+
+
+@stack.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def status(where: tuple[Path, Path | None], as_json: bool) -> None:
+    """Ask every server to do something real, and say what came of it. Exits with 1 unless all work."""
+    found = _stack(where).status()
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        for each in found:
+            color = "green" if each.healthy else "red"
+            state = f"{each.state:<11}"
+            shown = click.style(state, fg=color) if sys.stdout.isatty() and uses_color() else state
+            more = f", {each.restarts} restarts" if each.restarts else ""
+            click.echo(f"{each.name:<10} {shown} {each.port:>5}  {each.memory_mb:>5.0f} MB{more}  {each.found}")
+    if not all(each.healthy for each in found):
+        raise SystemExit(1)
+
+
+@stack.command()
+@click.pass_obj
+def down(where: tuple[Path, Path | None]) -> None:
+    """End every server of this stack, and nobody else's process. The data stay."""
+    show = _Lines()
+    ran = _stack(where).down(show)
+    show.end()
+    click.echo("down; the data stay" if ran else "nothing ran")
+
+
+@stack.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def reset(where: tuple[Path, Path | None], yes: bool) -> None:
+    """Delete everything the servers hold: topics, files, tables."""
+    mine = _stack(where)
+    if not yes:
+        click.confirm(f"delete every topic, file and table in {mine.folder}?", abort=True)
+    mine.reset()
+    click.echo("deleted")
+
+
+@stack.command()
+@click.argument("server")
+@click.option("-f", "--follow", is_flag=True, help="Go on showing what is written.")
+@click.option("-n", "--lines", default=50, show_default=True, help="How many of the last lines to show; 0 shows all.")
+@click.pass_obj
+def logs(where: tuple[Path, Path | None], server: str, follow: bool, lines: int) -> None:
+    """Show what SERVER wrote, or the `supervisor`."""
+    path = _stack(where).folder / "logs" / f"{server}.log"
+    if not path.exists():
+        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.log"))) or "none yet"
+        raise QuestlogError(f"{server} has no log", hint=f"logs: {known}")
+    with path.open("rb") as file:
+        text = file.read().splitlines(keepends=True)
+        sys.stdout.buffer.write(b"".join(text[-lines:] if lines else text))
+        sys.stdout.buffer.flush()
+        while follow:
+            if more := file.read():
+                sys.stdout.buffer.write(more)
+                sys.stdout.buffer.flush()
+            else:
+                time.sleep(0.2)
+
+
+@stack.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("tool")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def exec_(where: tuple[Path, Path | None], tool: str, arguments: tuple[str, ...]) -> None:
+    """Run a tool on the stack: its addresses and catalogs are filled in unless ARGUMENTS say others.
+
+    \b
+      questlog stack exec kafka-topics --list
+      questlog stack exec kcat -C -t events -o beginning -e
+      questlog stack exec hadoop fs -ls -R /warehouse
+      questlog stack exec presto --execute 'show tables'
+      questlog stack exec spark-sql -e 'show tables in lake.swords'
+      questlog stack exec spark-submit job.py
+    """
+    from questlog.stack.tools import build
+
+    command, more = build(_stack(where).place, tool, arguments, _schema(where[0]))
+    sys.stdout.flush()
+    os.execvpe(command[0], command, {**os.environ, **more})
+
+
+def _schema(folder: Path) -> str:
+    """Return the schema that holds the project's tables."""
+    from questlog.plan.load import load_plan
+
+    try:
+        return load_plan(find_project(folder).plan_path).game or "default"
+    except QuestlogError:
+        return "default"

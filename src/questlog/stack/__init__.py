@@ -1,0 +1,214 @@
+"""The cluster's servers as local processes: Kafka, HDFS, Hive Metastore, Presto, and Spark's jars.
+
+from questlog.stack import Stack
+
+with Stack(folder, ports="free") as stack:
+    print(stack.addresses.kafka)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from questlog.errors import QuestlogError
+from questlog.stack.fetch import jars as jars
+from questlog.stack.place import Place, find_java, known_ports, open_place
+from questlog.stack.processes import end, memory_mb, recall
+
+if TYPE_CHECKING:
+    from questlog.stack.servers import Server
+
+UP_SECONDS = 300.0
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a client finds each server."""
+
+    kafka: str
+    hdfs: str
+    warehouse: str
+    metastore: str
+    presto: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """One server as found now: what its real act did, or what is wrong."""
+
+    name: str
+    healthy: bool
+    state: str
+    port: int
+    pid: int
+    restarts: int
+    memory_mb: float
+    found: str
+
+
+def addresses(folder: Path) -> Addresses:
+    """Return the addresses of the stack in *folder*, whether it runs or not."""
+    ports = known_ports(folder)
+    hdfs = f"hdfs://127.0.0.1:{ports['namenode']}"
+    return Addresses(
+        kafka=f"127.0.0.1:{ports['kafka']}",
+        hdfs=hdfs,
+        warehouse=f"{hdfs}/warehouse",
+        metastore=f"thrift://127.0.0.1:{ports['metastore']}",
+        presto=f"http://127.0.0.1:{ports['presto']}",
+    )
+
+
+class Stack:
+    """The servers whose data lie in *folder*. As a context it is up inside and down after, whatever happens."""
+
+    def __init__(self, folder: Path | str, *, ports: str = "", only: Sequence[str] = ()) -> None:
+        self.folder = Path(folder).resolve()
+        self._ports, self._only = ports, tuple(only)
+
+    @property
+    def place(self) -> Place:
+        """Where it lies, as of its last start."""
+        return Place(self.folder, known_ports(self.folder), find_java())
+
+    def settle(self) -> Place:
+        """Return where it lies with the ports that it is to start on."""
+        return open_place(self.folder, self._ports)
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where its servers are found."""
+        return addresses(self.folder)
+
+    @property
+    def servers(self) -> list[Server]:
+        """The servers that belong to it, in the order of starting."""
+        from questlog.stack.servers import SERVERS
+
+        unknown = [name for name in self._only if name not in SERVERS]
+        if unknown:
+            raise QuestlogError(f"there is no server {unknown[0]}", hint=f"servers: {', '.join(SERVERS)}")
+        return [server for name, server in SERVERS.items() if not self._only or name in self._only]
+
+    def fetch(self, tell: Tell = lambda line: None) -> None:
+        """Bring what the servers are made of."""
+        from questlog.stack.fetch import fetch
+
+        for part in dict.fromkeys(server.part for server in self.servers):
+            fetch(part, tell)
+
+    def up(self, tell: Tell = lambda line: None, *, while_pid: int = 0) -> None:
+        """Start the servers in the background and return when all of them work.
+
+        With *while_pid* they end when that process does, however it ends.
+        """
+        self.settle().run.mkdir(parents=True, exist_ok=True)
+        (self.folder / "logs").mkdir(exist_ok=True)
+        self.fetch(tell)
+        words = [sys.executable, "-m", "questlog.stack", str(self.folder), "--ports", self._ports]
+        words += ["--only", ",".join(self._only), "--while", str(while_pid)]
+        with (self.folder / "logs" / "supervisor.log").open("wb") as log:
+            started = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+            )
+        try:
+            self._await(started, tell)
+        except BaseException:
+            started.terminate()
+            started.wait()
+            raise
+
+    def _await(self, started: subprocess.Popen[bytes], tell: Tell) -> None:
+        from questlog.stack.supervisor import StackBusy, read_states
+
+        deadline, told = time.monotonic() + UP_SECONDS, ""
+        while True:
+            if started.poll() is not None:
+                said = (self.folder / "logs" / "supervisor.log").read_text("utf-8").strip()
+                kind = StackBusy if started.returncode == StackBusy.exit_code else QuestlogError
+                raise kind(said or f"the supervisor ended with {started.returncode}", hint="questlog stack status")
+            states = read_states(self.folder / "run")
+            supervisor = recall(self.folder / "run" / "supervisor.json")
+            mine = supervisor is not None and supervisor.pid == started.pid
+            names = [server.name for server in self.servers]
+            line = ", ".join(f"{name} {states[name].state}" for name in names if name in states)
+            if mine and line != told:
+                told = line
+                tell(line)
+            if mine and all(name in states and states[name].state == "healthy" for name in names):
+                return
+            if time.monotonic() > deadline:
+                raise QuestlogError(f"the stack is not up after {UP_SECONDS:g} s: {line}", hint="questlog stack logs")
+            time.sleep(0.1)
+
+    def down(self, tell: Tell = lambda line: None) -> bool:
+        """End every process of this stack; return whether any ran."""
+        from questlog.stack.servers import SERVERS
+
+        ran = False
+        supervisor = recall(self.folder / "run" / "supervisor.json")
+        if supervisor is not None:
+            tell("stopping the servers")
+            ran = True
+            end(supervisor, sum(server.stop_seconds for server in SERVERS.values()))
+        for server in reversed(list(SERVERS.values())):  # whose supervisor was killed
+            file = self.folder / "run" / f"{server.name}.json"
+            identity = recall(file)
+            if identity is not None:
+                tell(f"stopping {server.name}")
+                ran = True
+                end(identity, server.stop_seconds)
+            file.unlink(missing_ok=True)
+        return ran
+
+    def status(self) -> list[Health]:
+        """Ask every server now to do something real."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            return list(pool.map(self._ask, self.servers))
+
+    def _ask(self, server: Server) -> Health:
+        from questlog.stack.supervisor import read_states
+
+        known = read_states(self.folder / "run").get(server.name)
+        identity = recall(self.folder / "run" / f"{server.name}.json")
+        port = known_ports(self.folder)[server.ports[0]]
+        restarts = known.restarts if known else 0
+        if identity is None:
+            state = known.state if known and known.state in ("restarting", "failed", "waiting") else "stopped"
+            return Health(server.name, False, state, port, 0, restarts, 0.0, known.trouble if known else "")
+        try:
+            found, healthy = server.check(self.place), True
+        except Exception as error:  # whatever a client meets
+            found, healthy = str(error), False
+        state = "healthy" if healthy else known.state if known and known.state != "healthy" else "sick"
+        return Health(
+            server.name, healthy, state, port, identity.pid, restarts, round(memory_mb(identity.pid), 1), found
+        )
+
+    def reset(self) -> None:
+        """Delete the servers' data and logs; a stack that runs is refused."""
+        if recall(self.folder / "run" / "supervisor.json") is not None or any(
+            recall(file) is not None for file in (self.folder / "run").glob("*.json")
+        ):
+            raise QuestlogError(f"the stack in {self.folder} runs", hint="questlog stack down")
+        for name in ("data", "etc", "run", "logs"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        (self.folder / "ports.json").unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        self.up(while_pid=os.getpid())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()

@@ -1,0 +1,38 @@
+"""The supervisor as a process of its own, as `questlog stack up --detach` starts it."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from questlog.errors import QuestlogError
+from questlog.stack import Stack
+from questlog.stack.processes import Identity, born
+from questlog.stack.supervisor import Supervisor
+
+
+def main() -> int:
+    """Keep the stack that the arguments name until SIGTERM, or until the process it is tied to is gone."""
+    parser = argparse.ArgumentParser(prog="questlog.stack")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--ports", default="")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--while", dest="while_pid", type=int, default=0)
+    said = parser.parse_args()
+    stack = Stack(said.folder, ports=said.ports, only=[name for name in said.only.split(",") if name])
+    master = Identity(said.while_pid, born(said.while_pid)) if said.while_pid else None
+    try:
+        supervisor = Supervisor(stack.settle(), stack.servers, lambda line: print(line, flush=True))
+        signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
+        signal.signal(signal.SIGINT, lambda *_: supervisor.stop())
+        supervisor.run(wanted=lambda: master is None or master.alive())
+    except QuestlogError as error:
+        print(f"{error}" + (f"\n  try: {error.hint}" if error.hint else ""), flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""Brings the servers' jars from Maven Central through the machine's own Maven, checked against recorded sums.
+
+Each part is one pinned pom in `poms/` and one list of sums in `sums/`. It lies in the user's cache folder,
+complete or not at all: it is put together beside its place and moved there in one step. What Maven downloaded
+before an interruption stays in Maven's own repository, so the next fetch goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+
+from questlog.errors import NotInstalled, QuestlogError
+
+PARTS = ("kafka", "hdfs", "metastore", "spark", "presto")
+OPTIONAL = ("trino",)
+GET_MAVEN = "install Maven, for example: apt install maven (or brew install maven)"
+_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+_DOWNLOADED = re.compile(r"Downloaded from \S+: \S+/(\S+\.(?:jar|zip|gz)) \(([\d.]+) (B|kB|MB|GB)")
+Tell = Callable[[str], None]
+"""Is given a line that says how far a fetch is."""
+
+
+def cache_folder() -> Path:
+    """Return where fetched parts lie, for every project of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "questlog" / "stack"
+
+
+def part_folder(part: str) -> Path:
+    """Return the folder of *part*; its name changes with its pom and sums, so an upgrade never mixes versions."""
+    digest = hashlib.sha256((_text("poms", f"{part}.xml") + _text("sums", f"{part}.sha256")).encode()).hexdigest()
+    return cache_folder() / f"{part}-{digest[:12]}"
+
+
+def jars(part: str) -> list[str]:
+    """Return the paths of the jars of *part*, or raise `NotInstalled` if it was never fetched."""
+    return sorted(str(path) for path in fetched(part).glob("*.jar"))
+
+
+def fetched(part: str) -> Path:
+    """Return the folder of a part that is here."""
+    folder = part_folder(part)
+    if not folder.exists():
+        raise NotInstalled(f"{part} is not on this machine yet", hint=f"questlog stack fetch {part}")
+    return folder
+
+
+def fetch(part: str, tell: Tell = lambda line: None) -> Path:
+    """Bring *part* unless it is here; two at once are safe, the second waits and finds it."""
+    folder = part_folder(part)
+    if folder.exists():
+        return folder
+    with _alone(part):
+        if folder.exists():
+            return folder
+        draft = folder.with_name(f"{part}.partial")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        _run_maven(part, draft, tell)
+        tell("checking sums")
+        _check_sums(part, draft)
+        tell("unpacking")
+        _FINISH.get(part, _nothing)(draft)
+        os.replace(draft, folder)
+    return folder
+
+
+@contextlib.contextmanager
+def _alone(part: str) -> Iterator[None]:
+    """Wait until no other process fetches *part*; the lock goes with the process, however it ends."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with (cache_folder() / f"{part}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def find_maven() -> str:
+    """Return the path of Maven."""
+    found = shutil.which("mvn")
+    if found is None:
+        raise NotInstalled("Maven brings the servers, and it is not installed", hint=GET_MAVEN)
+    return found
+
+
+def _run_maven(part: str, target: Path, tell: Tell) -> None:
+    """Let Maven copy what the pom names, and all that needs, into *target*."""
+    with resources.as_file(resources.files("questlog.stack") / "poms" / f"{part}.xml") as pom:
+        command = [
+            find_maven(), "-B", "-f", str(pom), _COPY,
+            "-DincludeScope=runtime", f"-DoutputDirectory={target}", "-Dmdep.stripVersion=false",
+        ]  # fmt: skip
+        last: deque[str] = deque(maxlen=12)
+        files, size = 0, 0.0
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as maven:
+            assert maven.stdout is not None
+            try:
+                for line in maven.stdout:
+                    last.append(line.rstrip())
+                    if match := _DOWNLOADED.search(line):
+                        files += 1
+                        size += float(match.group(2)) * {"B": 1e-6, "kB": 1e-3, "MB": 1.0, "GB": 1e3}[match.group(3)]
+                        tell(f"{size:,.0f} MB in {files} files, {match.group(1)}")
+            except BaseException:
+                maven.terminate()
+                raise
+    if maven.returncode:
+        faults = [line for line in last if "ERROR" in line] or list(last)
+        raise QuestlogError(
+            f"Maven could not bring {part}:\n  " + "\n  ".join(faults[:3]),
+            hint="is this machine online? what came so far is kept; run questlog stack fetch again",
+        )
+
+
+def _check_sums(part: str, folder: Path) -> None:
+    """Compare every file with the recorded sums: no more, no fewer, no other."""
+    recorded = _recorded(part)
+    found = sums(folder)
+    wrong = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
+    if wrong:
+        raise QuestlogError(
+            f"{part}: {len(wrong)} files are not what was recorded, the first: {wrong[0]}",
+            hint=f"delete {wrong[0]} from Maven's repository (~/.m2/repository) and fetch again",
+        )
+
+
+def sums(folder: Path) -> Mapping[str, str]:
+    """Return name -> SHA-256 of the files in *folder*."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _recorded(part: str) -> Mapping[str, str]:
+    lines = _text("sums", f"{part}.sha256").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def _text(folder: str, name: str) -> str:
+    return (resources.files("questlog.stack") / folder / name).read_text("utf-8")
+
+
+def _nothing(folder: Path) -> None:
+    """All jars lie where they are wanted."""
+
+
+def _finish_metastore(folder: Path) -> None:
+    """Unpack the server's own jars and its Derby schema, in which one column type is changed.
+
+    On a CLOB, Presto's `show tables` asks for a comparison that Derby refuses, and retries for 32 s.
+    """
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        wanted = [m for m in tar.getmembers() if re.search(r"/lib/[^/]+\.jar$|/metastore/upgrade/derby/", m.name)]
+        tar.extractall(folder, wanted, filter="data")
+    archive.unlink()
+    (root,) = folder.glob("apache-hive-metastore-*")
+    root.rename(folder / "hive")
+    (schema,) = folder.glob("hive/scripts/metastore/upgrade/derby/hive-schema-3.1.0.derby.sql")
+    text, changed = re.subn(
+        r'(CREATE TABLE "APP"\."(?:TABLE|SERDE|SD)_PARAMS".*?"PARAM_VALUE") CLOB',
+        r"\1 VARCHAR(32672)",
+        schema.read_text("utf-8"),
+    )
+    if not changed:
+        raise QuestlogError("the metastore's schema is not the one that was tested", hint="please report this")
+    schema.write_text(text, "utf-8")
+
+
+def _finish_presto(folder: Path) -> None:
+    """Lay the jars in `lib`, unpack each connector into `plugin`, and give it the ASM that Java 17 needs."""
+    (cli,) = folder.glob("presto-cli-*-executable.jar")
+    cli.rename(folder / "cli")
+    lib, plugins = folder / "lib", folder / "plugin"
+    lib.mkdir()
+    for jar in folder.glob("*.jar"):
+        jar.rename(lib / jar.name)
+    for archive in folder.glob("*.zip"):
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(plugins)
+        archive.unlink()
+    for old in plugins.glob("*/asm*-9.0.jar"):
+        name = old.name.replace("-9.0.jar", "-9.8.jar")
+        old.unlink()
+        os.link(lib / name, old.with_name(name))
+    os.rename(folder / "cli", folder / "presto-cli.jar")
+
+
+def _finish_trino(folder: Path) -> None:
+    """Unpack the server, then drop the connectors nobody asked for: its jars are links to each other."""
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    archive.unlink()
+    (root,) = folder.glob("trino-server-*")
+    root.rename(folder / "server")
+    for plugin in (folder / "server" / "plugin").iterdir():
+        if plugin.name not in ("iceberg", "hive"):
+            shutil.rmtree(plugin)
+    (cli,) = folder.glob("trino-cli-*-executable.jar")
+    cli.rename(folder / "trino-cli.jar")
+
+
+_FINISH: Mapping[str, Callable[[Path], None]] = {
+    "metastore": _finish_metastore,
+    "presto": _finish_presto,
+    "trino": _finish_trino,
+}
+
+
+def record(parts: Iterable[str], target: Path) -> None:
+    """Write the sums of what Maven brings now: for whoever changes a pom, after looking at what changed."""
+    for part in parts:
+        draft = cache_folder() / f"{part}.recording"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        _run_maven(part, draft, lambda line: None)
+        lines = [f"{digest}  {name}\n" for name, digest in sums(draft).items()]
+        (target / f"{part}.sha256").write_text("".join(lines), "utf-8")
+        shutil.rmtree(draft)
+
+
+if __name__ == "__main__":
+    record(sys.argv[2:], Path(sys.argv[1]))

@@ -1,0 +1,171 @@
+"""Whether a server works: each check does what its clients do, since an open port proves nothing.
+
+A check returns what it did in a few words, or raises.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from questlog.errors import NotInstalled, QuestlogError
+
+if TYPE_CHECKING:
+    from questlog.stack.place import Place
+
+HEALTH_TOPIC = "_questlog_health"
+_SECONDS = 10.0
+"""How long one act may take."""
+
+
+def kafka(place: Place) -> str:
+    """Produce one record and consume it again."""
+    try:
+        from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+        from confluent_kafka.admin import AdminClient, NewTopic
+    except ImportError as error:
+        raise NotInstalled("confluent-kafka is not installed", hint="pip install 'questlog[cluster]'") from error
+    servers: dict[str, Any] = {
+        "bootstrap.servers": f"127.0.0.1:{place.ports['kafka']}",
+        "log_level": 0,
+        "error_cb": lambda error: None,  # what goes wrong is raised below, once
+    }
+    try:
+        admin = AdminClient(servers)
+        if HEALTH_TOPIC not in admin.list_topics(timeout=_SECONDS).topics:
+            topic = NewTopic(HEALTH_TOPIC, 1, 1, config={"retention.ms": "3600000", "segment.ms": "3600000"})
+            admin.create_topics([topic], operation_timeout=_SECONDS)[HEALTH_TOPIC].result(_SECONDS)
+        sent, delivered = uuid.uuid4().bytes, []
+        producer = Producer({**servers, "acks": "all", "message.timeout.ms": int(_SECONDS * 1000)})
+        producer.produce(HEALTH_TOPIC, sent, on_delivery=lambda error, message: delivered.append((error, message)))
+        producer.flush(_SECONDS)
+        if not delivered or delivered[0][0] is not None:
+            raise QuestlogError(f"a record was not taken: {delivered[0][0] if delivered else 'no answer'}")
+        consumer = Consumer({**servers, "group.id": HEALTH_TOPIC, "enable.auto.commit": False})
+        try:
+            consumer.assign([TopicPartition(HEALTH_TOPIC, 0, delivered[0][1].offset())])
+            deadline = time.monotonic() + _SECONDS
+            while time.monotonic() < deadline:
+                message = consumer.poll(0.5)
+                if message is not None and message.error() is None and message.value() == sent:
+                    return "produced and consumed"
+        finally:
+            consumer.close()
+    except KafkaException as error:
+        raise QuestlogError(str(error)) from error
+    raise QuestlogError("a record was taken and not given back")
+
+
+def namenode(place: Place) -> str:
+    """List the root folder, out of safe mode."""
+    port = place.ports["namenode_http"]
+    _, body, _ = _http("GET", f"http://127.0.0.1:{port}/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo")
+    info = json.loads(body)["beans"][0]
+    # with no DataNode there yet, blocks cannot be counted: that is the DataNode's trouble and checked there
+    if info["Safemode"] and int(info["TotalBlocks"]) == 0:
+        raise QuestlogError(f"in safe mode: {info['Safemode']}")
+    status, body, _ = _http("GET", f"http://127.0.0.1:{port}/webhdfs/v1/?op=LISTSTATUS")
+    if status != 200:
+        raise QuestlogError(f"it refused to list the root folder: {body[:200]!r}")
+    return "listed /"
+
+
+def datanode(place: Place) -> str:
+    """Write a file and read it again."""
+    path = f"http://127.0.0.1:{place.ports['namenode_http']}/webhdfs/v1/tmp/questlog-health-{uuid.uuid4().hex[:8]}"
+    sent = uuid.uuid4().bytes
+    status, body = _redirected("PUT", f"{path}?op=CREATE&overwrite=true", sent)
+    if status != 201:
+        raise QuestlogError(f"a file could not be written: {_remote(body)}")
+    status, body = _redirected("GET", f"{path}?op=OPEN")
+    _http("DELETE", f"{path}?op=DELETE")
+    if status != 200 or body != sent:
+        raise QuestlogError(f"a file could not be read again: {_remote(body)}")
+    return "wrote and read a file"
+
+
+def metastore(place: Place) -> str:
+    """List the databases."""
+    try:
+        from hive_metastore.ThriftHiveMetastore import Client
+        from thrift.protocol import TBinaryProtocol
+        from thrift.Thrift import TException
+        from thrift.transport import TSocket, TTransport
+    except ImportError as error:
+        raise NotInstalled("thrift is not installed", hint="pip install 'questlog[cluster]'") from error
+    logging.getLogger("thrift").setLevel(logging.CRITICAL)  # it prints what the caller is told anyway
+    socket = TSocket.TSocket("127.0.0.1", place.ports["metastore"])
+    socket.setTimeout(_SECONDS * 1000)
+    transport = TTransport.TBufferedTransport(socket)
+    try:
+        transport.open()
+        names = Client(TBinaryProtocol.TBinaryProtocol(transport)).get_all_databases()
+    except (TException, OSError) as error:
+        raise QuestlogError(str(error)) from error
+    finally:
+        transport.close()
+    return f"listed {len(names)} databases"
+
+
+def presto(place: Place) -> str:
+    """Run a query on the Iceberg catalog."""
+    return ask_iceberg(f"http://127.0.0.1:{place.ports['presto']}", "Presto")
+
+
+def ask_iceberg(url: str, dialect: str) -> str:
+    """List the schemas of the Iceberg catalog at *url*."""
+    headers = {f"X-{dialect}-User": "questlog", f"X-{dialect}-Source": "questlog-health"}
+    _, body, _ = _http("POST", f"{url}/v1/statement", b"show schemas from iceberg", headers)
+    rows, deadline = 0, time.monotonic() + 3 * _SECONDS
+    while True:
+        try:
+            answer: dict[str, Any] = json.loads(body)
+        except ValueError as error:
+            raise QuestlogError(f"it answered {body[:100]!r}") from error
+        if "error" in answer:
+            raise QuestlogError(answer["error"].get("message", "the query failed"))
+        rows += len(answer.get("data", ()))
+        if "nextUri" not in answer:
+            return f"listed {rows} schemas of the Iceberg catalog"
+        if time.monotonic() > deadline:
+            _http("DELETE", answer["nextUri"], None, headers)
+            raise QuestlogError(f"a query took more than {3 * _SECONDS:g} s")
+        _, body, _ = _http("GET", answer["nextUri"], None, headers)
+
+
+def _http(
+    method: str, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes, str]:
+    """Return status, body, and where a redirect leads."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_SECONDS)
+    try:
+        connection.request(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.read(), response.headers.get("Location", "")
+    except (OSError, http.client.HTTPException) as error:
+        raise QuestlogError(str(error) or type(error).__name__) from error
+    finally:
+        connection.close()
+
+
+def _redirected(method: str, url: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Follow the NameNode's word to the DataNode that has, or will have, the file."""
+    status, answer, target = _http(method, url)
+    if status == 307:
+        status, answer, _ = _http(method, target, body, {"Content-Type": "application/octet-stream"})
+    return status, answer
+
+
+def _remote(body: bytes) -> str:
+    """Return the message in one of Hadoop's errors."""
+    try:
+        return str(json.loads(body)["RemoteException"]["message"]).splitlines()[0]
+    except (ValueError, KeyError):
+        return repr(body[:200])

@@ -1,0 +1,181 @@
+"""Where a stack lies: its folder, its ports, its Java, and the configuration written from them."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import shutil
+import socket
+import string
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from questlog.errors import NotInstalled, QuestlogError
+
+USUAL_PORTS = {
+    "kafka": 9092, "kafka_controller": 9093,
+    "namenode": 8020, "namenode_http": 9870, "datanode": 9866, "datanode_http": 9864, "datanode_ipc": 9867,
+    "metastore": 9083, "presto": 8080, "trino": 8090,
+    "spark": 7077, "spark_ui": 8081, "spark_worker": 7078, "spark_worker_ui": 8082,
+}  # fmt: skip
+JAVA_VERSIONS = range(17, 24)
+"""Kafka and Spark need 17; Hadoop needs the security manager, which 24 took away."""
+GET_JAVA = "install Java 17, for example: apt install openjdk-17-jre-headless (or brew install openjdk@17)"
+LOCK_SECONDS = 45
+"""After how long the metastore frees the table lock of a writer that died; a commit that lives renews its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One stack's folder and ports. Everything the servers write is below *folder*."""
+
+    folder: Path
+    ports: Mapping[str, int]
+    java: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def etc(self) -> Path:
+        return self.folder / "etc"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def hdfs(self) -> str:
+        return f"hdfs://127.0.0.1:{self.ports['namenode']}"
+
+    @property
+    def warehouse(self) -> str:
+        return f"{self.hdfs}/warehouse"
+
+    def write_configuration(self) -> None:
+        """Write every server's configuration anew: it follows the ports, and nobody need edit it."""
+        words = {name: str(port) for name, port in self.ports.items()}
+        words |= {"data": str(self.data), "etc": str(self.etc), "warehouse": self.warehouse, "user": getpass.getuser()}
+        words["lock_seconds"] = str(LOCK_SECONDS)
+        for folder in (self.data, self.run, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        for path, text in _templates():
+            target = self.etc / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(string.Template(text).substitute(words), "utf-8")
+
+
+def _templates() -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each configuration file."""
+    root = resources.files("questlog.stack") / "etc"
+    folders = [("", root)]
+    for prefix, folder in folders:
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                folders.append((f"{prefix}{entry.name}/", entry))
+            else:
+                yield prefix + entry.name, entry.read_text("utf-8")
+
+
+def open_place(folder: Path, ports: str = "") -> Place:
+    """Return the place of the stack in *folder*. *ports* says which are not the usual ones.
+
+    `kafka=19092 presto=18080` moves two; `free` takes what is free when the stack first starts. HDFS's paths hold
+    the NameNode's port, so a stack that has data keeps the port it was made with.
+    """
+    folder = folder.resolve()
+    return Place(folder, settle_ports(folder, ports), find_java())
+
+
+def settle_ports(folder: Path, ports: str) -> Mapping[str, int]:
+    """Return the port of each server, and remember them."""
+    file = folder / "ports.json"
+    kept: dict[str, int] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    wanted = _parsed(ports)
+    chosen = _free_ports() | kept if "free" in wanted else USUAL_PORTS | wanted
+    has_data = (folder / "data" / "namenode").exists()
+    if has_data and kept and kept["namenode"] != chosen["namenode"]:
+        raise QuestlogError(
+            f"the tables in {folder} were written under hdfs://127.0.0.1:{kept['namenode']},"
+            f" and the settings move the NameNode to port {chosen['namenode']}",
+            hint=f'stack_ports = "namenode={kept["namenode"]}", or questlog stack reset, which deletes the tables',
+        )
+    if chosen != kept:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(".draft")
+        draft.write_text(json.dumps(chosen, indent=1), "utf-8")
+        os.replace(draft, file)
+    return chosen
+
+
+def known_ports(folder: Path) -> Mapping[str, int]:
+    """Return the ports of the stack in *folder*, the usual ones if it never ran."""
+    file = folder / "ports.json"
+    return json.loads(file.read_text("utf-8")) if file.exists() else USUAL_PORTS
+
+
+def _parsed(ports: str) -> dict[str, int]:
+    if ports.strip() == "free":
+        return {"free": 0}
+    wanted = {}
+    for word in re.split(r"[,\s]+", ports.strip()):
+        name, _, number = word.partition("=")
+        if not word:
+            continue
+        if name not in USUAL_PORTS or not number.isdecimal() or not 0 < int(number) < 65536:
+            raise QuestlogError(
+                f"stack_ports: {word!r} is no port", hint=f"NAME=NUMBER, or free; names: {', '.join(USUAL_PORTS)}"
+            )
+        wanted[name] = int(number)
+    return wanted
+
+
+def _free_ports() -> dict[str, int]:
+    """Return ports that nobody holds now, each another."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in USUAL_PORTS]
+    try:
+        return {name: each.getsockname()[1] for name, each in zip(USUAL_PORTS, sockets, strict=True)}
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def find_java() -> Path:
+    """Return a Java that every server runs on: JAVA_HOME's, the path's, or one that lies where systems put them."""
+    seen = []
+    for path in _javas():
+        version = java_version(path)
+        if version in JAVA_VERSIONS:
+            return path
+        seen.append(f"{path} is {version or 'no Java'}")
+    found = "; ".join(seen) or "none was found"
+    raise NotInstalled(f"the servers need Java {JAVA_VERSIONS[0]} to {JAVA_VERSIONS[-1]}: {found}", hint=GET_JAVA)
+
+
+def _javas() -> Iterator[Path]:
+    if home := os.environ.get("JAVA_HOME"):
+        yield Path(home) / "bin" / "java"
+    if found := shutil.which("java"):
+        yield Path(found)
+    for root in ("/usr/lib/jvm", "/opt/homebrew/opt", "/usr/local/opt", "/opt/java"):
+        yield from sorted(Path(root).glob("*/bin/java"))
+
+
+def java_version(java: Path) -> int:
+    """Return the major version, 0 if *java* is none."""
+    try:
+        ran = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    match = re.search(r'version "(?:1\.)?(\d+)', ran.stderr)
+    return int(match.group(1)) if match else 0

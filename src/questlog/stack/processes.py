@@ -1,0 +1,124 @@
+"""Processes by number and time of birth, so that nobody else's process is ever taken for ours, or ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process: a number alone would be somebody else's after a reboot."""
+
+    pid: int
+    born: str
+
+    def alive(self) -> bool:
+        """Return whether exactly this process runs."""
+        return bool(self.born) and born(self.pid) == self.born
+
+
+def born(pid: int) -> str:
+    """Return what tells this process from any other that ever has its number; "" if none has it.
+
+    The boot and the clock tick of the start: the time of day would change with the machine's clock.
+    """
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "" if Path("/proc/self/stat").exists() else _born_elsewhere(pid)
+    return "" if status[0] in "ZX" else f"{boot}/{status[19]}"
+
+
+def _born_elsewhere(pid: int) -> str:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
+    except psutil.Error:
+        return ""
+
+
+def remember(file: Path, pid: int) -> Identity:
+    """Write who *pid* is to *file*, whole or not at all."""
+    identity = Identity(pid, born(pid))
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps(asdict(identity)), "utf-8")
+    os.replace(draft, file)
+    return identity
+
+
+def recall(file: Path) -> Identity | None:
+    """Return who *file* names if that process still runs."""
+    try:
+        identity = Identity(**json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return identity if identity.alive() else None
+
+
+def end(identity: Identity, seconds: float) -> bool:
+    """Ask a process to end, and make it after *seconds*; return whether it ended by itself."""
+    _signal(identity, signal.SIGTERM)
+    _signal(identity, signal.SIGCONT)  # one that is frozen hears nothing
+    if _gone(identity, seconds):
+        return True
+    _signal(identity, signal.SIGKILL)
+    _gone(identity, 10)
+    return False
+
+
+def _signal(identity: Identity, number: signal.Signals) -> None:
+    if identity.alive():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(identity.pid, number)
+
+
+def _gone(identity: Identity, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while identity.alive():
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(identity.pid, os.WNOHANG)  # a child of ours is only gone when somebody asked
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def memory_mb(pid: int) -> float:
+    """Return how much memory a process holds."""
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).memory_info().rss) / (1 << 20)
+    except psutil.Error:
+        return 0.0
+
+
+def holder_of(port: int) -> str:
+    """Return who listens on *port*, "" if nobody does; what the machine hides is called another process."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        for found in psutil.net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr.port == port:
+                return _describe(found.pid)
+    return ""
+
+
+def _describe(pid: int | None) -> str:
+    import psutil
+
+    if pid is None:
+        return "another user's process"
+    try:
+        return f"process {pid} ({' '.join(psutil.Process(pid).cmdline())[:60]})"
+    except psutil.Error:
+        return f"process {pid}"

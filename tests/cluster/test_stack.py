@@ -1,0 +1,179 @@
+"""The servers as a user has them: up, healthy by real acts, restarted when killed, gone when told, data kept."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from questlog.errors import QuestlogError
+from questlog.stack import Stack
+from questlog.stack.fetch import fetch, part_folder
+
+SERVERS = ["kafka", "namenode", "datanode", "metastore", "presto"]
+
+
+def questlog(stack: Stack, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run `questlog stack …` on *stack*."""
+    command = [sys.executable, "-m", "questlog", "stack", "--dir", str(stack.folder), *words]
+    environment = {**os.environ, "QUESTLOG_STACK_PORTS": "free"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.1)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Return who runs with *folder* in its command line, this process aside."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if process.pid != os.getpid() and any(str(folder) in word for word in process.info["cmdline"] or ()):
+            found.append(process.pid)
+    return found
+
+
+def test_every_server_is_healthy_by_a_real_act(stack: Stack) -> None:
+    answer = questlog(stack, "status", "--json")
+    found = {each["name"]: each for each in json.loads(answer.stdout)}
+    assert answer.returncode == 0
+    assert list(found) == SERVERS
+    assert {name: each["found"] for name, each in found.items() if name != "presto"} == {
+        "kafka": "produced and consumed",
+        "namenode": "listed /",
+        "datanode": "wrote and read a file",
+        "metastore": "listed 1 databases",
+    }
+    assert "of the Iceberg catalog" in found["presto"]["found"]
+    assert sum(each["memory_mb"] for each in found.values()) < 3500
+
+
+def test_the_tools_find_the_servers(stack: Stack) -> None:
+    made = questlog(stack, "exec", "kafka-topics", "--create", "--topic", "tools", "--partitions", "2")
+    assert (made.returncode, made.stdout.strip()) == (0, "Created topic tools."), made.stderr
+    assert "tools" in questlog(stack, "exec", "kafka-topics", "--list").stdout.split()
+    assert questlog(stack, "exec", "hadoop", "fs", "-mkdir", "-p", "/tools").returncode == 0
+    assert "/tools" in questlog(stack, "exec", "hadoop", "fs", "-ls", "/").stdout
+    asked = questlog(stack, "exec", "presto", "--execute", "show catalogs", "--output-format", "TSV")
+    assert {"hive", "iceberg"} <= set(asked.stdout.split()), asked.stderr
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_killed_server_comes_back_with_its_data(stack: Stack, name: str) -> None:
+    questlog(stack, "exec", "hadoop", "fs", "-mkdir", "-p", "/kept")
+    questlog(stack, "exec", "kafka-topics", "--create", "--if-not-exists", "--topic", "kept")
+    before = {each.name: each for each in stack.status()}[name]
+    os.kill(before.pid, signal.SIGKILL)
+
+    def back() -> bool:
+        now = {each.name: each for each in stack.status()}[name]
+        return now.healthy and now.pid != before.pid
+
+    wait_for(back)
+    wait_for(lambda: all(each.healthy for each in stack.status()))
+    assert "/kept" in questlog(stack, "exec", "hadoop", "fs", "-ls", "/").stdout
+    assert "kept" in questlog(stack, "exec", "kafka-topics", "--list").stdout.split()
+    assert before.restarts + 1 == {each.name: each for each in stack.status()}[name].restarts
+
+
+def test_a_second_supervisor_is_refused(stack: Stack) -> None:
+    refused = questlog(stack, "up", "--only", "kafka")
+    assert refused.returncode == 3
+    assert "runs already" in refused.stderr
+
+
+def test_down_ends_all_also_when_the_supervisor_was_killed(tmp_path: Path) -> None:
+    alone = Stack(tmp_path / "s", ports="free", only=["kafka"])
+    alone.up(while_pid=os.getpid())
+    try:
+        questlog(alone, "exec", "kafka-topics", "--create", "--topic", "kept")
+        (kafka,) = alone.status()
+        supervisor = json.loads((alone.folder / "run" / "supervisor.json").read_text())["pid"]
+        os.kill(supervisor, signal.SIGKILL)
+        os.waitpid(supervisor, 0)
+        alone.up(while_pid=os.getpid())
+        assert kafka.pid == alone.status()[0].pid, "a new supervisor takes over what runs"
+        os.kill(json.loads((alone.folder / "run" / "supervisor.json").read_text())["pid"], signal.SIGKILL)
+        assert alone.down()
+        assert processes_of(alone.folder) == []
+        alone.up(while_pid=os.getpid())
+        assert "kept" in questlog(alone, "exec", "kafka-topics", "--list").stdout.split()
+    finally:
+        alone.down()
+    assert processes_of(alone.folder) == []
+
+
+def test_ctrl_c_ends_what_runs_in_the_foreground(tmp_path: Path) -> None:
+    environment = {**os.environ, "QUESTLOG_STACK_PORTS": "free"}
+    words = [sys.executable, "-m", "questlog", "stack", "--dir", str(tmp_path / "s"), "up", "--only", "kafka"]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+    assert running.stdout is not None
+    assert running.stdout.readline().startswith("kafka")
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 0
+    assert processes_of(tmp_path / "s") == []
+
+
+def test_servers_end_with_the_process_they_are_tied_to(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from questlog.stack import Stack;"
+        "Stack(sys.argv[1], ports='free', only=['kafka']).up(while_pid=os.getpid()); os.kill(os.getpid(), 9)"
+    )
+    folder = tmp_path / "s"
+    assert subprocess.run([sys.executable, "-c", program, str(folder)], timeout=120).returncode == -9
+    wait_for(lambda: not processes_of(folder), 30)
+
+
+def test_an_interrupted_fetch_begins_anew_and_two_at_once_are_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    words = [sys.executable, "-c", "from questlog.stack.fetch import fetch; print(fetch('spark'))"]
+    first = subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(random.Random(seed).uniform(0.2, 2.5))  # a moment of its own choosing is the point
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [f"{part_folder('spark')}\n"] * 2 == [each.communicate(timeout=120)[0] for each in both]
+    assert len(list(part_folder("spark").glob("*.jar"))) == 6
+
+
+def test_a_file_that_is_not_what_was_recorded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from questlog.stack import fetch as module
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    whole = dict(module._recorded("spark"))
+    name = sorted(whole)[0]
+    monkeypatch.setattr(module, "_recorded", lambda part: {**whole, name: "0" * 64})
+    with pytest.raises(QuestlogError, match=rf"1 files are not what was recorded, the first: {name}"):
+        fetch("spark")
+    assert not part_folder("spark").exists()
+
+
+def test_a_port_in_use_is_named_with_who_holds_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        busy = Stack(tmp_path / "s", ports=f"kafka={port}", only=["kafka"])
+        with pytest.raises(QuestlogError, match=rf"port {port} \(kafka\) is held by process {os.getpid()} "):
+            busy.up()
+
+
+def test_a_missing_kcat_is_said_with_how_to_get_it(stack: Stack) -> None:
+    if shutil.which("kcat"):
+        pytest.skip("kcat is installed")
+    answer = questlog(stack, "exec", "kcat", "-L")
+    assert (answer.returncode, "apt install kcat" in answer.stderr) == (1, True)
