@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -36,6 +38,7 @@ _SUFFIXES = {
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the rows to this file.")
 @click.option("--max-rows", type=click.IntRange(min=0), help="Print at most this many rows of a table; 0 prints all.")
+@click.option("--check", is_flag=True, help="Run nothing: say what would not mean the same on every engine.")
 @click.option("-x", "--expanded", is_flag=True, help="Print one line per value.")
 @click.pass_obj
 def sql(
@@ -47,6 +50,7 @@ def sql(
     output: Path | None,
     max_rows: int | None,
     expanded: bool,
+    check: bool,
 ) -> None:
     """Run STATEMENTS over everything acknowledged so far.
 
@@ -55,6 +59,9 @@ def sql(
     """
     if statements is not None and file is not None:
         raise click.UsageError("give statements or --file, not both")
+    if check:
+        _check(statements if statements is not None else (file or sys.stdin).read(), as_json)
+        return
     _skip_numpy()
     from questlog.pipeline import open_pipeline
 
@@ -73,6 +80,21 @@ def sql(
             raise click.UsageError(f"{chosen} is not for a terminal; use --output FILE")
         with _target(output) as out, _quiet_when_nobody_reads(out):
             _print_all(pipeline, parts, chosen, out, max_rows, expanded or None)
+
+
+def _check(text: str, as_json: bool) -> None:
+    """Print what is not portable, a line each, as compilers do; exit with 1 if there is any."""
+    from questlog.query.portable import check_portable
+
+    found = check_portable(text)
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+    for each in found if not as_json else ():
+        click.echo(f"{each.line}:{each.column}: {each.what}" + (f": {each.instead}" if each.instead else ""))
+    if found:
+        raise SystemExit(1)
+    if not as_json:
+        click.echo("means the same to DuckDB, Presto and Spark")
 
 
 def _print_all(

@@ -16,7 +16,8 @@ _PIECE = re.compile(
 )
 
 
-def _pieces(text: str) -> Iterator[tuple[str, str]]:
+def pieces(text: str) -> Iterator[tuple[str, str]]:
+    """Yield (kind, text) of what *text* is made of; kinds are quoted, comment, end and rest."""
     for match in _PIECE.finditer(text):
         yield match.lastgroup if match.lastgroup != "tag" else "quoted", match.group()  # type: ignore[misc]
 
@@ -24,7 +25,7 @@ def _pieces(text: str) -> Iterator[tuple[str, str]]:
 def split_statements(text: str) -> list[str]:
     """Return the statements of *text* without their semicolons; pieces of only blanks and comments are left out."""
     found, current, says_something = [], "", False
-    for kind, piece in _pieces(text):
+    for kind, piece in pieces(text):
         if kind == "end":
             if says_something:
                 found.append(current.strip())
@@ -38,7 +39,7 @@ def split_statements(text: str) -> list[str]:
 def is_complete(text: str) -> bool:
     """Return whether *text* ends after a semicolon that is neither quoted nor in a comment."""
     last = "rest"
-    for kind, piece in _pieces(text):
+    for kind, piece in pieces(text):
         if kind != "comment" and piece.strip():
             last = kind
     return last == "end"
@@ -46,7 +47,7 @@ def is_complete(text: str) -> bool:
 
 def without_comments(text: str) -> str:
     """Return *text* with each comment as one blank."""
-    return "".join(" " if kind == "comment" else piece for kind, piece in _pieces(text)).strip()
+    return "".join(" " if kind == "comment" else piece for kind, piece in pieces(text)).strip()
 
 
 def quote_name(name: str) -> str:

@@ -1,0 +1,207 @@
+"""Presto, or Trino, over the cluster's Iceberg tables: the same statements, the same answers, the same formats."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from questlog.errors import QueryError
+from questlog.plan import Plan
+from questlog.plan.columns import QUARANTINE_TABLE, header_column
+from questlog.query import Params
+from questlog.query.presto.client import Answer, Server, ServerError, run
+from questlog.query.presto.types import arrow_table, parse_type, plan_type
+from questlog.query.result import Result
+from questlog.query.show import show
+from questlog.query.text import pieces, quote_name, quote_text, split_statements, without_comments
+from questlog.query.views import ViewColumn, events_columns, events_sql
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+EVENTS = "events"
+_READS = re.compile(r"(?:\(\s*)*(?:select|with|values|table|show|describe|desc)\b", re.I)
+_EXPLAIN = re.compile(r"explain\s+(?:analyze\s+)?(?:verbose\s+)?(?:\((?:[^()']|'[^']*')*\)\s*(?!$))?", re.I)
+_MISSING = re.compile(r"Table (?:'?[\w.\"]+\.)?\"?(\w+)\"?'? does not exist")
+_PARAMETER = re.compile(r"\?|\$(\w+)")
+
+
+class PrestoEngine:
+    """Keeps the contract of `QueryEngine` over what is landed; one statement may take *seconds*."""
+
+    def __init__(self, server: Server, plan: Callable[[], Plan], *, seconds: float = 600.0) -> None:
+        self._server, self._plan, self._seconds = server, plan, seconds
+        self._lock = threading.Lock()
+        self._view = ""
+
+    def sql(self, text: str, params: Params = ()) -> pa.Table:
+        """Run one reading statement; anything else raises `QueryError` and changes nothing."""
+        return self.run(text, params).arrow()
+
+    def run(self, text: str, params: Params = ()) -> Result:
+        """Run one reading statement over what is landed now."""
+        statements = split_statements(text)
+        if len(statements) != 1:
+            raise QueryError(f"{len(statements) or 'no'} statements; run one at a time")
+        statement = with_values(statements[0], params)
+        shown = show(statement, self._described, self._find)
+        if shown is not None:
+            return Result(duckdb.connect(":memory:").sql(shown))
+        check_reads(statement)
+        if re.search(rf"\b{EVENTS}\b", statement, re.I):
+            self.refresh_events()
+        return _result(self._answer(statement))
+
+    def tables(self) -> dict[str, list[ViewColumn]]:
+        """Return the name and columns of everything that can be asked, with the plan's descriptions."""
+        rows = self._answer(
+            "select table_name, column_name, data_type, comment from information_schema.columns"
+            f" where table_schema = {quote_text(self._server.schema)} order by table_name, ordinal_position"
+        ).rows
+        found: dict[str, list[ViewColumn]] = {}
+        for table, name, type_, comment in rows:
+            column = ViewColumn(name, plan_type(parse_type(type_)), comment or "", None, True)
+            found.setdefault(table, []).append(column)
+        if EVENTS in found and EVENTS not in self._plan().tables:  # a view has no comments of its own
+            notes = {c.name: c.comment for n, own in found.items() if n not in (EVENTS, QUARANTINE_TABLE) for c in own}
+            found[EVENTS] = [replace(c, comment=c.comment or notes.get(c.name, "")) for c in found[EVENTS]]
+        return found
+
+    def refresh_events(self) -> None:
+        """Make the view `events` hold every event table with the columns they have now.
+
+        It is a view of the catalog, so that Presto's own command line sees it too.
+        """
+        tables = self.tables()
+        types = {n: c for n, c in tables.items() if n not in (EVENTS, QUARANTINE_TABLE) and _is_event_table(c)}
+        if not types or (EVENTS in tables and EVENTS in self._plan().tables):
+            return
+        shared = events_columns(types, [header_column(header) for header in self._plan().headers])
+        text = f"create or replace view {EVENTS} as {events_sql(shared, types)}"
+        with self._lock:
+            if text != self._view or EVENTS not in tables:
+                self._answer(text)
+                self._view = text
+
+    def close(self) -> None:
+        """Nothing is kept open between statements."""
+
+    def _answer(self, statement: str) -> Answer:
+        try:
+            return run(self._server, statement, self._seconds)
+        except ServerError as error:
+            missing = _MISSING.search(str(error))
+            if missing and "information_schema" not in statement:
+                raise _unknown(missing.group(1), self.tables()) from error
+            raise
+
+    def _described(self) -> dict[str, str]:
+        plan = self._plan()
+        comments = {
+            name: " ".join(e.description for e in events if e.description) for name, events in plan.tables.items()
+        }
+        comments[EVENTS] = "Every event of every type, with the columns they share."
+        comments[QUARANTINE_TABLE] = "Events that could not be shaped, each with its reason and its bytes."
+        self.refresh_events()
+        return {name: comments.get(name, "") for name in sorted(self.tables())}
+
+    def _find(self, name: str) -> tuple[str, list[ViewColumn]]:
+        tables = self.tables()
+        for known, columns in tables.items():
+            if known.lower() == name.lower():
+                return known, columns
+        raise _unknown(name, tables)
+
+
+def _is_event_table(columns: Sequence[ViewColumn]) -> bool:
+    return {"event_id", "event_type", "received_time"} <= {column.name for column in columns}
+
+
+def _result(answer: Answer) -> Result:
+    """Return the rows in DuckDB's hands, which write them in every format as on a laptop."""
+    table = arrow_table(answer.columns, answer.rows)
+    return Result(duckdb.connect(":memory:").from_arrow(table))
+
+
+def check_reads(statement: str) -> None:
+    """Refuse what may change something.
+
+    In Presto's grammar a statement that begins with one of these words is a query to its end; `explain` begins
+    another statement, which `analyze` runs.
+    """
+    text = without_comments(statement)
+    text = _EXPLAIN.sub("", text, count=1) if text[:7].lower() == "explain" else text
+    if not _READS.match(text):
+        word = text.split(None, 1)[0] if text.split() else "nothing"
+        raise QueryError(f"{word} is not a statement that only reads", hint="select, show, describe and explain are")
+
+
+def with_values(statement: str, params: Params) -> str:
+    """Return *statement* with the values of `?`, `$1` and `$name` as SQL text; quoted text stays as it is."""
+    if not params:
+        return statement
+    unnamed = iter(params if not isinstance(params, Mapping) else ())
+    used = 0
+
+    def value(match: re.Match[str]) -> str:
+        nonlocal used
+        used += 1
+        name = match.group(1)
+        try:
+            if name is None:
+                return literal(next(unnamed))
+            if isinstance(params, Mapping):
+                return literal(params[name])
+            return literal(params[int(name) - 1])
+        except (LookupError, StopIteration, ValueError) as error:
+            raise QueryError(f"there is no value for {match.group()}") from error
+
+    out = []
+    for is_code, group in groupby(pieces(statement), lambda piece: piece[0] == "rest"):
+        text = "".join(piece for _, piece in group)
+        out.append(_PARAMETER.sub(value, text) if is_code else text)
+    if not used:
+        raise QueryError("values were given, and the statement asks for none", hint="? or $name marks their places")
+    return "".join(out)
+
+
+def literal(value: object) -> str:
+    """Return a Python value as SQL."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        return f"decimal '{value:f}'"
+    if isinstance(value, float):
+        return f"double {quote_text(str(value)) if value == value else quote_text('NaN')}"
+    if isinstance(value, str):
+        return quote_text(value)
+    if isinstance(value, bytes):
+        return f"x'{value.hex()}'"
+    if isinstance(value, dt.datetime):
+        moment = value.astimezone(dt.UTC).replace(tzinfo=None) if value.tzinfo else value
+        return f"timestamp '{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03}'"
+    if isinstance(value, dt.date):
+        return f"date '{value:%Y-%m-%d}'"
+    raise QueryError(f"a {type(value).__name__} cannot be a value of a statement")
+
+
+def _unknown(name: str, known: Mapping[str, object]) -> QueryError:
+    near = difflib.get_close_matches(name, known, 1)
+    guess = f"; did you mean {near[0]}?" if near else ""
+    return QueryError(f"there is no table {name}{guess}", hint="questlog sql 'show tables'")
+
+
+__all__ = ["PrestoEngine", "Server", "check_reads", "literal", "quote_name", "with_values"]

@@ -1,0 +1,159 @@
+"""Presto's types as Arrow's and the plan's, and its JSON values as Python's."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+
+from questlog.plan import Type
+
+_TOKEN = re.compile(r'\s*("(?:[^"]|"")*"|[(),]|[^\s(),"]+)')
+
+
+@dataclass(frozen=True, slots=True)
+class SqlType:
+    """A type as the server writes it: `array(row(a bigint))` is a tree. `names` are a row's."""
+
+    name: str
+    inner: tuple[SqlType, ...] = ()
+    names: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
+
+
+def parse_type(text: str) -> SqlType:
+    """Return the tree of a type's text."""
+    type_, rest = _parse([match.group(1) for match in _TOKEN.finditer(text)])
+    assert not rest, text
+    return type_
+
+
+def _parse(tokens: list[str]) -> tuple[SqlType, list[str]]:
+    words = []
+    while tokens and tokens[0] not in "(),":
+        words.append(tokens.pop(0).lower())
+    name = " ".join(words)
+    inner: list[SqlType] = []
+    names: list[str] = []
+    numbers: list[int] = []
+    if tokens and tokens[0] == "(":
+        while tokens.pop(0) != ")":
+            if name == "row":
+                names.append(tokens.pop(0).removeprefix('"').removesuffix('"').replace('""', '"'))
+            if tokens[0].isdecimal():
+                numbers.append(int(tokens.pop(0)))
+            else:
+                type_, tokens = _parse(tokens)
+                inner.append(type_)
+        while tokens and tokens[0] not in "(),":  # timestamp(3) with time zone
+            name += " " + tokens.pop(0).lower()
+    return SqlType(name, tuple(inner), tuple(names), tuple(numbers)), tokens
+
+
+_ARROW = {
+    "boolean": pa.bool_(), "tinyint": pa.int8(), "smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64(),
+    "real": pa.float32(), "double": pa.float64(), "date": pa.date32(), "varbinary": pa.binary(),
+    "timestamp": pa.timestamp("us"), "timestamp with time zone": pa.timestamp("us", "UTC"),
+    "time": pa.time64("us"),
+}  # fmt: skip
+
+
+def arrow_type(type_: SqlType) -> pa.DataType:
+    """Return the Arrow type; what Arrow has no word for is text, as the server writes it."""
+    if type_.name == "decimal":
+        return pa.decimal128(type_.numbers[0], type_.numbers[1])
+    if type_.name == "array":
+        return pa.list_(arrow_type(type_.inner[0]))
+    if type_.name == "map":
+        return pa.map_(arrow_type(type_.inner[0]), arrow_type(type_.inner[1]))
+    if type_.name == "row":
+        return pa.struct(list(zip(type_.names, map(arrow_type, type_.inner), strict=True)))
+    if type_.name == "unknown":
+        return pa.null()
+    return _ARROW.get(type_.name, pa.string())
+
+
+def plan_type(type_: SqlType) -> Type:
+    """Return the plan's word for a column's type."""
+    if type_.name == "decimal":
+        return Type("decimal", type_.numbers[0], type_.numbers[1])
+    if type_.name == "array":
+        return Type("list", item=plan_type(type_.inner[0]))
+    if type_.name == "map":
+        return Type("map", item=plan_type(type_.inner[1]))
+    if type_.name == "row":
+        return Type("struct", fields=tuple(zip(type_.names, map(plan_type, type_.inner), strict=True)))
+    return Type(_PLAN.get(type_.name, "string"))
+
+
+_PLAN = {
+    "boolean": "bool", "tinyint": "int", "smallint": "int", "integer": "int", "bigint": "long", "real": "float",
+    "double": "double", "date": "date", "timestamp": "timestamp", "timestamp with time zone": "timestamp",
+    "varbinary": "binary",
+}  # fmt: skip
+
+
+def arrow_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]) -> pa.Table:
+    """Return *rows* as a table; a name that occurs twice is kept twice."""
+    types = [parse_type(type_) for _, type_ in columns]
+    arrays = []
+    for place, type_ in enumerate(types):
+        read = _reader(type_)
+        arrays.append(pa.array([read(row[place]) for row in rows], arrow_type(type_)))
+    return pa.Table.from_arrays(arrays, names=[name for name, _ in columns])
+
+
+def _reader(type_: SqlType) -> Callable[[Any], Any]:
+    """Return what makes a Python value of a JSON value of this type."""
+    read = _READERS.get(type_.name, _same)
+    if type_.name == "array":
+        item = _reader(type_.inner[0])
+        read = lambda value: [item(each) for each in value]  # noqa: E731
+    elif type_.name == "map":
+        key, item = map(_reader, type_.inner)
+        keys = _key_reader(type_.inner[0], key)
+        read = lambda value: [(keys(name), item(each)) for name, each in value.items()]  # noqa: E731
+    elif type_.name == "row":
+        items = [_reader(inner) for inner in type_.inner]
+        read = lambda value: {n: i(v) for n, i, v in zip(type_.names, items, value, strict=True)}  # noqa: E731
+    return lambda value: None if value is None else read(value)
+
+
+def _key_reader(type_: SqlType, read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the reader of a map's keys, which JSON has as text whatever their type."""
+    if type_.name in ("tinyint", "smallint", "integer", "bigint"):
+        return int
+    if type_.name == "boolean":
+        return lambda value: value == "true"
+    return read
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _timestamp(value: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(value)
+
+
+def _zoned(value: str) -> dt.datetime:
+    """Read `2026-01-02 03:04:05.678 UTC` or another zone's name or offset."""
+    moment, _, zone = value.rpartition(" ")
+    naive = dt.datetime.fromisoformat(moment)
+    if zone[0] in "+-":
+        return dt.datetime.fromisoformat(f"{moment}{zone}").astimezone(dt.UTC)
+    from zoneinfo import ZoneInfo
+
+    return naive.replace(tzinfo=ZoneInfo(zone)).astimezone(dt.UTC)
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "decimal": Decimal, "real": float, "double": float, "date": dt.date.fromisoformat, "timestamp": _timestamp,
+    "timestamp with time zone": _zoned, "time": dt.time.fromisoformat, "varbinary": base64.b64decode,
+}  # fmt: skip

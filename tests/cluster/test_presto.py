@@ -1,0 +1,158 @@
+"""Presto through questlog: the contract of every query engine, its types, its errors, its limits."""
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pytest
+
+from questlog.errors import QueryError
+from questlog.query.presto import PrestoEngine, Server
+from questlog.query.presto.client import run
+
+if TYPE_CHECKING:
+    from conftest import Shop
+
+TYPED = """
+select true, cast(1 as tinyint), cast(2 as smallint), 3, bigint '4', real '0.5', double '0.25', nan(), infinity(),
+ decimal '12.340', date '2026-03-01', timestamp '2026-03-01 01:02:03.004',
+ timestamp '2026-03-01 01:02:03.004 Europe/Berlin', 'it''s 剣', x'00ff', array[1, null], map(array['k'], array[1.5e0]),
+ map(array[7], array['x']), cast(row(1, 'a') as row(n bigint, "odd name" varchar)), null, array[array['x']]
+"""
+
+
+def test_values_arrive_in_their_types(shop: "Shop") -> None:
+    table = shop.presto.sql(TYPED)
+    (row,) = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    assert row[7] != row[7]
+    assert [*row[:7], *row[8:]] == [
+        True, 1, 2, 3, 4, 0.5, 0.25, float("inf"), Decimal("12.340"), dt.date(2026, 3, 1),
+        dt.datetime(2026, 3, 1, 1, 2, 3, 4000), dt.datetime(2026, 3, 1, 0, 2, 3, 4000, dt.UTC), "it's 剣", b"\x00\xff",
+        [1, None], [("k", 1.5)], [(7, "x")], {"n": 1, "odd name": "a"}, None, [["x"]],
+    ]  # fmt: skip
+    assert table.column(9).type == pa.decimal128(5, 3)
+
+
+def test_every_column_of_a_table_is_what_was_landed(shop: "Shop") -> None:
+    text = "select * from purchases order by event_id"
+    assert shop.presto.run(text).rows() == shop.embedded.sql(text).rows()
+    text = "select * from quarantine order by event_id"
+    assert shop.presto.run(text).rows() == shop.embedded.sql(text).rows()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["show tables", "describe purchases", "desc quarantine", "show columns from join_guild", "describe events"],
+)
+def test_show_and_describe_answer_as_on_a_laptop(shop: "Shop", statement: str) -> None:
+    assert shop.presto.run(statement).rows() == shop.embedded.sql(statement).rows()
+
+
+def test_values_may_be_given_apart(shop: "Shop") -> None:
+    ask = shop.presto.run
+    assert ask("select ?, ?", [1, "it's ?"]).rows() == [(1, "it's ?")]
+    assert ask(
+        "select $who, '$who', $2x from (values 1) t($2x)".replace("$2x", "x"), {"who": "x' or '1'='1"}
+    ).rows() == [("x' or '1'='1", "$who", 1)]
+    moment = dt.datetime(2026, 3, 1, 12, 0, 0, 5000, dt.UTC)
+    given = [Decimal("1.20"), moment, dt.date(2026, 3, 1), b"\x01", None, True, 0.5]
+    (row,) = ask("select " + ", ".join("?" * len(given)), given).rows()
+    assert row == (Decimal("1.20"), moment.replace(tzinfo=None), dt.date(2026, 3, 1), b"\x01", None, True, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("select * from purchase", "did you mean purchases?"),
+        ("select itme from purchases", "Column 'itme' cannot be resolved"),
+        ("selec 1", "selec is not a statement that only reads"),
+        ("", "no statements"),
+        ("select 1; select 2", "2 statements; run one at a time"),
+        ("select 1 +", "mismatched input"),
+        ("describe nothing", "there is no table nothing"),
+    ],
+)
+def test_a_fault_is_a_sentence_that_helps(shop: "Shop", statement: str, says: str) -> None:
+    with pytest.raises(QueryError) as refused:
+        shop.presto.run(statement)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into purchases (item) values ('x')", "delete from purchases", "drop table purchases",
+        "drop view events", "grant select on purchases to x",
+        "create table t as select 1 as x", "create or replace view events as select 1 as x", "call system.rollback()",
+        "alter table purchases add column x bigint", "explain analyze insert into purchases (item) values ('x')",
+        "explain analyze drop table purchases", "explain (type distributed) delete from purchases",
+        "set session query_max_run_time = '1s'", "use iceberg.other", "prepare p from select 1", "start transaction",
+        "/* select */ drop table purchases", "-- select\ndelete from purchases", "analyze purchases",
+        "explain analyze verbose delete from purchases",
+    ],
+)  # fmt: skip
+def test_only_reading_statements_are_accepted(shop: "Shop", statement: str) -> None:
+    before = shop.presto.run("select count(*) from purchases").rows()
+    with pytest.raises(QueryError):
+        shop.presto.run(statement)
+    assert shop.presto.run("select count(*) from purchases").rows() == before
+    assert shop.presto.run("explain select * from purchases").rows()
+
+
+SLOW = "select count(*) from purchases a, purchases b, purchases c, purchases d, purchases e where a.item < b.item"
+
+
+def _running(shop: "Shop") -> Sequence[object]:
+    question = "select 1 from system.runtime.queries where state = 'RUNNING' and query like '%purchases e%'"
+    return run(shop.server, f"{question} and query not like '%system.runtime%'", 20).rows
+
+
+def _wait_until(shop: "Shop", running: bool) -> None:
+    deadline = time.monotonic() + 20
+    while bool(_running(shop)) != running:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_statement_that_takes_too_long_is_stopped_on_the_server_too(shop: "Shop") -> None:
+    impatient = PrestoEngine(shop.server, lambda: shop.embedded.plan, seconds=1)
+    with pytest.raises(QueryError, match="stopped after 1 s"):
+        impatient.run(SLOW)
+    _wait_until(shop, running=False)
+
+
+def test_many_threads_ask_at_once(shop: "Shop") -> None:
+    answers: list[object] = []
+
+    def ask() -> None:
+        for _ in range(3):
+            answers.append(shop.presto.run("select count(*), sum(price) from purchases").rows())
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [shop.embedded.sql("select count(*), sum(price) from purchases").rows()] * 18
+
+
+def test_a_long_answer_comes_whole(shop: "Shop") -> None:
+    text = "select x * 1000 + y from unnest(sequence(0, 99)) a(x) cross join unnest(sequence(0, 999)) b(y)"
+    assert sorted(shop.presto.sql(text).column(0).to_pylist()) == list(range(100_000))
+
+
+def test_nobody_at_the_address_is_said_plainly() -> None:
+    nobody = PrestoEngine(Server("http://127.0.0.1:9", "iceberg", "shop"), lambda: None, seconds=1)  # type: ignore[arg-type,return-value]
+    with pytest.raises(QueryError, match=r"Presto at http://127.0.0.1:9 does not answer"):
+        nobody.run("select 1")
+
+
+def test_a_password_never_goes_unencrypted() -> None:
+    plain = Server("http://127.0.0.1:9", "iceberg", "shop", "ann", "secret")
+    assert "secret" not in repr(plain)
+    with pytest.raises(QueryError, match="unencrypted"):
+        run(plain, "select 1", 1)
