@@ -31,6 +31,7 @@ _USUAL = {
     "event_type": ("event_type", "event", "event_name", "eventType", "eventName", "type", "name", "action", "kind"),
     "event_id": ("event_id", "eventId", "insert_id"),
     "event_time": ("event_time", "eventTime", "timestamp", "client_time", "time", "ts", "created_at"),
+    "sent_time": ("sent_time", "sentTime", "sent_at", "sentAt"),
     "player_id": ("player_id", "playerId", "user_id", "userId", "uid", "distinct_id", "player", "user"),
     "session_id": ("session_id", "sessionId", "session"),
     "sequence": ("sequence", "seq", "index"),
@@ -255,7 +256,7 @@ def _is_everywhere(bodies: list[Body], name: str, key: str) -> bool:
     if name == "event_id":
         texts = [value for value in values if isinstance(value, str)]
         return len(set(texts)) == len(bodies)
-    if name == "event_time":
+    if name in ("event_time", "sent_time"):
         return all(value is not None and not to_timestamp(value)[1] for value in values)
     if name == "sequence":
         return all(isinstance(value, int) and not isinstance(value, bool) for value in values)

@@ -196,6 +196,10 @@ class Sender:
         texts = moment.isoformat() + "Z", moment.isoformat(), moment.isoformat(timespec="seconds") + "Z"
         return to_json(chance.choice((*texts, chance.randrange(2 * 10**12), moment.isoformat() + "+02:00")))
 
+    def moment(self) -> bytes:
+        """Return a time about now, so that a clock can be corrected."""
+        return to_json(NOW_MS + self.chance.choice((0, 250, -4_000, 90_000, -3_000_000_000)))
+
     def event(self) -> bytes:
         """Return an event as sent: mostly one of the plan's, sometimes something odd, sometimes no JSON at all."""
         envelope, chance = self.plan.envelope, self.chance
@@ -215,7 +219,8 @@ class Sender:
                 old = field.aliases and chance.random() < 0.3  # a client older than the plan
                 members.append((prefix + (chance.choice(field.aliases) if old else field.name), value))
         for path, value in (
-            (envelope.event_time, self.scalar(Type("timestamp"))),
+            (envelope.event_time, self.scalar(Type("timestamp")) if chance.random() < 0.7 else self.moment()),
+            (envelope.sent_time, self.moment()),
             (envelope.player_id, chance.choice((b'"ann"', b"17", b'""'))),
             (envelope.session_id, chance.choice((b'"s-1"', b"null"))),
             (envelope.sequence, to_json(chance.randrange(9))),
@@ -258,6 +263,7 @@ class Sender:
             id=chance.choice(("mine", "yours")) if chosen else f"id-{number}",
             received_ms=NOW_MS + chance.choice((0, 1, 3_600_000, 90_000_000)),
             client_id=chosen,
+            sent_ms=chance.choice((None, None, NOW_MS - 500, 0, NOW_MS + 86_400_000)),
             headers=dict(chance.choice(HEADERS)),
             is_json=is_json(event),
         )

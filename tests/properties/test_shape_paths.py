@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from arrivals import Arrivals, arrivals, whole
 from hypothesis import HealthCheck, Phase, given, settings
@@ -87,8 +88,14 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "a default is forgotten": (columns, "with_default", _no_default),
     "decimals are rounded": (columns, "decimals", _any_decimals),
     "neither UTF-8 nor depth is checked": (fast, "odd_events", _nothing_odd),
-    "microseconds stay": (decoders, "_ENVELOPE", (("event_time", int | str, _micros), *decoders._ENVELOPE[1:])),
-    "an event without a time has none": (fast, "event_times", lambda found, received: found),
+    "microseconds stay": (
+        decoders, "_ENVELOPE", (("device_time", "event_time", int | str, _micros), *decoders._ENVELOPE[1:])
+    ),
+    "an event without a time has none": (fast, "event_times", lambda device, sent, received: device),
+    "a clock is never corrected": (
+        fast, "event_times", lambda device, sent, received: pc.coalesce(device, received)
+    ),
+    "a request's sent time is forgotten": (fast, "sent_times", lambda found, requests: found),
     "bounds are forgotten": (decoders, "_KINDS", {**decoders._KINDS, "int": _whole_without_bounds}),
     "the type is guessed from the name alone": (
         decoders, "_is_tagged", lambda rules: "." not in rules.envelope.event_type

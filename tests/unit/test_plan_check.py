@@ -189,7 +189,7 @@ def test_a_fault_of_a_field(field: str, below: str, message: str) -> None:
         ("[headers]\nkeep = ['cookie']", [(2, "headers.keep[0]", "holds secrets and is never kept")]),
         ("[headers]\nkeep = ['X-Id',\n'x_id']", [(3, "headers.keep[1]", "x_id and X-Id are one column, x_id")]),
         ("[headers]\nkeep = ['Event-Id']", [(2, "headers.keep[0]", "event_id is one that every table has")]),
-        ("[envelope]\ntime = 'x'", [(2, "envelope.time", "did you mean 'event_time'?")]),
+        ("[envelope]\nevents_time = 'x'", [(2, "envelope.events_time", "did you mean 'event_time'?")]),
         ("[envelope]\nevent_time = 'a..b'", [(2, "envelope.event_time", "must be the path of a key")]),
         ("[envelope]\nevent_time = 7", [(2, "envelope.event_time", "must be the path of a key")]),
         ("[envelope]\nevent_time = 'event_id'", [(2, "envelope.event_time", "are both at 'event_id'")]),

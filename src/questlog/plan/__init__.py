@@ -75,6 +75,7 @@ class Envelope:
     session_id: str = "session_id"
     sequence: str = "sequence"
     fields: str = ""
+    sent_time: str = "sent_time"
 
 
 @dataclass(frozen=True, slots=True)

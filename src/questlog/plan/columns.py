@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from questlog.plan import Plan, Type
 
 QUARANTINE_TABLE = "quarantine"
+LANDED_TIME = "landed_time"
+"""The one column that shape leaves empty: only the lander knows when it lands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,16 @@ _STRING, _LONG, _TIMESTAMP = Type("string"), Type("long"), Type("timestamp")
 ENVELOPE = (
     Column("event_id", _STRING, "Unique id of the event."),
     Column("event_type", _STRING, "Which event this is, by the plan."),
-    Column("event_time", _TIMESTAMP, "When it happened, UTC; the sender's time, or received_time without one."),
+    Column(
+        "event_time", _TIMESTAMP, "When it happened, UTC: device_time, corrected where the sender's clock is known."
+    ),
+    Column("device_time", _TIMESTAMP, "When it happened by the sender's clock, as sent."),
+    Column("sent_time", _TIMESTAMP, "When it was sent, by the sender's clock."),
     Column("received_time", _TIMESTAMP, "When questlog received it, UTC."),
+    Column(LANDED_TIME, _TIMESTAMP, "When it was landed, UTC; null while it is in the tail."),
+    Column(
+        "clock_skew_ms", _LONG, "Milliseconds from sent_time to received_time: how far the sender's clock is behind."
+    ),
     Column("player_id", _STRING, "Who played."),
     Column("session_id", _STRING, "In which session."),
     Column("sequence", _LONG, "The sender's running number."),

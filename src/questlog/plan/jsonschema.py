@@ -16,6 +16,7 @@ _TIME: dict[str, Any] = {
 _ENVELOPE: dict[str, dict[str, Any]] = {
     "event_id": {"type": ["string", "null"], "maxLength": 200, "description": "The sender's id; repeats count once."},
     "event_time": {**_TIME, "description": "When it happened."},
+    "sent_time": {**_TIME, "description": "When this was sent; set anew each time it is sent."},
     "player_id": {"type": ["string", "integer", "null"], "description": "Who played."},
     "session_id": {"type": ["string", "integer", "null"], "description": "In which session."},
     "sequence": {"type": ["integer", "null"], "description": "The sender's running number."},

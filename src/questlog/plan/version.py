@@ -8,7 +8,7 @@ import json
 from dataclasses import fields
 from typing import Any
 
-from questlog.plan import Event, Field, Plan
+from questlog.plan import Envelope, Event, Field, Plan
 
 
 def plan_version(plan: Plan) -> str:
@@ -19,13 +19,21 @@ def plan_version(plan: Plan) -> str:
     meaning = {
         "game": [plan.game, plan.description, _plain(plan.dedup_hours)],
         "headers": list(plan.headers),
-        "envelope": {field.name: getattr(plan.envelope, field.name) for field in fields(plan.envelope)},
+        "envelope": _envelope(plan.envelope),
         "events": {name: _event(event) for name, event in plan.events.items()},
         "order": [name for name, event in plan.events.items() if event.match],
         "routes": dict(plan.routes),
     }
     text = json.dumps(meaning, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _envelope(envelope: Envelope) -> dict[str, str]:
+    """Return where the envelope stands. What came later says nothing at its default: tables name old versions."""
+    said = {field.name: getattr(envelope, field.name) for field in fields(envelope)}
+    if said["sent_time"] == Envelope().sent_time:
+        del said["sent_time"]
+    return said
 
 
 def _event(event: Event) -> Any:

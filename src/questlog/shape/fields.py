@@ -16,6 +16,7 @@ from questlog.plan import Envelope, Event, Field, Plan
 from questlog.plan.schema import ENVELOPE_COLUMNS, LAST_COLUMNS, header_column, table_schema
 from questlog.record import can_be_id
 from questlog.shape.read import Arrived, Body, is_null, read_body, read_members, read_value
+from questlog.shape.times import event_time
 from questlog.shape.values import DoesNotFit, convert, short, to_integer, to_text, to_timestamp
 
 SERVER_COLUMNS = frozenset(name for name, _, _ in (*ENVELOPE_COLUMNS, *LAST_COLUMNS))
@@ -157,7 +158,8 @@ class Rules:
         names = self.envelope
         received = arrived.received * 1000
         read = {
-            "event_time": to_timestamp(body.get(names.event_time)),
+            "device_time": to_timestamp(body.get(names.event_time)),
+            "sent_time": to_timestamp(body.get(names.sent_time)),
             "player_id": to_text(body.get(names.player_id)),
             "session_id": to_text(body.get(names.session_id)),
             "sequence": to_integer(body.get(names.sequence)),
@@ -166,12 +168,14 @@ class Rules:
         unfit = {name: problem for name, (_, problem) in read.items() if problem}
         if chosen not in (None, "") and not can_be_id(chosen):
             unfit["event_id"] = f"{short(chosen)} is no text of 1 to 200 characters"
-        paths = {name: getattr(names, name) for name in unfit}
+        paths = {name: getattr(names, "event_time" if name == "device_time" else name) for name in unfit}
         problem = next((Reject(Reason.BAD_ENVELOPE, paths[name], unfit[name]) for name in unfit), None)
         row: Row = {name: value for name, (value, _) in read.items()}
-        if row["event_time"] is None:
-            row["event_time"] = received
+        if row["sent_time"] is None and arrived.sent is not None:
+            row["sent_time"] = arrived.sent * 1000
         row |= {
+            "event_time": event_time(row["device_time"], row["sent_time"], received),
+            "clock_skew_ms": None if row["sent_time"] is None else (received - row["sent_time"]) // 1000,
             "event_id": arrived.id,
             "event_type": rule.event.name,
             "received_time": received,

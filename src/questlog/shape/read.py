@@ -16,7 +16,10 @@ from questlog.record import DEPTH_LIMIT, LAST_MS, can_be_id, decode_record, is_t
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """One record, whoever wrote it. `used` are keys of an old producer's event that became headers."""
+    """One record, whoever wrote it. `used` are keys of an old producer's event that became headers.
+
+    `sent` is when its request was sent, by the sender's clock, in milliseconds.
+    """
 
     id: str
     received: int
@@ -24,6 +27,7 @@ class Arrived:
     headers: Mapping[str, str]
     raw: bytes
     used: frozenset[str] = frozenset()
+    sent: int | None = None
 
 
 class Number(float):
@@ -133,7 +137,7 @@ def read_record(entry: Entry, names: Envelope, headers: Mapping[str, str]) -> Ar
     record = decode_record(entry.value)
     if record is not None:
         kept = {headers[name.lower()]: text for name, text in record.headers.items() if name.lower() in headers}
-        return Arrived(record.id, record.received, record.client_id, kept, record.raw())
+        return Arrived(record.id, record.received, record.client_id, kept, record.raw(), sent=record.sent)
     received = min(max(entry.received_ms, 0), LAST_MS)
     fallback_id = f"log-{entry.partition}-{entry.offset}"
     body = read_body(entry.value)

@@ -18,7 +18,17 @@ import pyarrow as pa
 from questlog.errors import Reject
 from questlog.record import NOT_A_RECORD, Line, decode_headers, decode_line
 from questlog.shape.columns import Part
-from questlog.shape.fast.columns import Unusual, constant, event_times, header_columns, microseconds, odd_events, texts
+from questlog.shape.fast.columns import (
+    Unusual,
+    clock_skews,
+    constant,
+    event_times,
+    header_columns,
+    microseconds,
+    odd_events,
+    sent_times,
+    texts,
+)
 from questlog.shape.fast.decoders import EventDecoder, event_decoder, head_of, tagged_of
 from questlog.shape.fast.loose import Loose, left_over
 from questlog.shape.fields import Rules
@@ -28,7 +38,7 @@ _CHUNK = 512
 _NAMES_KEPT = 10_000
 
 _headers_of, _event_of = attrgetter("headers"), attrgetter("event")
-_id_of, _received_of = attrgetter("id"), attrgetter("received")
+_id_of, _received_of, _sent_of = attrgetter("id"), attrgetter("received"), attrgetter("sent")
 
 
 class Fast:
@@ -145,7 +155,10 @@ class Fast:
         if order != list(range(len(events.lines))):
             positions = pa.array(order, pa.int32())
             arrived = {name: column.take(positions) for name, column in arrived.items()}
-        columns["event_time"] = event_times(columns["event_time"], arrived["received_time"])
+        received = arrived["received_time"]
+        columns["sent_time"] = sent = sent_times(columns["sent_time"], [events.sent[index] for index in order])
+        columns["event_time"] = event_times(columns["device_time"], sent, received)
+        columns["clock_skew_ms"] = clock_skews(sent, received)
         return columns | arrived
 
     def _table(
@@ -192,6 +205,7 @@ class _Events:
         self.kept = _Headers(headers)
         self.codes = list(map(self.kept.__getitem__, map(bytes, map(_headers_of, lines))))
         self.texts = texts(self.raws)
+        self.sent: list[int | None] = list(map(_sent_of, lines))
         self.rescued: dict[int, str] = {}
 
     def odd(self, *, check_depth: bool) -> set[int]:

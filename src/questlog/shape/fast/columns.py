@@ -19,6 +19,7 @@ from questlog.plan.schema import arrow_type
 from questlog.record import DEPTH_LIMIT
 from questlog.shape.fields import FieldRule
 from questlog.shape.read import is_null, read_value
+from questlog.shape.times import LONGEST_WAIT_MICROS
 from questlog.shape.values import EXACT_DIGITS, LAST_MICROS, DoesNotFit, to_timestamp
 
 Build = Callable[[list[Any]], pa.Array]
@@ -47,14 +48,32 @@ def constant(text: str, count: int) -> pa.Array:
     return pa.repeat(pa.scalar(text, pa.string()), count)
 
 
-def microseconds(milliseconds: list[int]) -> pa.Array:
+def microseconds(milliseconds: Sequence[int | None]) -> pa.Array:
     """Return milliseconds since 1970 as timestamps."""
     return pc.multiply(pa.array(milliseconds, pa.int64()), 1000).view(TIMESTAMP)
 
 
-def event_times(found: pa.Array, received: pa.Array) -> pa.Array:
-    """Return when events happened: when they were received, where the sender says nothing."""
-    return pc.coalesce(found, received) if found.null_count else found
+def sent_times(found: pa.Array, requests: list[int | None]) -> pa.Array:
+    """Return when events were sent: as they say themselves, or else as their request says."""
+    if not found.null_count or requests.count(None) == len(requests):
+        return found
+    return pc.coalesce(found, microseconds(requests))
+
+
+def event_times(device: pa.Array, sent: pa.Array, received: pa.Array) -> pa.Array:
+    """Return when events happened, as `times.event_time` says."""
+    found = pc.coalesce(device, received) if device.null_count else device
+    if sent.null_count == len(sent):
+        return found
+    waited = pc.subtract(sent.view(pa.int64()), device.view(pa.int64()))
+    can_be = pc.and_(pc.greater_equal(waited, 0), pc.less_equal(waited, LONGEST_WAIT_MICROS))
+    corrected = pc.subtract(received.view(pa.int64()), waited)
+    return pc.if_else(pc.fill_null(can_be, False), corrected, found.view(pa.int64())).view(TIMESTAMP)
+
+
+def clock_skews(sent: pa.Array, received: pa.Array) -> pa.Array:
+    """Return milliseconds from when events were sent, by their clock, to when they were received, by ours."""
+    return pc.divide(pc.subtract(received.view(pa.int64()), sent.view(pa.int64())), 1000)
 
 
 def names(values: list[Any]) -> pa.Array:

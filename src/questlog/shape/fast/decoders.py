@@ -21,12 +21,14 @@ from questlog.shape.values import LARGEST_FLOAT, LIMITS
 Build = Callable[[list[Any]], pa.Array]
 
 _LONG = Annotated[int, msgspec.Meta(ge=LIMITS["long"][0], le=LIMITS["long"][1])]
-_ENVELOPE: tuple[tuple[str, Any, Build], ...] = (
-    ("event_time", int | str, columns.timestamps),
-    ("player_id", str | int, columns.names),
-    ("session_id", str | int, columns.names),
-    ("sequence", _LONG, columns.of(pa.int64())),
+_ENVELOPE: tuple[tuple[str, str, Any, Build], ...] = (
+    ("device_time", "event_time", int | str, columns.timestamps),
+    ("sent_time", "sent_time", int | str, columns.timestamps),
+    ("player_id", "player_id", str | int, columns.names),
+    ("session_id", "session_id", str | int, columns.names),
+    ("sequence", "sequence", _LONG, columns.of(pa.int64())),
 )
+"""Column, what the plan's envelope calls it, type of its usual values, how they become a column."""
 _ID = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
 _NOBODY = "\x00"
 """The tag of no event: msgspec asks for a tag only where there are two to choose from."""
@@ -154,9 +156,9 @@ def _event_decoder(rules: Rules, rule: EventRule) -> EventDecoder:
     names, tree = rules.envelope, _Node()
     prefix = names.fields + "." if names.fields else ""
     built = []
-    for name, type_, build in _ENVELOPE:
-        tree.add(getattr(names, name), type_)
-        built.append((name, getattr(names, name), build))
+    for name, own, type_, build in _ENVELOPE:
+        tree.add(getattr(names, own), type_)
+        built.append((name, getattr(names, own), build))
     tree.add(names.event_id, _ID)
     for each in rule.fields:
         type_, build = usual_values(each)

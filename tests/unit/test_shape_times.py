@@ -1,0 +1,73 @@
+"""Four times: what the device said, when it sent it, when we received it, and what follows from them."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import questlog
+from questlog.log import Entry
+from questlog.pipeline import open_pipeline
+from questlog.plan.load import parse_plan
+from questlog.record import encode_record
+from questlog.shape import shape
+from questlog.shape.times import LONGEST_WAIT_MICROS, event_time
+
+NOON = 1_790_000_000_000
+HOUR = 3_600_000
+PLAN = parse_plan("[events.hit]\n")
+
+
+def row(body: bytes, sent_ms: int | None = None) -> Mapping[str, Any]:
+    record = encode_record(body, id="e", received_ms=NOON, sent_ms=sent_ms)
+    (found,) = shape([Entry(0, 0, record, NOON)], PLAN).tables["hit"].to_pylist()
+    return {name: _ms(value) for name, value in found.items()}
+
+
+def _ms(value: Any) -> Any:
+    return round((value - datetime(1970, 1, 1)).total_seconds() * 1000) if isinstance(value, datetime) else value
+
+
+@pytest.mark.parametrize("wrong", [0, 1, -1, 90_000, -HOUR, 400 * 24 * HOUR, -400 * 24 * HOUR])
+def test_a_clock_that_is_wrong_by_anything_is_corrected(wrong: int) -> None:
+    """The event happened five minutes before it was sent, whatever the device's clock says."""
+    happened, sent = NOON + wrong - 300_000, NOON + wrong
+    found = row(b'{"event_type":"hit","event_time":%d,"sent_time":%d}' % (happened, sent))
+    times = ("event_time", "device_time", "sent_time", "received_time", "landed_time", "clock_skew_ms")
+    assert [found[name] for name in times] == [NOON - 300_000, happened, sent, NOON, None, -wrong]
+
+
+def test_an_event_counts_before_its_request() -> None:
+    own = row(b'{"event_type":"hit","event_time":%d,"sent_time":%d}' % (NOON, NOON + 5), sent_ms=NOON + HOUR)
+    assert (own["sent_time"], own["event_time"]) == (NOON + 5, NOON - 5)
+    request = row(b'{"event_type":"hit","event_time":%d}' % NOON, sent_ms=NOON + HOUR)
+    assert (request["sent_time"], request["event_time"], request["clock_skew_ms"]) == (NOON + HOUR, NOON - HOUR, -HOUR)
+
+
+def test_what_cannot_be_corrects_nothing() -> None:
+    """A clock that was set between the event and its sending tells nothing of the time between."""
+    month = LONGEST_WAIT_MICROS
+    assert event_time(5, 4, 1000) == 5, "sent before it happened"
+    assert event_time(5, 5 + month, 10 * month) == 9 * month
+    assert event_time(5, 6 + month, 10 * month) == 5, "it waited too long to be true"
+    assert event_time(5, None, 1000) == 5
+    assert event_time(None, 5, 1000) == event_time(None, None, 1000) == 1000
+
+
+def test_a_sent_time_that_is_none_is_bad_and_kept() -> None:
+    record = encode_record(b'{"event_type":"hit","sent_time":"soon"}', id="e", received_ms=NOON)
+    (found,) = shape([Entry(0, 0, record, NOON)], PLAN).tables["quarantine"].to_pylist()
+    assert (found["reason"], found["field"]) == ("bad_envelope", "sent_time")
+
+
+def test_a_row_says_when_it_was_landed(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text("[events.hit]\n")
+    pipeline = open_pipeline(tmp_path)
+    pipeline.log.append([encode_record(b'{"event_type":"hit"}', id="e", received_ms=NOON)])
+    question = "select landed_time is null, landed_time > received_time from hit"
+    assert questlog.open(tmp_path).sql(question).rows() == [(True, None)]
+    with pipeline.lander() as lander:
+        lander.drain()
+    assert questlog.open(tmp_path).sql(question).rows() == [(False, True)]
