@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from questlog.errors import QueryError
+from questlog.errors import QueryError, QuestlogError
 from questlog.plan import Plan
 from questlog.plan.columns import QUARANTINE_TABLE, header_column
 from questlog.query import Params
@@ -22,7 +22,7 @@ from questlog.query.presto.client import Answer, Server, ServerError, run
 from questlog.query.presto.types import arrow_table, parse_type, plan_type
 from questlog.query.result import Result
 from questlog.query.show import show
-from questlog.query.text import pieces, quote_name, quote_text, split_statements, without_comments
+from questlog.query.text import pieces, quote_text, split_statements, without_comments
 from questlog.query.views import ViewColumn, events_columns, events_sql
 
 if TYPE_CHECKING:
@@ -122,6 +122,27 @@ class PrestoEngine:
         raise _unknown(name, tables)
 
 
+def open_engine(
+    options: Mapping[str, str], schema: str, plan: Callable[[], Plan], *, seconds: float = 600.0
+) -> PrestoEngine:
+    """Return the engine that *options* name: `url`, `user`, `password`, `ca.location`, `catalog`."""
+    unknown = sorted(options.keys() - _OPTIONS.keys())
+    if unknown:
+        raise QuestlogError(f"presto: unknown setting {unknown[0]}", hint=f"settings: {', '.join(_OPTIONS)}")
+    said = {**_OPTIONS, **options}
+    if not re.fullmatch(r"(?:trino\+)?https?://[^/@]+/?", said["url"]):
+        raise QuestlogError(
+            f"presto: {said['url']!r} is no address", hint="http://HOST:PORT, or trino+https://HOST:PORT for Trino"
+        )
+    server = Server(said["url"], said["catalog"], schema, said["user"], said["password"], said["ca.location"])
+    return PrestoEngine(server, plan, seconds=seconds)
+
+
+_OPTIONS = {
+    "url": "http://127.0.0.1:8080", "user": "questlog", "password": "", "ca.location": "", "catalog": "iceberg",
+}  # fmt: skip
+
+
 def _is_event_table(columns: Sequence[ViewColumn]) -> bool:
     return {"event_id", "event_type", "received_time"} <= {column.name for column in columns}
 
@@ -204,4 +225,4 @@ def _unknown(name: str, known: Mapping[str, object]) -> QueryError:
     return QueryError(f"there is no table {name}{guess}", hint="questlog sql 'show tables'")
 
 
-__all__ = ["PrestoEngine", "Server", "check_reads", "literal", "quote_name", "with_values"]
+__all__ = ["PrestoEngine", "Server", "check_reads", "literal", "open_engine", "with_values"]

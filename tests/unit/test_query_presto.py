@@ -1,0 +1,96 @@
+"""What of Presto needs no server: statements that read, values as text, types, addresses."""
+
+import datetime as dt
+from collections.abc import Mapping
+
+import pytest
+
+from questlog.errors import QueryError, QuestlogError
+from questlog.plan import Plan
+from questlog.query.presto import check_reads, open_engine, with_values
+from questlog.query.presto.client import Server
+from questlog.query.presto.types import SqlType, arrow_table, parse_type
+
+
+def no_plan() -> Plan:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("varchar(3)", SqlType("varchar", numbers=(3,))),
+        ("timestamp(3) with time zone", SqlType("timestamp with time zone", numbers=(3,))),
+        ("array(decimal(12,2))", SqlType("array", (SqlType("decimal", numbers=(12, 2)),))),
+        (
+            'row(a bigint, "odd ""name)" map(varchar, double))',
+            SqlType(
+                "row",
+                (SqlType("bigint"), SqlType("map", (SqlType("varchar"), SqlType("double")))),
+                ("a", 'odd "name)'),
+            ),
+        ),
+    ],
+)
+def test_a_types_text_is_read_as_a_tree(text: str, tree: SqlType) -> None:
+    assert parse_type(text) == tree
+
+
+def test_a_zone_is_carried_to_utc() -> None:
+    table = arrow_table([("at", "timestamp with time zone")], [["2026-03-01 01:02:03.004 +01:00"], [None]])
+    assert table.column(0).to_pylist() == [dt.datetime(2026, 3, 1, 0, 2, 3, 4000, dt.UTC), None]
+
+
+def test_two_columns_of_one_name_are_both_kept() -> None:
+    assert arrow_table([("n", "bigint"), ("n", "bigint")], [[1, 2]]).num_columns == 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "drop table t", "explain analyze drop table t", "explain (type io) insert into t select 1",
+        "/* select */ drop table t",
+        "explain analyze verbose delete from t", "call x()", "explain", "-- select 1", "selection", "use x",
+    ],
+)  # fmt: skip
+def test_what_may_change_something_is_refused(statement: str) -> None:
+    with pytest.raises(QueryError):
+        check_reads(statement)
+
+
+@pytest.mark.parametrize(
+    "statement", ["select 1", "((select 1))", "with a as (select 1) select * from a", "explain (type io) select 1",
+                  "explain analyze select 1", "/* drop */ values 1", "table t", "show functions"],
+)  # fmt: skip
+def test_what_reads_is_let_through(statement: str) -> None:
+    check_reads(statement)
+
+
+def test_values_are_put_where_they_belong_and_nowhere_else() -> None:
+    text = "select ?, '?', \"?\", -- ?\n ? /* ? */"
+    assert with_values(text, ["it's", 1]) == "select 'it''s', '?', \"?\", -- ?\n 1 /* ? */"
+
+
+@pytest.mark.parametrize(
+    ("text", "params"), [("select ?", {}), ("select ?, ?", [1]), ("select $a", {"b": 1}), ("select 1", [1])]
+)
+def test_a_value_that_is_missing_or_too_many_is_said(text: str, params: Mapping[str, object]) -> None:
+    if not params:
+        assert with_values(text, params) == text
+        return
+    with pytest.raises(QueryError):
+        with_values(text, params)
+
+
+def test_an_address_that_is_none_is_refused_with_an_example() -> None:
+    for url in ("localhost:8080", "http://ann:secret@host", "ftp://host"):
+        with pytest.raises(QuestlogError, match="is no address"):
+            open_engine({"url": url}, "s", no_plan)
+    with pytest.raises(QuestlogError, match="unknown setting pasword"):
+        open_engine({"pasword": "x"}, "s", no_plan)
+
+
+def test_trino_and_presto_are_told_apart_by_the_address() -> None:
+    trino = Server("trino+https://host:8443", "iceberg", "s", "ann", "secret").headers()
+    assert trino["X-Trino-User"] == "ann" and trino["Authorization"].startswith("Basic ")
+    assert Server("http://host", "iceberg", "s").headers()["X-Presto-Time-Zone"] == "UTC"
