@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "log": {"errors"},
     "shape": {"errors", "record", "log", "plan"},
     "collect": {"errors", "record", "log", "plan", "shape"},
+    "client": {"errors", "record", "log"},
     "lake": {"errors", "log", "plan"},
     "land": {"errors", "log", "plan", "shape", "lake"},
     "query": {"errors", "log", "plan", "shape", "lake"},
@@ -77,6 +78,17 @@ def test_sending_and_asking_never_import_the_table_format() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_client_is_light() -> None:
+    program = (
+        "import sys, questlog; before = set(sys.modules); questlog.Client;"
+        "heavy = ('pyarrow', 'duckdb', 'pyiceberg', 'flask', 'requests', 'questlog.plan', 'questlog.pipeline');"
+        "print([m for m in sys.modules if m.startswith(heavy)],"
+        " [m for m in before if m.startswith('questlog.client')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[] []"
 
 
 def test_a_middleware_needs_no_web_framework() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from questlog.client import Client as Client
     from questlog.pipeline import Pipeline
 
 __version__ = "0.1.0"
@@ -29,4 +30,8 @@ def __getattr__(name: str) -> Any:
         from questlog.collect.flask import track
 
         return track
+    if name == "Client":
+        from questlog.client import Client
+
+        return Client
     raise AttributeError(f"module 'questlog' has no attribute {name!r}")

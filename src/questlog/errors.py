@@ -49,6 +49,14 @@ class LogFull(LogUnavailable):
     """The disk under the log is at its watermark; nothing of the call was accepted."""
 
 
+class QueueUnavailable(QuestlogError):
+    """A client's queue on disk cannot be used now; the event of the call was not queued."""
+
+
+class QueueFull(QueueUnavailable):
+    """A client's queue, or its disk, is at its limit; the event of the call was not queued."""
+
+
 class LakeUnavailable(QuestlogError):
     """A table could not be committed now; nothing is lost, the events wait in the log."""
 

@@ -1,0 +1,287 @@
+"""Events on disk, from `track` until the collector has them: one SQLite file, shared by threads and processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from questlog.errors import QueueFull, QueueUnavailable
+from questlog.log.group import GroupCommit, Waiter
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - then processes send side by side, and ids tell the doubles
+    fcntl = None  # type: ignore[assignment]
+
+OUTCOMES = ("accepted", "duplicate", "quarantined", "rejected")
+_GROUP_BYTES = 4 << 20
+_BUSY_SECONDS = 20.0
+_TABLES = """
+create table if not exists event (sequence integer primary key autoincrement, body blob not null);
+create table if not exists count (outcome text primary key, events integer not null);
+"""
+Result = TypeVar("Result")
+
+
+class Waiting(NamedTuple):
+    """One queued event: its place in the queue, which never comes again, and its JSON."""
+
+    sequence: int
+    body: bytes
+
+
+class Queue:
+    """The file. *max_bytes* bounds it; taking out always works."""
+
+    def __init__(self, path: Path, *, max_bytes: int) -> None:
+        self.path, self.max_bytes = path, max_bytes
+        self._reset()
+        with self._lock:
+            self._connect()
+        _open_queues.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._group = GroupCommit(self._commit, max_size=_GROUP_BYTES)
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._turn: int | None = None
+
+    # -- putting in and taking out ---------------------------------------------------------------
+
+    def put(self, body: bytes) -> None:
+        """Return only once the event would survive a power cut; threads share a commit."""
+        self._group.submit(Waiter(body, len(body)))
+
+    def _commit(self, group: Sequence[Waiter]) -> None:
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.executemany("insert into event (body) values (?)", [(waiter.work,) for waiter in group])
+
+        self._change(insert)
+        for waiter in group:
+            waiter.result = True
+
+    def head(self, most: int, max_bytes: int) -> list[Waiting]:
+        """Return the oldest events: *most* and *max_bytes* at most, but one at least if there is any."""
+
+        def read(connection: sqlite3.Connection) -> list[Waiting]:
+            found: list[Waiting] = []
+            size = 0
+            for sequence, body in connection.execute(
+                "select sequence, body from event order by sequence limit ?", (most,)
+            ):
+                size += len(body)
+                if found and size > max_bytes:
+                    break
+                found.append(Waiting(sequence, body))
+            return found
+
+        return self._use(read)
+
+    def settle(self, done: Sequence[int], counts: Mapping[str, int]) -> None:
+        """Take out the events *done*, and count what became of them, in one step."""
+
+        def remove(connection: sqlite3.Connection) -> None:
+            connection.executemany("delete from event where sequence = ?", [(sequence,) for sequence in done])
+            rows = [(events, outcome) for outcome, events in counts.items()]
+            connection.executemany("update count set events = events + ? where outcome = ?", rows)
+            connection.execute("pragma incremental_vacuum(64)")
+
+        self._change(remove)
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def last(self) -> int:
+        """Return the place of the newest event that waits, 0 if none does."""
+        return self._use(lambda c: int(c.execute("select coalesce(max(sequence), 0) from event").fetchone()[0]))
+
+    def has_up_to(self, sequence: int) -> bool:
+        """Return whether an event at or before this place waits."""
+        question = "select exists (select 1 from event where sequence <= ?)"
+        return self._use(lambda c: bool(c.execute(question, (sequence,)).fetchone()[0]))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many events wait, and how many had each outcome."""
+
+        def read(connection: sqlite3.Connection) -> dict[str, int]:
+            waiting = connection.execute("select count(*) from event").fetchone()[0]
+            return {"waiting": waiting, **dict(connection.execute("select outcome, events from count"))}
+
+        return self._use(read)
+
+    # -- whose turn it is to send ----------------------------------------------------------------
+
+    def take_turn(self) -> bool:
+        """Return whether this process may send now: of those that share the file, one at a time does."""
+        if self._turn is not None or fcntl is None:
+            return True
+        lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return False
+        self._turn = lock
+        return True
+
+    def give_turn(self) -> None:
+        """Let another process send; one that dies gives it too."""
+        lock, self._turn = self._turn, None
+        if lock is not None:
+            os.close(lock)
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        self.give_turn()
+        with self._lock:
+            self._disconnect()
+
+    # -- the connection --------------------------------------------------------------------------
+
+    def _change(self, change: Callable[[sqlite3.Connection], None]) -> None:
+        """Make a change durable, or raise and leave everything as it was."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            connection.execute("begin immediate")
+            try:
+                change(connection)
+                connection.execute("commit")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("rollback")
+                raise
+
+        self._use(run)
+
+    def _use(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        with self._lock:
+            try:
+                connection = self._connection
+                if connection is None or not self._is_same_file():
+                    connection = self._connect()
+                return work(connection)
+            except sqlite3.Error as error:
+                raise self._refusal(error) from error
+            except OSError as error:
+                raise QueueUnavailable(f"the queue {self.path}: {error}", hint="give queue= another path") from error
+
+    def _is_same_file(self) -> bool:
+        """Return whether the file we write is still the one that others find: a removed one would take events."""
+        try:
+            return os.stat(self.path).st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def _connect(self) -> sqlite3.Connection:
+        self._disconnect()
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # before SQLite makes it readable for all
+            connection = sqlite3.connect(
+                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                _prepare(connection, self.max_bytes)
+            except BaseException:
+                connection.close()
+                raise
+            _fsync_folder(self.path.parent)  # a file whose name was never written is gone after a power cut
+            self._inode = os.stat(self.path).st_ino
+        except sqlite3.Error as error:
+            raise self._refusal(error) from error
+        except OSError as error:
+            raise QueueUnavailable(f"the queue {self.path}: {error}", hint="give queue= another path") from error
+        self._connection = connection
+        return connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _refusal(self, error: sqlite3.Error) -> QueueUnavailable:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code != sqlite3.SQLITE_FULL and code != sqlite3.SQLITE_BUSY:
+            self._disconnect()  # never try an fsync again on the same descriptor
+        if code == sqlite3.SQLITE_FULL:
+            return QueueFull(
+                f"the queue {self.path} is full: it may hold {self.max_bytes >> 20} MiB, or its disk has no room",
+                hint="see client.trouble for why nothing is sent; max_queue_mb allows more",
+                retry_after=5,
+            )
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return QueueUnavailable(
+                f"the queue {self.path} is damaged: {error}", hint="move the file away; the next event makes a new one"
+            )
+        return QueueUnavailable(f"the queue {self.path}: {error}", hint="try again", retry_after=1)
+
+
+def _prepare(connection: sqlite3.Connection, max_bytes: int) -> None:
+    """Set the file up; processes that come at once wait for each other."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("pragma auto_vacuum = incremental")  # counts only for a new file
+            mode = connection.execute("pragma journal_mode = wal").fetchone()[0]
+            break
+        except sqlite3.OperationalError:  # here SQLite does not wait by itself
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    connection.execute("pragma synchronous = full")
+    synchronous = connection.execute("pragma synchronous").fetchone()[0]
+    if (mode, synchronous) != ("wal", 2):
+        raise sqlite3.OperationalError(f"the file cannot be made durable: journal_mode {mode}, {synchronous}")
+    connection.execute("begin immediate")
+    for statement in filter(str.strip, _TABLES.split(";")):
+        connection.execute(statement)
+    connection.executemany("insert or ignore into count values (?, 0)", [(outcome,) for outcome in OUTCOMES])
+    connection.execute("commit")
+    page = connection.execute("pragma page_size").fetchone()[0]
+    connection.execute(f"pragma max_page_count = {max(16, max_bytes // page)}")
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name == "nt":  # pragma: no cover - a folder is no file there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_open_queues: weakref.WeakSet[Queue] = weakref.WeakSet()
+_forking: list[Queue] = []
+
+
+def _before_fork() -> None:
+    """Close the files: SQLite's connections and their locks must not be carried into a child."""
+    _forking[:] = _open_queues
+    for queue in _forking:
+        queue._lock.acquire()
+        queue._disconnect()
+
+
+def _after_fork_in_parent() -> None:
+    for queue in _forking:
+        queue._lock.release()
+    _forking.clear()
+
+
+def _after_fork_in_child() -> None:
+    for queue in _forking:
+        queue.give_turn()  # only the copy: the turn stays with the parent
+        queue._reset()
+    _forking.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
