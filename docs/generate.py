@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,17 @@ def _usage(command: click.Command, context: click.Context) -> str:
 
 def settings() -> str:
     """Return every setting with its type, default, environment variable and meaning."""
-    rows = [
-        f"| `{row.name}` | {type(row.default).__name__} | `{row.default}` | `QUESTLOG_{row.name.upper()}` "
-        f"| {row.metadata['meaning']} |"
-        for row in fields(Settings)
-    ]
+    rows = [_setting(row) for row in fields(Settings)]
     head = ["# Settings", "", NOTE + "Set them in `questlog.toml` beside `plan.toml`, or in the environment.", ""]
     table = ["| setting | type | default | environment | meaning |", "|---|---|---|---|---|"]
     return "\n".join([*head, *table, *rows, ""])
+
+
+def _setting(row: Field[Any]) -> str:
+    variable, meaning = f"QUESTLOG_{row.name.upper()}", row.metadata["meaning"]
+    if row.default is MISSING:
+        return f"| `[{row.name}]` | table | empty | `{variable}_<KEY>`, dots as underscores | {meaning} |"
+    return f"| `{row.name}` | {type(row.default).__name__} | `{row.default}` | `{variable}` | {meaning} |"
 
 
 def columns() -> str:

@@ -5,23 +5,32 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 import tomllib
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from questlog.errors import ProjectNotFound, QuestlogError
+
+SECRET = re.compile(r"password|secret|\.key\.pem$|token$|jaas")
+"""What a key of a table is called whose value may stand in the environment or a file of its own only."""
 
 
 def _row(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"meaning": meaning})
 
 
+def _table(meaning: str) -> Any:
+    return field(default_factory=dict, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting with its default; each also as QUESTLOG_<NAME> in the environment."""
 
-    profile: str = _row("embedded", "Which parts are put together; `embedded` needs no server.")
+    profile: str = _row("embedded", "Which parts are put together: `embedded` needs no server, `cluster` has its own.")
     data: str = _row(".questlog", "Where the data lies: a folder beside plan.toml, or an absolute path.")
     min_free_mb: int = _row(64, "The watermark: with fewer MiB free on the log's disk, events are refused with 503.")
     retry_after_seconds: float = _row(5.0, "What a refused sender is told to wait, in Retry-After.")
@@ -33,6 +42,16 @@ class Settings:
     stack_ports: str = _row(
         "", "`questlog stack`: ports other than the usual, as `kafka=19092 presto=18080`; or `free`."
     )
+    topic: str = _row("events", "Cluster: the Kafka topic that events go to.")
+    topic_partitions: int = _row(4, "Cluster: how many partitions `questlog topic create` gives it; they never grow.")
+    topic_replication: int = _row(1, "Cluster: on how many brokers each of its partitions is kept.")
+    topic_retention_hours: float = _row(168.0, "Cluster: how long it keeps events; longer than landing may be down.")
+    namespace: str = _row("questlog", "Cluster: the schema of the game's tables in the metastore.")
+    metastore: str = _row("thrift://127.0.0.1:9083", "Cluster: the Hive Metastore.")
+    warehouse: str = _row("hdfs://127.0.0.1:8020/warehouse", "Cluster: below which folder tables lie.")
+    spark_master: str = _row("local[*]", "Cluster: where Spark lands, also spark://HOST:7077.")
+    spark: Mapping[str, str] = _table("Cluster: Spark's own settings, e.g. `spark.driver.memory`.")
+    kafka: Mapping[str, str] = _table("Cluster: librdkafka's own settings, e.g. `bootstrap.servers`, `sasl.username`.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +102,9 @@ def load_settings(path: Path, **overrides: Any) -> Settings:
             values = tomllib.loads(path.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise QuestlogError(f"{path}: not TOML: {error}") from error
-    for name in rows:
-        text = os.environ.get(f"QUESTLOG_{name.upper()}")
-        if text is not None:
-            values[name] = text
+    values.update(
+        {n: t for n in rows if (t := os.environ.get(f"QUESTLOG_{n.upper()}")) is not None and _is_scalar(rows[n])}
+    )
     values.update(overrides)
     faults = []
     for name, value in list(values.items()):
@@ -94,15 +112,70 @@ def load_settings(path: Path, **overrides: Any) -> Settings:
             near = difflib.get_close_matches(name, rows, 1)
             guess = f"; did you mean {near[0]}?" if near else ""
             faults.append(f"unknown setting {name}{guess} Known: {', '.join(rows)}")
-            continue
-        kind: Any = type(rows[name].default)
-        try:
-            values[name] = kind(value)
-        except (TypeError, ValueError):
-            faults.append(f"{name}: {value!r} is no {kind.__name__}")
-            continue
-        if kind is not str and not 0 <= values[name] < math.inf:
-            faults.append(f"{name}: {value!r} is not 0 or more")
+        elif _is_scalar(rows[name]):
+            values[name], fault = _scalar(name, value, type(rows[name].default))
+            faults += fault
+        else:
+            values[name], fault = _keys(name, value, path.parent)
+            faults += fault
+    for name in rows:
+        if not _is_scalar(rows[name]):
+            values[name] = {**values.get(name, {}), **_keys_of_environment(name)}
     if faults:
         raise QuestlogError("settings: " + "; ".join(faults), hint=f"see {path.name} and QUESTLOG_… variables")
     return Settings(**values)
+
+
+def _is_scalar(row: Any) -> bool:
+    return row.default is not MISSING
+
+
+def _scalar(name: str, value: Any, kind: Any) -> tuple[Any, list[str]]:
+    try:
+        found = kind(value)
+    except (TypeError, ValueError):
+        return value, [f"{name}: {value!r} is no {kind.__name__}"]
+    if kind is not str and not 0 <= found < math.inf:
+        return value, [f"{name}: {found!r} is not 0 or more"]
+    return found, []
+
+
+def _keys(table: str, value: Any, folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Return a table's keys, each as text; `{ file = "…" }` stands for what that file holds."""
+    if not isinstance(value, Mapping):
+        return {}, [f"{table}: write a table, [{table}]"]
+    found, faults = dict[str, str](), []
+    for key, said in _flat(value):
+        if isinstance(said, Mapping):
+            try:
+                found[key] = (folder / str(said["file"])).read_text("utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                faults.append(f"{table}.{key}: {error}")
+        elif SECRET.search(key):
+            faults.append(
+                f'{table}.{key}: a secret stands in {_variable(table, key)} or in a file, {{ file = "…" }}, never here'
+            )
+        else:
+            found[key] = str(said).lower() if isinstance(said, bool) else str(said)
+    return found, faults
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    """Return dotted keys however they are written: `a.b = 1`, `"a.b" = 1` and a table a mean the same."""
+    found: list[tuple[str, Any]] = []
+    for key, said in value.items():
+        if isinstance(said, Mapping) and set(said) != {"file"}:
+            found += _flat(said, f"{before}{key}.")
+        else:
+            found.append((before + key, said))
+    return found
+
+
+def _variable(table: str, key: str) -> str:
+    return f"QUESTLOG_{table}_{key.replace('.', '_')}".upper()
+
+
+def _keys_of_environment(table: str) -> dict[str, str]:
+    """Return a table's keys from the environment: QUESTLOG_KAFKA_BOOTSTRAP_SERVERS is bootstrap.servers."""
+    start = f"QUESTLOG_{table.upper()}_"
+    return {n[len(start) :].lower().replace("_", "."): text for n, text in os.environ.items() if n.startswith(start)}

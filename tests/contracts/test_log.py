@@ -192,8 +192,8 @@ def test_many_threads_append_and_none_is_lost_or_moved(opener: Opener) -> None:
         assert records == [found[partition, until - len(records) + n] for n in range(len(records))]
 
 
-def _write(kind: str, folder: Path, name: int, count: int) -> None:
-    log = LOGS[kind](folder)
+def _write(open_log: Callable[[Path], Log], folder: Path, name: int, count: int) -> None:
+    log = open_log(folder)
     for number in range(count):
         log.append([b"%d %d" % (name, number)])
 
@@ -202,9 +202,9 @@ def test_several_processes_write_while_one_reads(
     opener: Opener, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """A reader that follows four writer processes gets every record once, in order per writer."""
-    kind = request.node.callspec.params["opener"]
+    open_log = LOGS[request.node.callspec.params["opener"]]
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write, args=(kind, tmp_path, n, 60)) for n in range(4)]
+    writers = [context.Process(target=_write, args=(open_log, tmp_path, n, 60)) for n in range(4)]
     for writer in writers:
         writer.start()
     reader, after, seen = opener(), START, []

@@ -1,0 +1,207 @@
+"""What a spool remembers: its name, how far it is forwarded and landed, and what is in the way.
+
+`forward.db` lies beside the log, the name inside the log's folder: whoever deletes one of them loses no
+event by that, at worst some are sent again under the old name, and the lander knows them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import sqlite3
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from questlog.errors import LanderBusy, LogUnavailable, QuestlogError
+from questlog.log import Position
+
+STALE_SECONDS = 30.0
+BUSY_SECONDS = 2.0
+_NAME = re.compile(r"([a-z0-9]{6}) (\d+)\n")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
+_TABLES = """
+create table if not exists sent (partition integer primary key, next integer not null) strict;
+create table if not exists marks (partition integer, next integer, kafka_partition integer, kafka_end integer,
+  primary key (partition, next)) strict;
+create table if not exists landed (partition integer primary key, next integer not null) strict;
+create table if not exists trouble (one integer primary key check (one = 1), text text, hint text,
+  since_ms integer) strict;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What keeps events from being forwarded, since when, and what to do."""
+
+    text: str
+    hint: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """How a spool stands: what is forwarded and landed per partition, who forwards, what is in the way."""
+
+    name: str = ""
+    sent: Position = field(default_factory=dict)
+    landed: Position = field(default_factory=dict)
+    trouble: Trouble | None = None
+    alive: bool = False
+
+
+class Spool:
+    """The forwarder's memory; one process holds it at a time. Use as a context."""
+
+    def __init__(self, data: Path, log_folder: Path) -> None:
+        self._data, self._log_folder = data, log_folder
+        self.name = ""
+        self._lock = -1
+
+    def __enter__(self) -> Spool:
+        """Take the lock, or raise `LanderBusy`; give the log its name."""
+        self._data.mkdir(parents=True, exist_ok=True)
+        self._lock = take_lock(self._data / "forward.lock", f"another process forwards {self._log_folder}")
+        self.name = _name(self._log_folder)
+        self._db = _connect(self._data / "forward.db")
+        self.beat()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+        os.utime(self._data / "forward.lock", (0, 0))
+        os.close(self._lock)
+
+    def beat(self) -> None:
+        """Show a sign of life."""
+        os.utime(self._data / "forward.lock")
+
+    @property
+    def sent(self) -> Position:
+        """Up to where each partition is in Kafka, by the brokers' own word."""
+        return dict(self._db.execute("select partition, next from sent"))
+
+    def remember(self, sent: Position, places: Mapping[int, tuple[int, int]]) -> None:
+        """Note that partitions are forwarded up to *sent*, and where in Kafka (partition, end) that is."""
+        with self._db:
+            self._db.executemany("insert or replace into sent values (?, ?)", list(sent.items()))
+            self._db.executemany(
+                "insert or replace into marks values (?, ?, ?, ?)", [(p, sent[p], *places[p]) for p in places]
+            )
+            self._db.execute("delete from trouble")
+
+    def land(self, kafka: Position) -> Position:
+        """Return up to where each partition is landed, given how far the tables hold each *kafka* partition."""
+        with self._db:
+            for partition, following, where, end in self._db.execute(
+                "select partition, next, kafka_partition, kafka_end from marks order by partition, next"
+            ).fetchall():
+                if kafka.get(where, 0) >= end:
+                    self._db.execute("insert or replace into landed values (?, ?)", (partition, following))
+                    self._db.execute("delete from marks where partition = ? and next <= ?", (partition, following))
+        return dict(self._db.execute("select partition, next from landed"))
+
+    def complain(self, text: str, hint: str) -> bool:
+        """Remember what is in the way; return whether it is news."""
+        known = self._db.execute("select text from trouble").fetchone()
+        with self._db:
+            self._db.execute(
+                "insert into trouble values (1, ?, ?, ?)"
+                " on conflict (one) do update set text = excluded.text, hint = excluded.hint",
+                (text, hint, time.time_ns() // 1_000_000),
+            )
+        return known is None or known[0] != text
+
+    def praise(self) -> bool:
+        """Forget what was in the way; return whether there was something."""
+        with self._db:
+            return self._db.execute("delete from trouble").rowcount > 0
+
+
+def take_lock(path: Path, otherwise: str) -> int:
+    """Return the descriptor of a lock that is ours; a predecessor that was killed may take a moment to be gone."""
+    patience = time.monotonic() + BUSY_SECONDS
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if time.monotonic() > patience:
+                os.close(lock)
+                raise LanderBusy(otherwise, hint="questlog status") from error
+            time.sleep(0.05)
+        else:
+            return lock
+
+
+def read_forwarding(data: Path, log_folder: Path) -> Forwarding:
+    """Return how the spool stands, without disturbing who forwards."""
+    if not (data / "forward.db").exists():
+        return Forwarding()
+    with closing(_connect(data / "forward.db")) as db:
+        sent = dict(db.execute("select partition, next from sent"))
+        landed = dict(db.execute("select partition, next from landed"))
+        row = db.execute("select text, hint, since_ms from trouble").fetchone()
+    alive = time.time() - (data / "forward.lock").stat().st_mtime < STALE_SECONDS
+    name = _read_name(log_folder)
+    return Forwarding(name[0] if name else "", sent, landed, Trouble(*row) if row else None, alive)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        db = sqlite3.connect(path, timeout=10)
+        db.execute("pragma journal_mode = wal")
+        db.execute("pragma synchronous = full")
+        db.executescript(_TABLES)
+    except sqlite3.Error as error:
+        raise LogUnavailable(f"{path}: {error}", hint="questlog doctor", retry_after=1) from error
+    return db
+
+
+def _read_name(folder: Path) -> tuple[str, int] | None:
+    try:
+        match = _NAME.fullmatch((folder / "spool").read_text("ascii"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    return (match[1], int(match[2])) if match else None
+
+
+def _name(folder: Path) -> str:
+    """Return the spool's name; a copy of the folder gets one of its own.
+
+    Two logs of one name would use the same sequence numbers for different events, and the lander would
+    take the ones that come second for repeats.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    inode = folder.stat().st_ino
+    found = _read_name(folder)
+    if found is not None and found[1] == inode:
+        return found[0]
+    name = "".join(secrets.choice(_LETTERS) for _ in range(6))
+    draft = folder / "spool.draft"
+    with draft.open("w") as file:
+        file.write(f"{name} {inode}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(folder / "spool")
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)  # a name that is gone after a power cut would send everything again under a new one
+    finally:
+        os.close(handle)
+    return name
+
+
+def forwarded(data: Path) -> Position:
+    """Return up to where the log is known to have been read, for a writer whose files are gone."""
+    try:
+        return read_forwarding(data, data).sent
+    except (QuestlogError, OSError):
+        return {}

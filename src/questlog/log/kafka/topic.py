@@ -1,0 +1,159 @@
+"""The topic that events go to: made once, described, its limits brought up to what the settings say."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from questlog.errors import LogUnavailable, QuestlogError
+from questlog.log.kafka.client import ANSWER_SECONDS, open_admin, open_consumer, unavailable, watermarks, where
+
+RECORD_BYTES = 64 << 20
+"""The largest record that the log takes; the topic takes it too, so that none is ever in the way."""
+_KEPT = ("retention.ms", "max.message.bytes", "message.timestamp.type", "min.insync.replicas")
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One partition as the brokers see it. `leader` is -1 while it has none."""
+
+    id: int
+    leader: int
+    replicas: tuple[int, ...]
+    in_sync: tuple[int, ...]
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic; `options` are those that questlog sets."""
+
+    name: str
+    partitions: tuple[Partition, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def records(self) -> int:
+        """How many offsets are between the first and the last."""
+        return sum(p.end - p.first for p in self.partitions)
+
+
+def create_topic(
+    config: Mapping[str, str], name: str, *, partitions: int, replication: int, retention_hours: float
+) -> list[str]:
+    """Make the topic, or bring its options up to date; return what was done, nothing if all was so already.
+
+    The number of partitions never changes: an event's key decides its partition, and order rests on that.
+    """
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.admin import NewTopic
+
+    wanted = {
+        "retention.ms": str(int(retention_hours * 3_600_000)) if retention_hours else "-1",
+        "max.message.bytes": str(RECORD_BYTES + (1 << 20)),
+        # Retention counts from when the broker got it: what waited long in a spool is not old on arrival.
+        "message.timestamp.type": "LogAppendTime",
+    }
+    if replication > 2:
+        wanted["min.insync.replicas"] = "2"
+    admin = open_admin(config)
+    new = NewTopic(name, num_partitions=partitions, replication_factor=replication, config=wanted)
+    try:
+        _result(admin.create_topics([new], operation_timeout=ANSWER_SECONDS), config)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise _refused(config, error, name) from error
+    else:
+        _await_leaders(config, name)
+        return [f"created with {partitions} partition(s), {replication} replica(s)"]
+    return _bring_up_to_date(admin, config, name, wanted, partitions)
+
+
+def _await_leaders(config: Mapping[str, str], name: str) -> None:
+    """Return once the brokers know the topic: who uses it in the same moment would be told that it is not there."""
+    patience = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < patience:
+        with contextlib.suppress(LogUnavailable):
+            if all(p.leader >= 0 for p in describe_topic(config, name).partitions):
+                return
+        time.sleep(0.05)
+
+
+def _bring_up_to_date(
+    admin: Any, config: Mapping[str, str], name: str, wanted: Mapping[str, str], partitions: int
+) -> list[str]:
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
+
+    found = describe_topic(config, name)
+    changed = {key: value for key, value in wanted.items() if found.options.get(key) != value}
+    done = [f"{key}: {found.options.get(key)} -> {value}" for key, value in changed.items()]
+    if changed:
+        entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in changed.items()]
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
+        _result(admin.incremental_alter_configs([resource]), config, name)
+    if len(found.partitions) != partitions:
+        done.append(
+            f"stays at {len(found.partitions)} partition(s); the settings say {partitions}, and they never grow"
+        )
+    return done
+
+
+def describe_topic(config: Mapping[str, str], name: str) -> Topic:
+    """Return the topic; raise `LogUnavailable` if it is not there, or nobody answers."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import ConfigResource
+
+    admin = open_admin(config)
+    try:
+        found = admin.list_topics(name, timeout=ANSWER_SECONDS).topics[name]
+        if found.error is not None:
+            raise unavailable(config, found.error, name)
+        options = _result(admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, name)]), config, name)
+        consumer = open_consumer(config)
+        try:
+            partitions = []
+            for number, p in sorted(found.partitions.items()):
+                first, end = watermarks(consumer, name, number)
+                partitions.append(Partition(number, p.leader, tuple(p.replicas), tuple(p.isrs), first, end))
+        finally:
+            consumer.close()
+    except KafkaException as error:
+        raise unavailable(config, error, name) from error
+    return Topic(name, tuple(partitions), {key: options[key].value for key in _KEPT if key in options})
+
+
+def _result(futures: Mapping[Any, Future[Any]], config: Mapping[str, str], name: str = "") -> Any:
+    """Return the one future's result; without a *name* a refusal is the caller's to judge."""
+    from confluent_kafka import KafkaException
+
+    (future,) = futures.values()
+    try:
+        return future.result(ANSWER_SECONDS * 2)
+    except TimeoutError as error:
+        raise LogUnavailable(
+            f"Kafka at {where(config)} does not answer", hint="is it running? questlog stack status"
+        ) from error
+    except KafkaException as error:
+        if not name:
+            raise
+        raise unavailable(config, error, name) from error
+
+
+def _refused(config: Mapping[str, str], error: Any, name: str) -> QuestlogError:
+    from confluent_kafka import KafkaError
+
+    found = error.args[0]
+    if found.code() in (
+        KafkaError.INVALID_REPLICATION_FACTOR,
+        KafkaError.INVALID_PARTITIONS,
+        KafkaError.INVALID_CONFIG,
+    ):
+        return QuestlogError(
+            f"Kafka refuses topic {name}: {found.str()}", hint="topic_partitions, topic_replication in questlog.toml"
+        )
+    return unavailable(config, error, name)

@@ -1,0 +1,86 @@
+"""A real Kafka broker as a process of the test's own, that can be killed, frozen and started again."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from questlog.stack import jars
+
+PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{other}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+controller.quorum.bootstrap.servers=127.0.0.1:{other}
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+group.initial.rebalance.delay.ms=0
+log.cleaner.dedupe.buffer.size=16777216
+"""
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"it did not happen in {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+class Broker:
+    """One broker with its data in *folder*."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._jars = folder, ":".join(jars("kafka"))
+        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+            self.port, other = one.getsockname()[1], two.getsockname()[1]
+        text = PROPERTIES.format(port=self.port, other=other, data=folder / "data")
+        (folder / "server.properties").write_text(text)
+        self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", "AAAAAAAAQAC7Jy__uUM5gw", "-c",
+                   str(folder / "server.properties")).wait()  # fmt: skip
+        self.process = self.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def _java(self, *words: str) -> subprocess.Popen[bytes]:
+        with (self._folder / "broker.log").open("ab") as log:
+            return subprocess.Popen(
+                ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", self._jars, *words],
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start, and return once a client gets an answer."""
+        from confluent_kafka.admin import AdminClient
+
+        self.process = self._java("kafka.Kafka", str(self._folder / "server.properties"))
+
+        def answers() -> bool:
+            assert self.process.poll() is None, (self._folder / "broker.log").read_text()[-2000:]
+            try:
+                return bool(AdminClient({"bootstrap.servers": self.address, "log_level": 0}).list_topics(timeout=2))
+            except Exception:
+                return False
+
+        wait_until(answers, "the broker answers")
+        return self.process
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
