@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from questlog.errors import NotInstalled, PlanError
+from questlog.errors import NotInstalled, PlanError, QuestlogError
 from questlog.lake.state import load_progress
 from questlog.log import Log
 from questlog.log.sqlite import SqliteLog
@@ -18,6 +19,9 @@ from questlog.settings import Project, find_project
 
 if TYPE_CHECKING:
     from questlog.land.loop import LandingLoop
+    from questlog.land.spark import SparkLander
+    from questlog.log.kafka.forward import Forwarder
+    from questlog.log.kafka.spool import Spool
     from questlog.query import Params
     from questlog.query.duckdb import DuckDBEngine
     from questlog.query.result import Result
@@ -119,7 +123,70 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
-PROFILES = ("embedded",)
+class ClusterPipeline(Pipeline):
+    """The same game on Kafka, Spark and a Hive Metastore; the log is the spool in front of the topic."""
+
+    @cached_property
+    def log(self) -> Log:
+        from questlog.log.kafka.spool import forwarded
+
+        settings = self.project.settings
+        return SqliteLog(
+            self.project.log_folder,
+            min_free_bytes=settings.min_free_mb << 20,
+            retry_after=settings.retry_after_seconds,
+            floor=lambda: forwarded(self.project.data),
+        )
+
+    def forwarder(self, spool: Spool) -> Forwarder:
+        """Return what moves the spool to the topic; entering *spool* makes it the only one."""
+        from questlog.log.kafka.forward import Forwarder
+
+        settings = self.project.settings
+        return Forwarder(self.log, spool, settings.topic, settings.kafka, keep_log_hours=settings.keep_log_hours)
+
+    def lander(self) -> SparkLander:  # type: ignore[override]
+        """Return a lander; entering it starts Spark and takes over the tables."""
+        from questlog.land.spark import SparkLander, commit_offsets
+        from questlog.land.spark.session import open_session
+
+        settings = self.project.settings
+        return SparkLander(
+            lambda: open_session(
+                master=settings.spark_master,
+                jars=_spark_jars(settings.spark),
+                metastore=settings.metastore,
+                warehouse=settings.warehouse,
+                options=settings.spark,
+            ),
+            lambda: self.plan,
+            topic=settings.topic,
+            kafka=settings.kafka,
+            namespace=settings.namespace,
+            data=self.project.data,
+            publish=lambda position: commit_offsets(settings.kafka, settings.topic, position),
+            batch_records=settings.batch_records,
+            land_seconds=settings.land_seconds,
+        )
+
+    def sql(self, text: str, params: Params = ()) -> Result:
+        """Say where to ask: this profile's tables are asked in Presto, Trino or Spark."""
+        raise QuestlogError("the tables of the cluster profile are asked in Presto, Trino or Spark", hint=_ASK)
+
+
+_ASK = "presto --catalog iceberg --schema questlog"
+
+
+def _spark_jars(options: Mapping[str, str]) -> Sequence[str]:
+    """Return Iceberg's and Kafka's jars for Spark, unless the settings bring their own."""
+    if any(key in options for key in ("spark.jars", "spark.jars.packages", "spark.driver.extraClassPath")):
+        return ()
+    from questlog.stack import jars
+
+    return jars("spark")
+
+
+PROFILES: dict[str, type[Pipeline]] = {"embedded": Pipeline, "cluster": ClusterPipeline}
 
 
 def open_pipeline(path: str | Path = ".", **overrides: Any) -> Pipeline:
@@ -129,4 +196,4 @@ def open_pipeline(path: str | Path = ".", **overrides: Any) -> Pipeline:
         raise NotInstalled(
             f"profile {project.settings.profile!r} is not available", hint=f"profiles: {', '.join(PROFILES)}"
         )
-    return Pipeline(project)
+    return PROFILES[project.settings.profile](project)

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broker import Broker
 
 from questlog.pipeline import Pipeline
 from questlog.query.presto import PrestoEngine, Server
-from questlog.stack import Stack
+from questlog.stack import Stack, jars
 
 sys.path.insert(0, str(Path(__file__).parent))
 import lake
 
 HERE = Path(__file__).parent
+NEED_CLIENTS = ["test_forwarder.py", "test_kafka_log.py", "test_spark_lander.py", "test_topic.py"]
+collect_ignore = [] if os.environ.get("QUESTLOG_CLUSTER") else NEED_CLIENTS
+"""What imports the cluster's clients cannot even be looked at where they are not installed."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,3 +64,28 @@ class Shop:
     spark: Any
     presto: PrestoEngine
     server: Server
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker alone, for tests that kill and freeze it."""
+    found = Broker(tmp_path_factory.mktemp("kafka"))
+    yield found
+    found.thaw()
+    found.kill()
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Addresses of Kafka, HDFS and the Metastore: those of the environment, or of the tests' own stack."""
+    if "QUESTLOG_METASTORE" in os.environ:
+        return {
+            "kafka": os.environ["QUESTLOG_KAFKA_BOOTSTRAP_SERVERS"],
+            "metastore": os.environ["QUESTLOG_METASTORE"],
+            "warehouse": os.environ["QUESTLOG_WAREHOUSE"],
+            "spark_jars": ",".join(jars("spark")),
+        }
+    at = request.getfixturevalue("stack").addresses
+    return {
+        "kafka": at.kafka, "metastore": at.metastore, "warehouse": at.warehouse, "spark_jars": ",".join(jars("spark")),
+    }  # fmt: skip

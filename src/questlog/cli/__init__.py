@@ -24,6 +24,7 @@ _COMMANDS = {
     "stack": ("questlog.cli.stack", "Run the cluster's servers on this machine."),
     "status": ("questlog.cli.status", "Show what is accepted, landed, waiting and quarantined."),
     "tail": ("questlog.cli.tail", "Follow events as they are accepted."),
+    "topic": ("questlog.cli.topic", "Make and describe the Kafka topic of the cluster profile."),
     "up": ("questlog.cli.up", "Run what this project needs until Ctrl-C."),
 }
 """Command -> module and one line of help. The module's function has the command's name, or `<name>_`."""

@@ -46,6 +46,11 @@ def status(folder: Path, as_json: bool) -> None:
     Exits with 1 if the ledger does not balance.
     """
     pipeline = open_pipeline(folder)
+    if pipeline.project.settings.profile == "cluster":
+        from questlog.cli.spooled import show_spool
+
+        show_spool(pipeline, as_json)
+        return
     end = pipeline.log.end()
     ledger = read_ledger(pipeline.project.catalog, end)
     tables = _tables(pipeline, ledger)

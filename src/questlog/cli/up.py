@@ -38,18 +38,47 @@ Part = Callable[[Path, threading.Event, Callable[[], None]], None]
 
 
 @click.command()
+@click.option("--only", type=click.Choice(["forwarder", "lander"]), help="Run this part alone.")
 @click.option("--json", "as_json", is_flag=True, help="Write the messages as lines of JSON.")
 @click.pass_obj
-def up(folder: Path, as_json: bool) -> None:
-    """Run what this project needs until Ctrl-C: today the lander, which moves events from the log to the tables.
+def up(folder: Path, only: str | None, as_json: bool) -> None:
+    """Run what this project needs until Ctrl-C: the lander, which moves events from the log to the tables.
+
+    On the cluster profile the forwarder too, which moves them from this machine's log to Kafka, where the
+    lander finds them; --only forwarder is for a machine that runs the game, while another one lands.
 
     A part that dies is started again. Ctrl-C lands what is logged by then and stops. Events are accepted
     and can be asked for whether this runs or not.
     """
     start_logging(as_json)
-    code = Supervisor(folder, {"lander": run_lander}).run()
+    code = Supervisor(folder, _parts(folder, only)).run()
     if code:
         sys.exit(code)
+
+
+def _parts(folder: Path, only: str | None) -> dict[str, Part]:
+    from questlog.settings import find_project
+
+    parts: dict[str, Part] = {"lander": run_lander}
+    profile = find_project(folder).settings.profile
+    if profile == "cluster":
+        parts["forwarder"] = run_forwarder
+    if only is not None and only not in parts:
+        raise click.UsageError(f"the {profile} profile has no {only}")
+    return parts if only is None else {only: parts[only]}
+
+
+def run_forwarder(folder: Path, stop: threading.Event, ready: Callable[[], None]) -> None:
+    """Forward the log to Kafka until *stop*."""
+    from questlog.log.kafka.spool import Spool
+    from questlog.pipeline import ClusterPipeline, open_pipeline
+
+    pipeline = open_pipeline(folder)
+    assert isinstance(pipeline, ClusterPipeline)
+    with Spool(pipeline.project.data, pipeline.project.log_folder) as spool:
+        ready()
+        logger.info("forwarding %s to topic %s", pipeline.project.log_folder, pipeline.project.settings.topic)
+        pipeline.forwarder(spool).run(stop)
 
 
 def run_lander(folder: Path, stop: threading.Event, ready: Callable[[], None]) -> None:

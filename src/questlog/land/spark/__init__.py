@@ -1,0 +1,312 @@
+"""The cluster's lander: a Spark stream over the topic, each batch shaped once and committed table by table.
+
+Spark's own checkpoint is thrown away: the tables say where to go on (ARCHITECTURE.md). A start, and
+every start anew after trouble, first finishes exactly the batch that was half landed, then streams from the floor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from questlog.errors import LanderFenced, LogUnavailable, PlanError, QuestlogError
+from questlog.land import Landed, StopSignal
+from questlog.land.spark.session import java_options
+from questlog.land.spark.tables import Floor, SparkTables
+from questlog.land.spark.upkeep import SparkUpkeep
+from questlog.land.spark.workers import RESULT, Task, shape_task
+from questlog.log import Position, merge
+from questlog.log.kafka.spool import take_lock
+from questlog.plan import Plan
+from questlog.plan.load import parse_plan
+from questlog.shape import QUARANTINE
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+WAIT_SECONDS = 2.0
+COLUMNS = ["value", "partition", "offset", "unix_millis(timestamp) as ms", "headers"]
+_SEEN = pa.schema(
+    [("event_id", pa.string()), ("part", pa.int32()), ("offset", pa.int64()), ("received_ms", pa.int64())]
+)
+
+logger = logging.getLogger("questlog.land")
+Publish = Callable[[Position], None]
+"""Is told how much of the topic the tables hold, after each batch."""
+
+
+class SparkLander:
+    """Keeps the contract of `Lander` for a topic. Use as a context: one lander works at a time."""
+
+    def __init__(
+        self,
+        session: Callable[[], SparkSession],
+        plan: Callable[[], Plan],
+        *,
+        topic: str,
+        kafka: Mapping[str, str],
+        namespace: str,
+        data: Path,
+        publish: Publish,
+        batch_records: int = 50_000,
+        land_seconds: float = 1.0,
+    ) -> None:
+        self._session, self._plan = session, plan
+        self._topic, self._kafka, self._namespace = topic, kafka, namespace
+        self._data, self._publish = data, publish
+        self._batch_records, self._land_seconds = batch_records, land_seconds
+        self._lock = -1
+        self._total = Landed()
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> SparkLander:
+        """Take this machine's lock, start Spark, and take over the tables."""
+        self._data.mkdir(parents=True, exist_ok=True)
+        self._lock = take_lock(self._data / "spark-lander.lock", f"another lander works on {self._data}")
+        self._spark = self._session()
+        self._tables = SparkTables(self._spark, self._namespace)
+        self._upkeep = SparkUpkeep(self._tables)
+        self._began = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(Exception):  # its process may be gone already
+            self._spark.stop()
+        os.close(self._lock)
+
+    # -- the contract ----------------------------------------------------------------------------
+
+    def drain(self, stop: StopSignal | None = None) -> Landed:
+        """Land everything that is in the topic now, then return."""
+        self._total = Landed()
+        self._begin()
+        self._stream(None, {"availableNow": True})
+        return self._total
+
+    def run(self, stop: StopSignal) -> None:
+        """Land until told to stop. What goes away and comes back needs no hand: then it begins anew from the tables."""
+        trouble = ""
+        while not stop.is_set():
+            try:
+                self._begin()
+                trouble = ""
+                self._stream(stop, {"processingTime": f"{self._land_seconds} seconds"})
+            except (LanderFenced, PlanError):
+                raise
+            except Exception as error:
+                if stop.is_set():  # who stops us may have stopped Spark too; the tables know how far it got
+                    return
+                if (said := _first_line(error)) != trouble:
+                    trouble = said
+                    logger.error("stage=land waiting, events stay in the topic: %s", said)
+                stop.wait(WAIT_SECONDS)
+
+    # -- a start ---------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """1 take over, once  2 read the floor and each table's position  3 finish what is half landed."""
+        if not self._began:
+            if released := self._tables.release_locks():
+                logger.info("stage=land released %d lock(s) that a dead lander had left", released)
+            self._floor = self._tables.open()
+            self._began = True
+        else:
+            self._floor = self._tables.floor()
+        positions = self._tables.positions()
+        self._held = {name: position for name, (position, _) in positions.items()}
+        self._ids = _Ids(self._tables, self._plan().dedup_hours)
+        self._adopted = ""
+        half = merge(self._floor.position, *self._held.values())
+        if half != self._floor.position:
+            version = next(v for p, v in positions.values() if merge(self._floor.position, p) != self._floor.position)
+            text = self._tables.remembered(version)
+            self._finish(half, parse_plan(text) if text is not None else self._plan())
+        self._publish(self._floor.position)
+
+    def _finish(self, half: Position, plan: Plan) -> None:
+        """Land exactly what a predecessor had begun, under its plan."""
+        logger.info("stage=land finishing what was half landed under plan %s", plan.version)
+        frame = (
+            self._source(self._spark.read, self._floor.position)
+            .option("endingOffsets", json.dumps({self._topic: self._offsets(half, beginning=0)}))
+            .load()
+        )
+        self._land(frame.selectExpr(*COLUMNS), plan)
+
+    def _source(self, reader: Any, start: Position) -> Any:
+        options = {
+            **java_options(self._kafka), "subscribe": self._topic, "includeHeaders": "true", "failOnDataLoss": "true",
+            "startingOffsets": json.dumps({self._topic: self._offsets(start)}),
+        }  # fmt: skip
+        return reader.format("kafka").options(**options)
+
+    def _offsets(self, position: Position, beginning: int = -2) -> dict[str, int]:
+        """Return a position for Spark, which wants every partition named; -2 is a partition's beginning."""
+        from questlog.log.kafka.topic import describe_topic
+
+        ends = {p.id: p for p in describe_topic(self._kafka, self._topic).partitions}
+        gone = [p for p, offset in position.items() if p not in ends or ends[p].end < offset]
+        if gone:
+            raise LogUnavailable(
+                f"topic {self._topic} ends before what is landed of its partition {gone[0]}: it was made anew",
+                hint="land into tables of another namespace",
+            )
+        return {str(p): position.get(p, beginning) for p in ends}
+
+    def _stream(self, stop: StopSignal | None, trigger: dict[str, Any]) -> None:
+        """Run one stream until it ends, fails or is told to stop; a stop waits for the batch under way."""
+        reader = self._source(self._spark.readStream, self._floor.position)
+        frame = reader.option("maxOffsetsPerTrigger", str(self._batch_records)).load().selectExpr(*COLUMNS)
+        self._error = None
+        with tempfile.TemporaryDirectory(prefix="questlog-spark-") as checkpoint:
+            query = (
+                frame.writeStream.foreachBatch(self._batch)
+                .option("checkpointLocation", f"file://{checkpoint}")
+                .trigger(**trigger)
+                .start()
+            )
+            try:
+                while query.isActive and not (stop is not None and stop.is_set()):
+                    if query.awaitTermination(1):
+                        break
+                deadline = time.monotonic() + 60
+                while query.isActive and query.status["isTriggerActive"] and time.monotonic() < deadline:
+                    time.sleep(0.05)
+            except Exception:
+                if self._error is not None:  # what went wrong in the batch, not Spark's account of it
+                    raise self._error from None
+                raise
+            finally:
+                with contextlib.suppress(Exception):
+                    query.stop()
+
+    def _batch(self, frame: DataFrame, _: int) -> None:
+        try:
+            self._land(frame, self._plan())
+            self._upkeep.step()
+        except BaseException as error:
+            self._error = error
+            raise
+
+    # -- a batch ---------------------------------------------------------------------------------
+
+    def _land(self, frame: DataFrame, plan: Plan) -> None:
+        """1 shape, once  2 commit each table with its position  3 move the floor, last  4 tell."""
+        started = time.monotonic()
+        if self._adopted != plan.version:
+            self._tables.adopt(plan)
+            self._tables.remember(plan)
+            self._adopted = plan.version
+        counts, rows = self._shape(frame, plan)
+        if not counts:
+            return
+        through = merge(self._floor.position, {int(p): o for p, o in counts["through"].items()})
+        if through == self._floor.position:
+            return
+        for name, table in rows.items():
+            self._tables.commit(name, table, merge(self._held.get(name, {}), through), plan.version)
+            self._held[name] = merge(self._held.get(name, {}), through)
+        self._save(counts, rows, through, plan)
+        self._total += Landed(
+            counts["records"], {name: table.num_rows for name, table in rows.items()}, counts["duplicate"]
+        )
+        logger.info(
+            "stage=land records=%d quarantined=%d duplicate=%d ms=%d",
+            counts["records"], rows[QUARANTINE].num_rows if QUARANTINE in rows else 0, counts["duplicate"],
+            (time.monotonic() - started) * 1000,
+        )  # fmt: skip
+
+    def _shape(self, frame: DataFrame, plan: Plan) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+        """Shape the batch in one worker; again, knowing which ids came before, if any did."""
+        held = {name: merge(position, self._floor.position) for name, position in self._held.items()}
+        task = Task(plan.text, held, self._floor.spools)
+        counts, rows = _collect(frame, task)
+        known = self._ids.known(counts["seen"])
+        if known:
+            counts, rows = _collect(frame, Task(plan.text, held, self._floor.spools, known))
+        return counts, rows
+
+    def _save(self, counts: dict[str, Any], rows: Mapping[str, pa.Table], through: Position, plan: Plan) -> None:
+        """Move the floor, in memory too only once the table holds it."""
+        sums = dict(self._floor.counts)
+        for name in ("records", "resent", "lost", "duplicate"):
+            sums[name] = sums.get(name, 0) + counts[name]
+        spools = {**self._floor.spools, **counts["spools"]}
+        floor = Floor(dict(through), spools, sums, self._tables.epoch, plan.version)
+        seen = [dict(zip(_SEEN.names, row, strict=True)) for row in counts["seen"]]
+        self._tables.save(floor, pa.Table.from_pylist(seen, schema=_SEEN))
+        self._floor = floor
+        self._ids.add(counts["seen"])
+        try:
+            self._publish(floor.position)
+        except QuestlogError as error:  # the next batch tells it again
+            logger.warning("stage=land cannot say how far it is: %s", error)
+
+
+class _Ids:
+    """Ids that clients chose within the window, and the place each was first seen; on disk beside Spark's files."""
+
+    def __init__(self, tables: SparkTables, hours: float) -> None:
+        self._db = sqlite3.connect("", check_same_thread=False)
+        self._db.execute("create table ids (id text primary key, part integer, offset integer, ms integer)")
+        frame = tables.ids(hours)
+        for row in frame.toLocalIterator():
+            self.add([(row.event_id, row.part, row.offset, row.received_ms)])
+
+    def known(self, seen: list[Any]) -> dict[str, tuple[int, int, int]]:
+        """Return which of the ids were first seen elsewhere, and where."""
+        found = {}
+        for event_id, partition, offset, _ in seen:
+            row = self._db.execute("select part, offset, ms from ids where id = ?", (event_id,)).fetchone()
+            if row is not None and row[:2] != (partition, offset):
+                found[event_id] = row
+        return found
+
+    def add(self, seen: list[Any]) -> None:
+        self._db.executemany("insert or replace into ids values (?, ?, ?, ?)", seen)
+
+
+def _collect(frame: DataFrame, task: Task) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+    """Return the counts, and the rows of each table. One worker sees the whole batch, in order."""
+    counts: dict[str, Any] = {}
+    rows = {}
+    for row in frame.coalesce(1).mapInArrow(partial(shape_task, task), RESULT).collect():
+        if row.name:
+            rows[row.name] = pa.ipc.open_stream(pa.py_buffer(row.rows)).read_all()
+        else:
+            counts = json.loads(bytes(row.rows))
+    return counts, rows
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[0][:300]
+
+
+def commit_offsets(kafka: Mapping[str, str], topic: str, position: Position) -> None:
+    """Commit *position* to the group whose lag Kafka's own tools show; forwarders trim their spools by it."""
+    from confluent_kafka import KafkaException, TopicPartition
+
+    from questlog.log.kafka.client import open_consumer, unavailable
+    from questlog.log.kafka.forward import GROUP
+
+    if not position:
+        return
+    consumer = open_consumer(kafka, GROUP)
+    try:
+        offsets = [TopicPartition(topic, partition, offset) for partition, offset in position.items()]
+        consumer.commit(offsets=offsets, asynchronous=False)
+    except KafkaException as error:
+        raise unavailable(kafka, error, topic) from error
+    finally:
+        consumer.close()

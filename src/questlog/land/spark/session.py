@@ -1,0 +1,79 @@
+"""The Spark session of the lander: its jars, its catalog, and Kafka's keys as Java spells them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from questlog.errors import NotInstalled
+from questlog.land.spark.tables import CATALOG
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def open_session(
+    *, master: str, jars: Sequence[str], metastore: str, warehouse: str, options: Mapping[str, str]
+) -> SparkSession:
+    """Return a session whose catalog `lake` is the Hive Metastore; *options* go over ours."""
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise NotInstalled("the cluster profile lands with Spark", hint="pip install 'questlog[cluster]'") from error
+    # A worker must be the Python that has questlog, not the first one on the PATH.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    catalog = f"spark.sql.catalog.{CATALOG}"
+    settings = {
+        "spark.master": master,
+        "spark.app.name": "questlog",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "10000",
+        "spark.sql.timestampType": "TIMESTAMP_NTZ",
+        "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
+        catalog: "org.apache.iceberg.spark.SparkCatalog",
+        f"{catalog}.type": "hive",
+        f"{catalog}.uri": metastore,
+        f"{catalog}.warehouse": warehouse,
+        f"{catalog}.cache-enabled": "false",  # another process's commit must be seen at once
+        "spark.hadoop.iceberg.hive.lock-heartbeat-interval-ms": "8000",
+        **({"spark.jars": ",".join(jars)} if jars else {}),
+        **options,
+    }
+    if master.startswith("local"):
+        settings = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", **settings}
+    builder = SparkSession.builder
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    return spark
+
+
+_SASL = {
+    "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
+    "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",
+    "SCRAM-SHA-512": "org.apache.kafka.common.security.scram.ScramLoginModule",
+}
+_SAME = ("bootstrap.servers", "security.protocol", "client.id")
+
+
+def java_options(kafka: Mapping[str, str]) -> dict[str, str]:
+    """Return librdkafka's keys as the options that Spark gives to Kafka's Java client."""
+    found = {f"kafka.{key}": kafka[key] for key in _SAME if key in kafka}
+    found.setdefault("kafka.bootstrap.servers", "127.0.0.1:9092")
+    mechanism = kafka.get("sasl.mechanism", kafka.get("sasl.mechanisms", ""))
+    if mechanism:
+        found["kafka.sasl.mechanism"] = mechanism
+    if mechanism in _SASL and "sasl.username" in kafka:
+        user, password = (kafka.get(key, "").replace('"', '\\"') for key in ("sasl.username", "sasl.password"))
+        found["kafka.sasl.jaas.config"] = f'{_SASL[mechanism]} required username="{user}" password="{password}";'
+    if "ssl.ca.location" in kafka:
+        found |= {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.location": kafka["ssl.ca.location"]}
+    return found

@@ -1,0 +1,99 @@
+"""What runs in Spark's Python workers: the topic's records -> shaped tables, by the same `shape` as everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from questlog.log import Entry, Gap, Position
+from questlog.plan import Plan
+from questlog.plan.load import parse_plan
+from questlog.shape import Place, shape
+
+RESULT = "name string, rows binary"
+"""What a worker returns: one row per table, as an Arrow stream, and one named "" with the counts as JSON."""
+_SPOOL, _SEQUENCE, _GAP = "spool", "sequence", "gap"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """All a worker needs to know: the plan, what each table holds, the highest sequences, ids sent before."""
+
+    plan: str
+    held: Mapping[str, Position]
+    spools: Mapping[str, int]
+    seen: Mapping[str, Place] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a batch of the topic holds, without what was sent again."""
+
+    entries: list[Entry]
+    gaps: list[Gap]
+    through: Position
+    spools: Mapping[str, int]
+    resent: int
+    lost: int
+
+
+_plan: Callable[[str], Plan] = lru_cache(maxsize=8)(parse_plan)
+
+
+def shape_task(task: Task, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Shape one whole batch, partition by partition; a module's own function, so that Spark sends only its name."""
+    plan = _plan(task.plan)
+    read = read_records(batches, task.spools)
+    shaped = shape(read.entries, plan, held=task.held, seen=task.seen.get, gaps=read.gaps)
+    counts = {
+        "through": dict(read.through), "spools": dict(read.spools), "resent": read.resent, "lost": read.lost,
+        "records": len(read.entries), "duplicate": shaped.duplicates, "seen": shaped.seen,
+    }  # fmt: skip
+    names = ["", *shaped.tables]
+    blobs = [json.dumps(counts).encode(), *map(_stream, shaped.tables.values())]
+    yield pa.RecordBatch.from_arrays([pa.array(names), pa.array(blobs, pa.binary())], ["name", "rows"])
+
+
+def _stream(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
+
+
+def read_records(batches: Iterable[pa.RecordBatch], spools: Mapping[str, int]) -> Read:
+    """Return the records of the topic's rows, without those of a sequence that their spool has passed.
+
+    *spools* maps a spool partition to the sequence it goes on with. Which records are repeats depends on
+    nothing but that and what stands before them: a batch that is read again is judged the same again.
+    """
+    entries, gaps, through, known = list[Entry](), list[Gap](), dict[int, int](), dict(spools)
+    resent = lost = 0
+    for batch in batches:
+        for partition, offset, value, received_ms, headers in _rows(batch):
+            through[partition] = max(offset + 1, through.get(partition, 0))
+            spool, sequence = headers.get(_SPOOL), headers.get(_SEQUENCE, b"")
+            if spool is not None and sequence.isdigit():
+                name, following = spool.decode("utf-8", "replace"), int(sequence) + 1
+                if following <= known.get(name, 0):
+                    resent += 1
+                    continue
+                known[name] = following
+            if (length := headers.get(_GAP)) is not None and length.isdigit():
+                lost += int(length)
+                gaps.append(Gap(partition, offset, offset + 1, value.decode("utf-8", "replace"), received_ms))
+            else:
+                entries.append(Entry(partition, offset, value, received_ms))
+    return Read(entries, gaps, through, known, resent, lost)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[tuple[int, int, bytes, int, dict[str, bytes]]]:
+    columns: dict[str, list[Any]] = {name: batch.column(name).to_pylist() for name in batch.schema.names}
+    for index, value in enumerate(columns["value"]):
+        headers = {h["key"]: h["value"] or b"" for h in columns["headers"][index] or ()}
+        yield columns["partition"][index], columns["offset"][index], value or b"", columns["ms"][index], headers

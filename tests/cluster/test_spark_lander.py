@@ -1,0 +1,353 @@
+"""The cluster's lander: the same rows as the embedded one, each event once, whatever ends it in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
+from questlog.errors import LanderFenced
+from questlog.land.spark import SparkLander, commit_offsets
+from questlog.land.spark.upkeep import SparkUpkeep
+from questlog.log.kafka.spool import Spool
+from questlog.log.kafka.topic import create_topic
+from questlog.pipeline import ClusterPipeline, open_pipeline
+from questlog.record import encode_record
+
+PLAN = """
+[game]
+name = "swords"
+[events.purchase_sword]
+table = "sword_purchases"
+[events.purchase_sword.fields]
+sword = "string"
+price = "decimal(12,2)"
+tags = "list<string>"
+extra = "map<string,double>"
+place = "struct<x:int,seen:timestamp>"
+[events.join_guild]
+description = "A player joined."
+[events.join_guild.fields]
+guild = "string"
+"""
+GUILD = b'{"event_type": "join_guild", "guild": "wolves"}'
+_numbers = iter(range(10**6))
+
+
+@pytest.fixture(scope="session")
+def spark(servers: dict[str, str]) -> Iterator[Any]:
+    """One Spark session for all tests; a lander that ends leaves it running."""
+    from questlog.land.spark.session import open_session
+
+    session = open_session(
+        master="local[2]", metastore=servers["metastore"], warehouse=servers["warehouse"],
+        jars=servers["spark_jars"].split(","), options={"spark.driver.memory": "1g"},
+    )  # fmt: skip
+    yield session
+    session.stop()
+
+
+class _Kept:
+    """A session whose `stop` does nothing."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def stop(self) -> None:
+        pass
+
+
+class Game:
+    """A project on the cluster profile, with a topic and a namespace of its own."""
+
+    def __init__(self, folder: Path, servers: dict[str, str], spark: Any) -> None:
+        self.folder, self.spark = folder, spark
+        name = f"t{os.getpid()}_{next(_numbers)}"
+        (folder / "plan.toml").write_text(PLAN)
+        self.settings = {
+            "profile": "cluster", "topic": name, "namespace": name, "metastore": servers["metastore"],
+            "warehouse": servers["warehouse"], "spark_master": "local[2]", "land_seconds": 0.5,
+        }  # fmt: skip
+        self.kafka = {"bootstrap.servers": servers["kafka"]}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in self.settings.items()]
+        lines += ["[kafka]", f'bootstrap.servers = "{servers["kafka"]}"']
+        lines += ["[spark]", f'"spark.jars" = "{servers["spark_jars"]}"', '"spark.driver.memory" = "1g"']
+        (folder / "questlog.toml").write_text("\n".join(lines))
+        create_topic(self.kafka, name, partitions=2, replication=1, retention_hours=1)
+        pipeline = open_pipeline(folder)
+        assert isinstance(pipeline, ClusterPipeline)
+        self.pipeline, self.name = pipeline, name
+
+    def send(self, *bodies: bytes, chosen: str = "") -> None:
+        records = [
+            encode_record(
+                body, id=chosen or f"e{next(_numbers)}", received_ms=1_795_000_000_000, client_id=bool(chosen)
+            )
+            for body in bodies
+        ]
+        self.pipeline.log.append(records)
+
+    def forward(self) -> None:
+        with Spool(self.pipeline.project.data, self.pipeline.project.log_folder) as spool:
+            self.pipeline.forwarder(spool).drain(threading.Event())
+
+    def lander(self, data: str = "") -> SparkLander:
+        return SparkLander(
+            lambda: _Kept(self.spark), lambda: self.pipeline.plan, topic=self.name, kafka=self.kafka,
+            namespace=self.name, data=self.pipeline.project.data / data, batch_records=500,
+            publish=lambda position: commit_offsets(self.kafka, self.name, position),
+        )  # fmt: skip
+
+    def land(self) -> Any:
+        with self.lander() as lander:
+            return lander.drain()
+
+    def rows(self, table: str, columns: str = "*") -> list[Any]:
+        return [tuple(row) for row in self.spark.sql(f"select {columns} from lake.{self.name}.{table}").collect()]
+
+    def ids(self) -> list[str]:
+        """Return the ids of all rows of all tables."""
+        tables = [r.tableName for r in self.spark.sql(f"show tables in lake.{self.name}").collect()]
+        return sorted(row[0] for table in tables for row in self.rows(table, "event_id"))
+
+
+@pytest.fixture
+def game(tmp_path: Path, servers: dict[str, str], spark: Any) -> Iterator[Game]:
+    found = Game(tmp_path, servers, spark)
+    yield found
+    found.pipeline.log.close()  # type: ignore[attr-defined]
+
+
+def test_events_land_with_headers_and_comments_and_bad_ones_in_quarantine(game: Game) -> None:
+    game.send(GUILD, b'{"event_type": "purchase_sword", "price": "1.50"}', b"not json", b'{"event_type": "?"}')
+    game.forward()
+    assert game.land().rows == {"join_guild": 1, "sword_purchases": 1, "quarantine": 2}
+    assert game.land().records == 0
+    assert game.rows("join_guild", "event_type, guild") == [("join_guild", "wolves")]
+    assert sorted(game.rows("quarantine", "reason")) == [("not_json",), ("unknown_event_type",)]
+    types = {f.name: f.dataType.simpleString() for f in game.spark.table(f"lake.{game.name}.sword_purchases").schema}
+    assert (types["received_time"], types["price"]) == ("timestamp_ntz", "decimal(12,2)")
+
+
+def test_an_old_producers_flat_json_lands_in_the_same_tables(game: Game) -> None:
+    """A plain Flask app with a plain producer, no questlog in it; also bytes nobody can read, and a tombstone."""
+    flat = {"Host": "user1.comcast.com", "event_type": "purchase_sword", "Accept": "*/*", "User-Agent": "ab"}
+    producer = Producer(game.kafka)
+    for value in (json.dumps(flat).encode(), b"\xff\xfe", None):
+        producer.produce(game.name, value, partition=0)
+    producer.flush()
+    assert game.land().rows == {"sword_purchases": 1, "quarantine": 2}
+    assert game.rows("sword_purchases", "host, accept, user_agent") == [("user1.comcast.com", "*/*", "ab")]
+
+
+def test_what_is_sent_again_is_dropped_and_an_id_a_client_repeats_too(game: Game) -> None:
+    game.send(GUILD, GUILD)
+    game.send(GUILD, chosen="mine")
+    game.forward()
+    assert game.land().records == 3
+    (game.pipeline.project.data / "forward.db").unlink()  # the forwarder forgets: it sends everything again
+    game.send(GUILD, chosen="mine")
+    game.forward()
+    landed = game.land()
+    assert (landed.records, landed.duplicates) == (1, 1)
+    assert len(game.ids()) == 3
+
+
+@pytest.mark.parametrize("commits", [0, 1, 2])
+def test_a_batch_that_ends_after_any_commit_is_finished_and_doubles_nothing(game: Game, commits: int) -> None:
+    """The next lander finishes exactly that batch, however much has come meanwhile and though the plan has grown."""
+    game.send(GUILD, b'{"event_type": "purchase_sword"}', b"?", b'{"event_type": "late", "n": 1}')
+    game.forward()
+
+    class Died(Exception):
+        pass
+
+    with game.lander() as lander:
+        commit, done = lander._tables.commit, iter(range(commits))
+
+        def dying(*arguments: Any) -> None:
+            if next(done, None) is None:
+                raise Died
+            commit(*arguments)
+
+        lander._tables.commit = dying  # type: ignore[method-assign]
+        with pytest.raises(Died):
+            lander.drain()
+    (game.folder / "plan.toml").write_text(PLAN + '[events.late.fields]\nn = "int"\n')
+    game.send(GUILD, b'{"event_type": "late", "n": 2}')
+    game.forward()
+    game.land()
+    assert len(game.ids()) == len(set(game.ids())) == 6
+    late = game.rows("late", "n")
+    assert late == ([(1,), (2,)] if commits == 0 else [(2,)])
+
+
+def test_the_older_of_two_landers_fails_its_commit(game: Game) -> None:
+    game.send(GUILD)
+    game.forward()
+    with game.lander("one") as old:
+        old.drain()
+        with game.lander("two") as new:
+            new.drain()
+            game.send(GUILD)
+            game.forward()
+            with pytest.raises(LanderFenced, match="another lander took over"):
+                old.drain()
+            new.drain()
+    assert len(game.ids()) == len(set(game.ids())) == 2
+
+
+def test_upkeep_merges_files_and_keeps_positions(game: Game) -> None:
+    for _ in range(3):
+        game.send(GUILD)
+        game.forward()
+        game.land()
+    with game.lander() as lander:
+        lander.drain()
+        before = lander._tables.positions(), lander._tables.floor()
+        upkeep = SparkUpkeep(lander._tables, keep=0)
+        time.sleep(1.1)  # expiry goes by whole seconds
+        for name in ("join_guild", "quarantine"):
+            upkeep.keep(game.name, name)
+        upkeep.keep(f"{game.name}_state", "progress")
+        assert (lander._tables.positions(), lander._tables.floor()) == before
+        assert lander.drain().records == 0
+    assert len(game.ids()) == 3
+
+
+def events(count: int) -> list[bytes]:
+    """Return events with everything in them that has ever been trouble."""
+    seed = 20261124
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    found = []
+    for number in range(count):
+        body: dict[str, Any] = {
+            "event_type": chance.choice(["join_guild", "purchase_sword"]),
+            "player_id": f"p{number % 97}",
+        }
+        kind = chance.randrange(100)
+        if body["event_type"] == "purchase_sword":
+            body |= {
+                "price": chance.choice(["1.50", 2, 1e9, -0.01]),
+                "tags": chance.choice([[], ["a", None], ["\U0001f5e1"]]),
+                "extra": {"k": chance.random()}, "place": {"x": number, "seen": "2026-11-24T10:00:00.123Z"},
+            }  # fmt: skip
+        else:
+            body["guild"] = chance.choice(["wolves", "", "naïve\u2028", "x" * 200, None])
+        if kind == 0:
+            found.append(json.dumps(body).encode()[:-3])
+        elif kind == 1:
+            found.append(b'{"event_type": "unheard_of"}')
+        elif kind == 2:
+            found.append(json.dumps(body | {"price": "a lot", "new_field": {"deep": [1]}}).encode())
+        else:
+            found.append(json.dumps(body).encode())
+    return found
+
+
+def test_both_profiles_give_equal_rows(game: Game, tmp_path: Path) -> None:
+    """Every column of every table, quarantine too; only where a record stands in its log is another place."""
+    count = int(os.environ.get("QUESTLOG_PARITY", "10000"))
+    other = tmp_path / "embedded"
+    other.mkdir()
+    (other / "plan.toml").write_text(PLAN)
+    embedded = open_pipeline(other, profile="embedded")
+    records = [
+        encode_record(body, id=f"p{n}", received_ms=1_795_000_000_000 + n, headers={"Host": f"h{n % 5}"})
+        for n, body in enumerate(events(count))
+    ]
+    for start in range(0, count, 500):
+        embedded.log.append(records[start : start + 500])
+        game.pipeline.log.append(records[start : start + 500])
+    with embedded.lander() as lander:
+        lander.drain()
+    game.forward()
+    game.land()
+    for table in ("join_guild", "sword_purchases", "quarantine"):
+        names = [c for c in embedded.sql(f"select * from {table} limit 0").columns if not c.startswith("log_")]
+        columns = ", ".join(names)
+        ours = {row[0]: plain(row) for row in game.rows(table, columns)}
+        theirs = {row[0]: plain(row) for row in embedded.sql(f"select {columns} from {table}").rows()}
+        assert len(ours) > 0
+        assert theirs == ours
+    embedded.close()
+
+
+def plain(value: Any) -> Any:
+    """Return a value of either engine in one form."""
+    if hasattr(value, "asDict"):
+        return plain(value.asDict())
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return bytes(value) if isinstance(value, bytearray) else value
+
+
+def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing(game: Game) -> None:
+    """`questlog up` is killed with everything it started, again and again, while events come."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    sent = 0
+    for _ in range(int(os.environ.get("QUESTLOG_KILLS", "2"))):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "questlog", "-C", str(game.folder), "up"],
+            start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + chance.uniform(12, 40)
+        while time.monotonic() < deadline:
+            game.send(GUILD, b'{"event_type": "purchase_sword"}', b"?")
+            sent += 3
+            time.sleep(0.1)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    game.forward()
+    game.land()
+    assert len(game.ids()) == len(set(game.ids())) == sent
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_the_stream_follows_a_plan_that_grows_and_stops_when_told(game: Game) -> None:
+    stop = threading.Event()
+    with game.lander() as lander:
+        thread = threading.Thread(target=lander.run, args=(stop,))
+        thread.start()
+        try:
+            game.send(GUILD)
+            game.forward()
+            wait_until(lambda: lander._total.records == 1)
+            (game.folder / "plan.toml").write_text(
+                PLAN.replace('guild = "string"', 'guild = "string"\nlevel = "int"')
+                + '[events.late.fields]\nn = "int"\n'
+            )
+            game.send(b'{"event_type": "join_guild", "level": 7}', b'{"event_type": "late", "n": 2}')
+            game.forward()
+            wait_until(lambda: lander._total.records == 3)
+        finally:
+            stop.set()
+            thread.join(90)
+    assert sorted(game.rows("join_guild", "level"), key=str) == [(7,), (None,)]
+    assert game.rows("late", "n") == [(2,)]
