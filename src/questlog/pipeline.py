@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from questlog.errors import NotInstalled, PlanError, QuestlogError
+from questlog.errors import NotInstalled, PlanError
 from questlog.lake.state import load_progress
 from questlog.log import Log
 from questlog.log.sqlite import SqliteLog
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from questlog.log.kafka.spool import Spool
     from questlog.query import Params
     from questlog.query.duckdb import DuckDBEngine
+    from questlog.query.presto import PrestoEngine
     from questlog.query.result import Result
 
 logger = logging.getLogger("questlog.plan")
@@ -169,12 +170,12 @@ class ClusterPipeline(Pipeline):
             land_seconds=settings.land_seconds,
         )
 
-    def sql(self, text: str, params: Params = ()) -> Result:
-        """Say where to ask: this profile's tables are asked in Presto, Trino or Spark."""
-        raise QuestlogError("the tables of the cluster profile are asked in Presto, Trino or Spark", hint=_ASK)
+    @cached_property
+    def engine(self) -> PrestoEngine:  # type: ignore[override]
+        from questlog.query.presto import open_engine
 
-
-_ASK = "presto --catalog iceberg --schema questlog"
+        settings = self.project.settings
+        return open_engine(settings.presto, settings.namespace, lambda: self.plan, seconds=settings.query_seconds)
 
 
 def _spark_jars(options: Mapping[str, str]) -> Sequence[str]:

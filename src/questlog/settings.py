@@ -52,6 +52,9 @@ class Settings:
     spark_master: str = _row("local[*]", "Cluster: where Spark lands, also spark://HOST:7077.")
     spark: Mapping[str, str] = _table("Cluster: Spark's own settings, e.g. `spark.driver.memory`.")
     kafka: Mapping[str, str] = _table("Cluster: librdkafka's own settings, e.g. `bootstrap.servers`, `sasl.username`.")
+    presto: Mapping[str, str] = _table(
+        "Cluster: where SQL is asked: `url` (`trino+https://…` is Trino), `user`, `password`, `ca.location`, `catalog`."
+    )
 
 
 @dataclass(frozen=True, slots=True)

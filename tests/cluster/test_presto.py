@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from questlog.errors import QueryError
+from questlog.pipeline import open_pipeline
 from questlog.query.presto import PrestoEngine, Server
 from questlog.query.presto.client import run
 
@@ -156,3 +157,15 @@ def test_a_password_never_goes_unencrypted() -> None:
     assert "secret" not in repr(plain)
     with pytest.raises(QueryError, match="unencrypted"):
         run(plain, "select 1", 1)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["show tables", "describe purchases", "select count(*) from events",
+     "select host as host, count(*) as count from join_guild group by host order by 1",
+     "select count(*) as count from join_guild"],
+)  # fmt: skip
+def test_a_project_on_the_cluster_answers_as_one_on_a_laptop(shop: "Shop", statement: str) -> None:
+    options = {"url": shop.server.url}
+    with open_pipeline(shop.embedded.project.root, profile="cluster", namespace="shop", presto=options) as cluster:
+        assert cluster.sql(statement).rows() == shop.embedded.sql(statement).rows()

@@ -234,9 +234,7 @@ def exec_(where: tuple[Path, Path | None], tool: str, arguments: tuple[str, ...]
 
 def _schema(folder: Path) -> str:
     """Return the schema that holds the project's tables."""
-    from questlog.plan.load import load_plan
-
     try:
-        return load_plan(find_project(folder).plan_path).game or "default"
+        return find_project(folder).settings.namespace
     except QuestlogError:
         return "default"
