@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from questlog.errors import NotInstalled, PlanError
 from questlog.lake.state import load_progress
-from questlog.log import Log
 from questlog.log.sqlite import SqliteLog
 from questlog.plan import Plan
 from questlog.plan.load import load_plan
@@ -61,7 +60,7 @@ class Pipeline:
             return self._plan[1]
 
     @cached_property
-    def log(self) -> Log:
+    def log(self) -> SqliteLog:
         settings = self.project.settings
         return SqliteLog(
             self.project.log_folder,

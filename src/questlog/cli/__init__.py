@@ -18,6 +18,7 @@ _COMMANDS = {
     "doctor": ("questlog.cli.doctor", "Check disk, settings, versions and the state of the data."),
     "import": ("questlog.cli.load", "Read events from JSON Lines files."),
     "init": ("questlog.cli.init", "Start a project: write a commented plan."),
+    "key": ("questlog.cli.key", "Make, list, replace and revoke the collector's write keys."),
     "land": ("questlog.cli.land", "Land everything logged so far, then stop."),
     "plan": ("questlog.cli.plan", "Check, show, compare and extend the tracking plan."),
     "sql": ("questlog.cli.sql", "Run SQL, or open a shell to type it in."),

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +19,9 @@ from questlog.cli.up import Part, Supervisor, start_logging
 from questlog.errors import QuestlogError
 
 if TYPE_CHECKING:
+    from questlog.collect.keys.rate import Rates
     from questlog.pipeline import Pipeline
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DEFAULT_PORT = 8090
 logger = logging.getLogger("questlog.collect")
 
@@ -54,35 +55,48 @@ def collect(folder: Path, host: str, port: int, workers: int, as_json: bool) -> 
     collector and the lander.
     """
     start_logging(as_json)
-    code = Supervisor(folder, collector_parts(folder, host, port, workers)).run()
+    with ExitStack() as stack:
+        code = Supervisor(folder, collector_parts(stack, folder, host, port, workers)).run()
     if code:
         sys.exit(code)
 
 
-def collector_parts(folder: Path, host: str, port: int, workers: int) -> dict[str, Part]:
+def collector_parts(stack: ExitStack, folder: Path, host: str, port: int, workers: int) -> dict[str, Part]:
     """Return a collector's worker processes by name; the address is taken at once, so that a fault shows at once."""
     from questlog.collect.http.server import listen
-    from questlog.pipeline import open_pipeline
+    from questlog.collect.keys.gate import LOOPBACK
+    from questlog.collect.keys.rate import Rates
+    from questlog.collect.keys.store import KeyStore
+    from questlog.collect.metrics import share_counts
+    from questlog.settings import find_project
 
-    root = open_pipeline(folder).project.root
-    if host not in LOOPBACK:
+    project = find_project(folder)
+    keys, here = KeyStore(project.data / "keys.db").read(), host in LOOPBACK
+    if not keys and not here:
         raise QuestlogError(
             f"without a write key the collector listens on this machine only, not on {host}",
             hint="questlog key create game makes a key; --host 127.0.0.1 needs none",
         )
+    stack.enter_context(share_counts())
     sockets = listen(host, port, workers)
     name, taken = sockets[0].getsockname()[:2]
-    shown = f"[{name}]" if ":" in name else name
-    logger.info("collecting for %s on http://%s:%d", root, shown, taken)
-    logger.info("no write key: whoever is on this machine may send, and nobody else can")
+    logger.info("collecting for %s on http://%s:%d", project.root, f"[{name}]" if ":" in name else name, taken)
+    if not keys:
+        logger.info("no write key: whoever is on this machine may send, and nobody else can")
+    rates = Rates()
     return {
-        "collector" if workers == 1 else f"collector {number}": partial(run_collector, [each])
+        "collector" if workers == 1 else f"collector {number}": partial(run_collector, [each], rates, here)
         for number, each in enumerate(sockets, 1)
     }
 
 
 def run_collector(
-    sockets: Sequence[socket.socket], folder: Path, stop: threading.Event, ready: Callable[[], None]
+    sockets: Sequence[socket.socket],
+    rates: Rates,
+    open_without_keys: bool,
+    folder: Path,
+    stop: threading.Event,
+    ready: Callable[[], None],
 ) -> None:
     """Serve on *sockets* until *stop*."""
     from questlog.pipeline import open_pipeline
@@ -95,19 +109,35 @@ def run_collector(
 
         new_loop = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_serve(pipeline, sockets, stop, ready))
+        runner.run(_serve(pipeline, sockets, rates, open_without_keys, stop, ready))
     logger.info("stopped; everything answered is durable")
 
 
 async def _serve(
-    pipeline: Pipeline, sockets: Sequence[socket.socket], stop: threading.Event, ready: Callable[[], None]
+    pipeline: Pipeline,
+    sockets: Sequence[socket.socket],
+    rates: Rates,
+    open_without_keys: bool,
+    stop: threading.Event,
+    ready: Callable[[], None],
 ) -> None:
-    from questlog.collect.collector import Collector
+    from questlog.collect.collector import Collector, Page
     from questlog.collect.http.commit import Committer
     from questlog.collect.http.server import Server
+    from questlog.collect.keys.gate import Gate
+    from questlog.collect.metrics import Metrics
+    from questlog.collect.pages import MetricsPage, Readiness, openapi
 
-    committer = Committer(pipeline.log)
-    server = Server(Collector(lambda: pipeline.plan, committer))
+    project, metrics = pipeline.project, Metrics()
+    committer = Committer(pipeline.log, metrics.appended)
+    pages: dict[str, Page] = {
+        "/readyz": Readiness(pipeline.log.probe),
+        "/metrics": MetricsPage(project.root, project.log_folder),
+        "/openapi.json": openapi(),
+    }
+    gate = Gate(project.data, rates, open_without_keys=open_without_keys)
+    collector = Collector(lambda: pipeline.plan, committer, gate, metrics, pages)
+    server = Server(collector, refused=lambda status: metrics.answered("refused", status, 0))
     ready()
     await server.serve(sockets, stop.is_set)
     await committer.close()

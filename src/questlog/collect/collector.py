@@ -15,9 +15,14 @@ from questlog.collect.http import Request, Respond, Response, refuse
 from questlog.collect.http.body import inflate
 from questlog.collect.http.commit import Committer
 from questlog.collect.http.limits import LIMITS, Limits
+from questlog.collect.keys.gate import LOOPBACK, Gate
+from questlog.collect.metrics import Metrics
+from questlog.collect.pages import healthz
 from questlog.collect.recent import RecentIds
-from questlog.collect.ways import Read, Sent
+from questlog.collect.ways import Read, Sent, segment
+from questlog.collect.ways.cloudevents import is_cloudevent, read_cloudevents
 from questlog.collect.ways.events import read_events
+from questlog.collect.ways.pixel import answer_pixel, read_pixel
 from questlog.errors import LogUnavailable, QuestlogError
 from questlog.plan import Plan
 
@@ -41,50 +46,66 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     receipts: list[Receipt]
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One way in: how its requests are read, and what they are answered once their events are durable."""
-
-    read: Read
-    method: str = "POST"
-    answer: Callable[[Request, Accepted], Response] | None = None
-
-
 class Collector:
     """Keeps the contract of `Handler`. Everything here runs in the loop's thread."""
 
-    def __init__(self, plan: Callable[[], Plan], committer: Committer, limits: Limits = LIMITS) -> None:
-        self._read_plan, self._committer, self._limits = plan, committer, limits
+    def __init__(
+        self,
+        plan: Callable[[], Plan],
+        committer: Committer,
+        gate: Gate,
+        metrics: Metrics,
+        pages: Mapping[str, Page],
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._read_plan, self._committer, self._gate, self._metrics = plan, committer, gate, metrics
+        self._limits, self._pages = limits, {"/healthz": healthz, **pages}
         self._recent = RecentIds()
         self._plan: Plan | None = None
         self._look_again = 0.0
-        self.ways: dict[str, Way] = {"/v1/events": Way(read_events)}
-        self.pages: dict[str, Page] = {"/healthz": _healthz}
 
     # -- Handler ---------------------------------------------------------------------------------
 
     def look(self, request: Request) -> Response | None:
         """Return the answer to a request whose headers decide it."""
-        way = self.ways.get(request.path)
+        refusal = self._look(request)
+        if refusal is None:
+            return None
+        self._metrics.answered(self._known(request.path), refusal.status, 0)
+        return self._readable(request, refusal)
+
+    def _look(self, request: Request) -> Response | None:
+        way = WAYS.get(request.path)
         if way is not None:
-            return None if request.method == way.method else _not_allowed(way.method)
-        if request.path in self.pages:
-            return None if request.method in ("GET", "HEAD") else _not_allowed("GET, HEAD")
-        return refuse(404, "not_found", f"nothing is at {request.path[:100]}", "POST /v1/events; GET /openapi.json")
+            if request.method == "OPTIONS":
+                return self._gate.preflight(request, way.method)
+            return self._gate.look(request) if request.method == way.method else _not_allowed(way.method)
+        if request.path in self._pages:
+            if request.method not in ("GET", "HEAD"):
+                return _not_allowed("GET, HEAD")
+            inside = request.path not in _INSIDE or request.peer in LOOPBACK
+            return None if inside else self._gate.look(request)
+        return refuse(404, "not_found", "nothing is at this path", "POST /v1/events; GET /openapi.json")
 
     def handle(self, request: Request, respond: Respond) -> None:
         """Answer a request, now or when its events are durable; a fault of ours is a 500 and one log line."""
+        began, path = time.perf_counter(), self._known(request.path)
+
+        def answer(response: Response) -> None:
+            self._metrics.answered(path, response.status, time.perf_counter() - began)
+            respond(self._readable(request, response))
+
         try:
-            way = self.ways.get(request.path)
+            way = WAYS.get(request.path)
             if way is None:
-                self.pages[request.path](request, respond)
+                self._pages[request.path](request, answer)
             else:
-                self._take(way, request, respond)
+                self._take(way, request, answer)
         except QuestlogError as error:
-            respond(_unavailable(error))
+            answer(_unavailable(error))
         except Exception:
-            logger.exception("stage=collect path=%s", request.path)
-            respond(refuse(500, "internal", "this should not have happened", "the collector's log says more"))
+            logger.exception("stage=collect path=%s", path)
+            answer(refuse(500, "internal", "this should not have happened", "the collector's log says more"))
 
     def _take(self, way: Way, request: Request, respond: Respond) -> None:
         """1 read  2 judge  3 append  4 answer, once the events are durable."""
@@ -95,7 +116,7 @@ class Collector:
         if isinstance(sent, Response):
             respond(sent)
             return
-        refusal = self._too_much(sent)
+        refusal = self._too_much(request, sent)
         if refusal is not None:
             respond(refusal)
             return
@@ -112,32 +133,41 @@ class Collector:
 
         def done(error: LogUnavailable | None) -> None:
             if error is not None:
+                self._gate.not_recorded(request)
                 respond(_unavailable(error))
                 return
             if accepted.ids:
                 self._recent.add(accepted.ids, received_ms)
-            respond(answer_of(request, accepted) if way.answer is None else way.answer(request, accepted))
+            self._metrics.received(accepted.receipts)
+            respond(way.answer(request, accepted))
 
+        self._gate.count(request, len(sent.events))
         if accepted.records:
             self._committer.submit(accepted.records, done)
         else:
             done(None)
 
-    def _too_much(self, sent: Sent) -> Response | None:
-        """Return the refusal of a request that holds too many events, or nothing but one that is too large."""
-        limits = self._limits
-        if len(sent.events) > limits.max_events:
-            return refuse(
-                413,
-                "too_many_events",
-                f"{len(sent.events)} events; max_events is {limits.max_events}",
-                "smaller batches",
-            )
-        if len(sent.events) == 1 and len(sent.events[0]) > limits.max_event_bytes:
-            return refuse(
-                413, "event_too_large", f"{len(sent.events[0])} bytes; max_event_bytes is {limits.max_event_bytes}"
-            )
-        return None
+    def _too_much(self, request: Request, sent: Sent) -> Response | None:
+        """Return the refusal of too many events, of nothing but one that is too large, or of a bad signature."""
+        limits, count = self._limits, len(sent.events)
+        if count > limits.max_events:
+            return refuse(413, "too_many_events", f"{count} events; max_events is {limits.max_events}", "send less")
+        if count == 1 and len(sent.events[0]) > limits.max_event_bytes:
+            size = len(sent.events[0])
+            return refuse(413, "event_too_large", f"{size} bytes; max_event_bytes is {limits.max_event_bytes}")
+        if request.key is None:
+            return None
+        return self._gate.too_fast(request.key) or self._gate.check_body(request)
+
+    def _readable(self, request: Request, response: Response) -> Response:
+        """Let a page of an allowed origin read the answer."""
+        if b"origin" not in request.headers or response.status == 204:
+            return response
+        return msgspec.structs.replace(response, headers=response.headers + self._gate.cors(request))
+
+    def _known(self, path: str) -> str:
+        """Return a path for a count: what nobody serves is one thing, however it is called."""
+        return path if path in WAYS or path in self._pages else "other"
 
     @property
     def plan(self) -> Plan:
@@ -166,6 +196,29 @@ def answer_of(request: Request, accepted: Accepted) -> Response:
     )
 
 
+def _read_events(request: Request, body: bytes, plan: Plan) -> Sent | Response:
+    return (read_cloudevents if is_cloudevent(request) else read_events)(request, body, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way in: how its requests are read, and what they are answered once their events are durable."""
+
+    read: Read
+    method: str = "POST"
+    answer: Callable[[Request, Accepted], Response] = answer_of
+
+
+WAYS: Mapping[str, Way] = {
+    "/v1/events": Way(_read_events),
+    **{f"/v1/{call}": Way(segment.reader(call)) for call in segment.CALLS},
+    "/v1/batch": Way(segment.read_batch),
+    "/v1/pixel.gif": Way(read_pixel, "GET", answer_pixel),
+}
+_INSIDE = ("/metrics",)
+"""Pages that only this machine sees without a key."""
+
+
 def _kept(plan: Plan, headers: Mapping[bytes, bytes]) -> dict[str, str]:
     """Return the allow-listed headers under the plan's spelling."""
     kept = {}
@@ -183,7 +236,3 @@ def _unavailable(error: QuestlogError) -> Response:
 
 def _not_allowed(methods: str) -> Response:
     return refuse(405, "method_not_allowed", f"here it is {methods}", "", b"allow: " + methods.encode())
-
-
-def _healthz(request: Request, respond: Respond) -> None:
-    respond(Response(200, b'{"status":"alive"}'))

@@ -42,7 +42,7 @@ def fields_of(
         else:
             said = texts() if said is None else said
             if name in said:
-                found[name] = _typed(said[name], type_)
+                found[name] = typed(said[name], type_)
     return found
 
 
@@ -75,7 +75,7 @@ def members_of(body: bytes) -> Members:
         return {}
 
 
-def _typed(text: str, type_: Type) -> Any:
+def typed(text: str, type_: Type) -> Any:
     """Return *text* as the value a field of *type_* wants, or as it is: then it is judged as text."""
     number = _NUMBERS.get(type_.kind)
     if number is not None and _NUMBER.fullmatch(text):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+
+if TYPE_CHECKING:
+    from questlog.collect.keys import Key
 
 JSON = b"application/json"
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -16,15 +19,17 @@ class Request:
     """One request. Header names are lower-case; a header sent twice is one value with a comma.
 
     `length` is what Content-Length says, None if the body comes in chunks. `body` is empty until all of it is here.
+    `key` is the write key that let it in.
     """
 
-    __slots__ = ("body", "headers", "length", "method", "path", "peer", "query")
+    __slots__ = ("body", "headers", "key", "length", "method", "path", "peer", "query")
 
-    def __init__(self, method: str, target: bytes, headers: Mapping[bytes, bytes], length: int | None, peer: str):
+    def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes], length: int | None, peer: str) -> None:
         self.method, self.headers, self.length, self.peer = method, headers, length, peer
         path, _, query = target.partition(b"?")
         self.path, self.query = path.decode("latin-1"), query
         self.body = b""
+        self.key: Key | None = None
 
     def header(self, name: bytes) -> str:
         """Return a header as text, "" if it was not sent."""

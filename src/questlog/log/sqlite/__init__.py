@@ -14,8 +14,9 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from questlog.errors import LogFull, LogUnavailable
 from questlog.log import START, Batch, Position
@@ -24,6 +25,7 @@ from questlog.log.sqlite.partition import Displaced, Floor, Trimmer, Writer, cla
 from questlog.log.sqlite.reader import Reader
 
 UNLIMITED = 2**62
+_T = TypeVar("_T")
 _ROW_BYTES = 4 << 20
 _MAX_RECORD_BYTES = 64 << 20
 _LOOK_SECONDS = 0.1
@@ -86,21 +88,41 @@ class SqliteLog:
     def _commit(self, group: Sequence[Waiter]) -> None:
         """Make a group durable, or raise `LogUnavailable`; the only code that touches the writer."""
         with self._commit_lock:
-            try:
-                first, partition = self._write(_rows([line for waiter in group for line in waiter.work]))
-            except LogFull:
-                raise
-            except Exception as error:
-                full = _is_full(error, self.folder)
-                if not (full and isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL):
-                    self._drop_writer()  # never retry an fsync on the same descriptor
-                raise self._refusal(error, full) from error
-            except BaseException:
-                self._drop_writer()  # it may have committed what it does not count
-                raise
+            rows = _rows([line for waiter in group for line in waiter.work])
+            first, partition = self._guard(lambda: self._write(rows))
             for waiter in group:
                 first += len(waiter.work)
                 waiter.result = {partition: first}
+
+    def _guard(self, work: Callable[[], _T]) -> _T:
+        """Do what touches the writer; give the writer up after an error that leaves it in doubt."""
+        try:
+            return work()
+        except LogFull:
+            raise
+        except Exception as error:
+            full = _is_full(error, self.folder)
+            if not (full and isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL):
+                self._drop_writer()  # never retry an fsync on the same descriptor
+            raise self._refusal(error, full) from error
+        except BaseException:
+            self._drop_writer()  # it may have committed what it does not count
+            raise
+
+    def probe(self) -> None:
+        """Show that an append would be durable now: write, fsync and read back, where records go. Adds no record."""
+        self._check_fork()
+        with self._commit_lock:
+            self._looked = float("-inf")
+            self._guard(self._probe)
+
+    def _probe(self) -> None:
+        self._refuse_when_full()
+        if self._writer is None:
+            self._writer = claim(
+                self.folder, self._floor, segment_bytes=self._segment_bytes, segment_seconds=self._segment_seconds
+            )
+        self._writer.probe()
 
     def _write(self, rows: Sequence[list[bytes]]) -> tuple[int, int]:
         """Commit *rows*; a log folder that was deleted under us begins anew, as it would after a restart."""

@@ -96,6 +96,17 @@ class Writer:
         self._bytes += sum(len(row.payload) for row in rows)
         return first
 
+    def probe(self) -> None:
+        """Commit to the file that takes events, and read it back through another connection; no record is made."""
+        self._look(every=0)
+        assert self._connection is not None
+        token = secrets.randbelow(2**31 - 1) + 1
+        self._connection.execute(f"pragma user_version = {token}")
+        with contextlib.closing(open_reader(self._path)) as reader:
+            found = reader.execute("pragma user_version").fetchone()[0]
+        if found != token:
+            raise LogUnavailable(f"{self._path} does not give back what was written", hint="questlog doctor")
+
     def _roll(self) -> None:
         """Begin a new segment when this one is big or old: only whole segments give their space back."""
         old = self._bytes and time.monotonic() > self._began + self._segment_seconds

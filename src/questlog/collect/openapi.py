@@ -1,0 +1,164 @@
+"""The collector as an OpenAPI 3.1 document: every path, what it takes, what it answers. The reference is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from questlog import __version__
+
+REFUSALS: Mapping[int, str] = {
+    400: "The request cannot be read; nothing of it is recorded.",
+    401: "No write key, a wrong or revoked one, or a signature that does not hold.",
+    403: "The write key is not for pages of this origin.",
+    404: "Nothing is at this path.",
+    405: "Another method is wanted; `Allow` names it.",
+    408: "The request took too long to arrive.",
+    413: "Too large; the message names the limit.",
+    415: "A media type or content coding that is not read here.",
+    417: "An `Expect` other than `100-continue`.",
+    429: "The write key has sent more than its rate; `Retry-After` says when it may again.",
+    431: "Headers too large or too many.",
+    500: "A fault of the collector; its log says more.",
+    501: "A transfer coding other than `chunked`.",
+    503: "Not durable now (the disk is full or too much waits); `Retry-After` says when to try again.",
+    505: "Another HTTP version than 1.1 or 1.0.",
+}
+OUTCOMES = ("accepted", "duplicate", "quarantined", "rejected")
+_ANY_EVENT = {"type": "object", "description": "One event, as the plan's envelope describes it."}
+_SEGMENT = {"type": "object", "description": "A message as Segment's SDKs send it."}
+_CLOUD = {
+    "type": "object",
+    "required": ["specversion", "id", "source", "type"],
+    "properties": {name: {"type": "string"} for name in ("specversion", "id", "source", "type", "time", "subject")},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One path: its method, what it is for, bodies by media type, and refusals beyond the framing's own."""
+
+    path: str
+    method: str
+    summary: str
+    bodies: Mapping[str, Any]
+    keyed: bool = True
+    answer: str = "receipts"
+
+
+ENDPOINTS = (
+    Endpoint(
+        "/v1/events", "post", "Events: one, an array, or one a line; CloudEvents 1.0 too.",
+        {
+            "application/json": {"oneOf": [_ANY_EVENT, {"type": "array", "items": _ANY_EVENT}]},
+            "application/x-ndjson": {"type": "string", "description": "One JSON event a line."},
+            "text/plain": {"type": "string", "description": "JSON, as navigator.sendBeacon sends it."},
+            "application/cloudevents+json": _CLOUD,
+            "application/cloudevents-batch+json": {"type": "array", "items": _CLOUD},
+        },
+    ),
+    *(
+        Endpoint(f"/v1/{call}", "post", f"Segment's `{call}` call.", {"application/json": _SEGMENT})
+        for call in ("track", "identify", "page", "screen", "group", "alias")
+    ),
+    Endpoint(
+        "/v1/batch", "post", "Segment's `batch` call: several messages.",
+        {
+            "application/json": {
+                "type": "object", "required": ["batch"],
+                "properties": {"batch": {"type": "array", "items": _SEGMENT}, "sentAt": {"type": "string"}},
+            }
+        },
+    ),
+    Endpoint("/v1/pixel.gif", "get", "One event in a query string, for e-mail.", {}, answer="gif"),
+    Endpoint("/healthz", "get", "Alive: the process answers.", {}, keyed=False, answer="status"),
+    Endpoint("/readyz", "get", "Ready: the log was just written and read back.", {}, keyed=False, answer="status"),
+    Endpoint("/metrics", "get", "Counts for Prometheus, of all workers.", {}, answer="text"),
+    Endpoint("/openapi.json", "get", "This document.", {}, keyed=False, answer="document"),
+)  # fmt: skip
+_SCHEMAS: Mapping[str, Any] = {
+    "Receipt": {
+        "type": "object",
+        "required": ["event_id", "outcome", "reason", "field", "detail"],
+        "properties": {
+            "event_id": {"type": "string"},
+            "outcome": {"enum": list(OUTCOMES)},
+            "reason": {"type": "string", "description": "A stable code; empty if there is nothing to say."},
+            "field": {"type": "string"},
+            "detail": {"type": "string"},
+        },
+    },
+    "Receipts": {
+        "type": "object",
+        "required": ["accepted", "duplicate", "quarantined", "rejected", "receipts"],
+        "properties": {
+            **{
+                name: {"type": "integer", "minimum": 0} for name in ("accepted", "duplicate", "quarantined", "rejected")
+            },
+            "receipts": {"type": "array", "items": {"$ref": "#/components/schemas/Receipt"}},
+        },
+    },
+    "Problem": {
+        "type": "object",
+        "required": ["error", "message", "hint"],
+        "properties": {name: {"type": "string"} for name in ("error", "message", "hint")},
+    },
+    "Status": {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}},
+}
+_ANSWERS: Mapping[str, tuple[str, Any]] = {
+    "receipts": ("application/json", {"$ref": "#/components/schemas/Receipts"}),
+    "status": ("application/json", {"$ref": "#/components/schemas/Status"}),
+    "gif": ("image/gif", {"type": "string"}),
+    "text": ("text/plain", {"type": "string"}),
+    "document": ("application/json", {"type": "object"}),
+}
+_HEADERS = {
+    "X-Sent-Time": "When the sender sends this, by its own clock: milliseconds since 1970, or ISO 8601.",
+    "Prefer": "`return=minimal`: receipts only for events that were not simply accepted.",
+}
+
+
+def document() -> dict[str, Any]:
+    """Return the document."""
+    paths: dict[str, Any] = {}
+    for each in ENDPOINTS:
+        paths.setdefault(each.path, {})[each.method] = _operation(each)
+    schemes = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "basic": {"type": "http", "scheme": "basic", "description": "The key as user name, no password."},
+        "header": {"type": "apiKey", "in": "header", "name": "X-Write-Key"},
+        "query": {"type": "apiKey", "in": "query", "name": "key"},
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "questlog collector",
+            "version": __version__,
+            "description": "A 2xx answer means: durable, and in the very next query.",
+        },
+        "paths": paths,
+        "components": {"schemas": dict(_SCHEMAS), "securitySchemes": schemes},
+    }
+
+
+def _operation(each: Endpoint) -> dict[str, Any]:
+    media, schema = _ANSWERS[each.answer]
+    responses = {"200": {"description": "Done.", "content": {media: {"schema": schema}}}}
+    for status, meaning in REFUSALS.items():
+        problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        responses[str(status)] = {"description": meaning, "content": problem}
+    found: dict[str, Any] = {"summary": each.summary, "responses": responses}
+    if each.keyed:
+        found["security"] = [{}, {"bearer": []}, {"basic": []}, {"header": []}, {"query": []}]
+    if each.bodies:
+        found["requestBody"] = {"required": True, "content": {name: {"schema": s} for name, s in each.bodies.items()}}
+        found["parameters"] = [
+            {"name": name, "in": "header", "required": False, "description": meaning, "schema": {"type": "string"}}
+            for name, meaning in _HEADERS.items()
+        ]
+    if each.answer == "gif":
+        found["parameters"] = [
+            {"name": "event_type", "in": "query", "required": True, "schema": {"type": "string", "minLength": 1}}
+        ]
+    return found

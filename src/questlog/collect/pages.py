@@ -1,0 +1,142 @@
+"""What a collector answers about itself: alive, ready, and how much."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from questlog.collect.http import Request, Respond, Response, refuse
+from questlog.collect.metrics import Gauge, exposition
+from questlog.collect.openapi import document
+from questlog.errors import QuestlogError
+
+PROBE_SECONDS = 0.5
+"""A probe costs an fsync: who asks more often hears the last answer."""
+STATUS_SECONDS = 2.0
+_STATUS_TIMEOUT = 20.0
+logger = logging.getLogger("questlog.collect")
+
+
+def healthz(request: Request, respond: Respond) -> None:
+    """Alive: this worker's loop answers."""
+    respond(Response(200, b'{"status":"alive"}'))
+
+
+def openapi() -> Callable[[Request, Respond], None]:
+    """Return the page that describes all others."""
+    response = Response(200, json.dumps(document()).encode())
+    return lambda request, respond: respond(response)
+
+
+class Readiness:
+    """Ready: the log takes and gives back what is written to it, tried now and not remembered from before."""
+
+    def __init__(self, probe: Callable[[], None]) -> None:
+        self._probe = probe
+        self._response: Response | None = None
+        self._until = 0.0
+        self._asking: list[Respond] = []
+
+    def __call__(self, request: Request, respond: Respond) -> None:
+        """Answer a request once the log was tried."""
+        if self._response is not None and time.monotonic() < self._until:
+            respond(self._response)
+            return
+        self._asking.append(respond)
+        if len(self._asking) == 1:
+            _keep(asyncio.get_running_loop().create_task(self._try()))
+
+    async def _try(self) -> None:
+        try:
+            await asyncio.to_thread(self._probe)
+            self._response = Response(200, b'{"status":"ready"}')
+        except QuestlogError as error:
+            wait = b"retry-after: %d" % max(1, round(error.retry_after or 5))
+            self._response = refuse(503, "unavailable", str(error), error.hint, wait)
+        except Exception:
+            logger.exception("stage=collect path=/readyz")
+            self._response = refuse(503, "unavailable", "the log could not be tried", "questlog doctor")
+        self._until = time.monotonic() + PROBE_SECONDS
+        asking, self._asking = self._asking, []
+        for respond in asking:
+            respond(self._response)
+
+
+class MetricsPage:
+    """`/metrics`: what all workers counted, and the project's own figures as `questlog status` finds them."""
+
+    def __init__(self, root: Path, log_folder: Path) -> None:
+        self._root, self._log_folder = root, log_folder
+        self._status: dict[str, Any] = {}
+        self._until = 0.0
+        self._lock = asyncio.Lock()
+
+    def __call__(self, request: Request, respond: Respond) -> None:
+        """Answer a request, with figures at most `STATUS_SECONDS` old."""
+        _keep(asyncio.get_running_loop().create_task(self._answer(respond)))
+
+    async def _answer(self, respond: Respond) -> None:
+        try:
+            async with self._lock:
+                if time.monotonic() > self._until:
+                    self._status = await self._ask()
+                    self._until = time.monotonic() + STATUS_SECONDS
+            kind, text = await asyncio.to_thread(lambda: exposition(self._gauges()))
+            respond(Response(200, text, kind))
+        except Exception:
+            logger.exception("stage=collect path=/metrics")
+            respond(refuse(500, "internal", "the figures could not be read", "questlog status"))
+
+    async def _ask(self) -> dict[str, Any]:
+        """Return what `questlog status` says; in a process of its own, for shaping a long tail would stop this one."""
+        command = [sys.executable, "-m", "questlog", "-C", str(self._root), "status", "--json"]
+        process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-3, stdin=-3)
+        try:
+            out, _ = await asyncio.wait_for(process.communicate(), _STATUS_TIMEOUT)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            return {}
+        try:
+            found: dict[str, Any] = json.loads(out)
+        except ValueError:
+            return {}
+        return found
+
+    def _gauges(self) -> list[Gauge]:
+        found: list[Gauge] = [("questlog_log_bytes", "Bytes of the log on disk.", [({}, float(self._log_bytes()))])]
+        if not self._status:
+            return found
+        tables = self._status["tables"]
+        for name, meaning, key in (
+            ("questlog_tail_events", "Events in the log that are not landed yet.", "tail"),
+            ("questlog_lag_seconds", "Age of the oldest event that is not landed.", "lag_seconds"),
+            ("questlog_landed_events", "Rows in the table's files.", "landed"),
+        ):
+            found.append((name, meaning, [({"table": each["table"]}, float(each[key])) for each in tables]))
+        balanced = float(self._status["balanced"])
+        found.append(("questlog_ledger_balanced", "1 if every accepted event is somewhere, once.", [({}, balanced)]))
+        return found
+
+    def _log_bytes(self) -> int:
+        try:
+            with os.scandir(self._log_folder) as files:
+                return sum(file.stat().st_blocks * 512 for file in files)
+        except FileNotFoundError:
+            return 0
+
+
+_tasks: set[asyncio.Task[None]] = set()
+
+
+def _keep(task: asyncio.Task[None]) -> None:
+    """Hold a task until it ends: the loop itself does not."""
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)

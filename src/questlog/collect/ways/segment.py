@@ -1,0 +1,78 @@
+"""Segment's calls: an SDK that speaks to Segment changes its host and nothing else.
+
+`track` becomes the event that its name means, the other calls become events of their own name, which a plan can
+declare: identify, page, screen, group, alias. Properties and traits become fields; what the call has beside them
+(context, integrations, …) stays in the event and lands in `_rescued` if the plan does not know it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from questlog.collect.http import Request, Response, refuse
+from questlog.collect.ways import Read, Sent, sent_ms
+from questlog.collect.ways.envelope import Members, build, event_name, members_of, snake_case, text_of
+from questlog.collect.ways.events import split
+from questlog.plan import Plan
+
+CALLS = ("track", "identify", "page", "screen", "group", "alias")
+_PAYLOAD = {"identify": "traits", "group": "traits"}
+_TAKEN = frozenset(
+    ("event", "messageId", "originalTimestamp", "properties", "sentAt", "timestamp", "traits", "type", "userId",
+     "writeKey")
+)  # fmt: skip
+"""What of a call has a place of its own. The write key has none: it is in no table."""
+
+
+def reader(call: str) -> Read:
+    """Return what reads one call's requests."""
+    return partial(_read_one, call)
+
+
+def read_batch(request: Request, body: bytes, plan: Plan) -> Sent | Response:
+    """Return the events of `POST /v1/batch`; each message names its call."""
+    whole = members_of(body)
+    messages = split(bytes(whole["batch"]), lines=False) if whole is not None and "batch" in whole else None
+    if whole is None or messages is None or bytes(whole["batch"]).lstrip()[:1] != b"[":
+        return refuse(400, "not_a_batch", "the body is no JSON object with an array named batch")
+    if isinstance(messages, Response):
+        return messages
+    return Sent([_event(None, raw, plan) for raw in messages], sent_ms(text_of(whole.get("sentAt"))))
+
+
+def _read_one(call: str, request: Request, body: bytes, plan: Plan) -> Sent | Response:
+    message = members_of(body)
+    if message is None:
+        return refuse(400, "not_json", "the body is no JSON object")
+    return Sent([_event(call, body, plan)], sent_ms(text_of(message.get("sentAt"))))
+
+
+def _event(call: str | None, raw: bytes, plan: Plan) -> bytes:
+    """Return a message as an event; what is none stays as it is, and quarantine says what is wrong with it."""
+    message = members_of(raw)
+    if message is None:
+        return raw
+    call = call or text_of(message.get("type"))
+    if call not in CALLS:
+        return raw
+    named = text_of(message.get("event")) if call == "track" else call
+    payload = _PAYLOAD.get(call, "properties")
+    fields: dict[str, Any] = _rest(message)
+    for name in ("properties", "traits"):
+        if name in message:
+            inner = members_of(message[name]) if name == payload else None
+            fields |= {name: message[name]} if inner is None else inner
+    user, anonymous = text_of(message.get("userId")), text_of(message.get("anonymousId"))
+    own = {
+        "event_type": None if named is None else event_name(named, plan),
+        "event_id": text_of(message.get("messageId")),
+        "event_time": message.get("originalTimestamp") or message.get("timestamp"),
+        "player_id": user or anonymous,
+    }
+    return build(plan.envelope, own, fields)
+
+
+def _rest(message: Members) -> dict[str, Any]:
+    """Return what a message has beside its payload, under names a plan can declare: groupId is group_id."""
+    return {snake_case(name) or name: raw for name, raw in message.items() if name not in _TAKEN}
