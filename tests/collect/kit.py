@@ -52,6 +52,7 @@ class Collector:
             shutil.copyfile(SWORDS, root / "plan.toml")
         self._said = root / "collector.out"
         command = [sys.executable, "-m", "questlog", "-C", str(root), "collect", "--port", "0", *options]
+        self._from = self._said.stat().st_size if self._said.exists() else 0
         with self._said.open("ab") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
         wait_for(lambda: _ADDRESS.search(self.said()) or self.process.poll() is not None, "the collector listens")
@@ -62,7 +63,7 @@ class Collector:
 
     def said(self) -> str:
         """Return what it wrote so far."""
-        return self._said.read_text(errors="replace")
+        return self._said.read_bytes()[self._from :].decode(errors="replace")
 
     def request(
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None

@@ -13,7 +13,7 @@ from questlog.plan import Envelope, Plan
 Members = dict[str, msgspec.Raw]
 CLASHING = "sent_as"
 """Where a field goes whose name the envelope has taken."""
-_encoder = msgspec.json.Encoder()
+encode = msgspec.json.Encoder().encode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any = msgspec.json.Decoder()
 _UNNAMED = re.compile(r"[^a-z0-9]+")
@@ -43,7 +43,7 @@ def build(names: Envelope, own: Mapping[str, Any], fields: Mapping[str, Any]) ->
         place[last] = value
     if clashing:
         event.setdefault(CLASHING, clashing)
-    return _encoder.encode(event)
+    return encode(event)
 
 
 def _set_aside(place: dict[str, Any], name: str, clashing: dict[str, Any]) -> None:

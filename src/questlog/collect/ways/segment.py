@@ -12,7 +12,7 @@ from typing import Any
 
 from questlog.collect.http import Request, Response, refuse
 from questlog.collect.ways import Read, Sent, sent_ms
-from questlog.collect.ways.envelope import Members, build, event_name, members_of, snake_case, text_of
+from questlog.collect.ways.envelope import Members, build, encode, event_name, members_of, snake_case, text_of
 from questlog.collect.ways.events import split
 from questlog.plan import Plan
 
@@ -55,7 +55,7 @@ def _event(call: str | None, raw: bytes, plan: Plan) -> bytes:
         return raw
     call = call or text_of(message.get("type"))
     if call not in CALLS:
-        return raw
+        return encode(message) if message.pop("writeKey", None) else raw
     named = text_of(message.get("event")) if call == "track" else call
     payload = _PAYLOAD.get(call, "properties")
     fields: dict[str, Any] = _rest(message)
