@@ -37,6 +37,8 @@ class Settings:
     land_seconds: float = _row(2.0, "How long a lander under load lets a batch gather. Queries do not wait for it.")
     batch_records: int = _row(50_000, "How many records one landing takes at most.")
     keep_log_hours: float = _row(24.0, "How long the log keeps what is landed.")
+    collect_host: str = _row("127.0.0.1", "The address a collector listens on; another one needs a write key.")
+    collect_port: int = _row(0, "The port of the collector that `questlog up` runs beside the lander; 0: it runs none.")
     query_seconds: float = _row(600.0, "After how long a query is stopped.")
     query_memory_mb: int = _row(2048, "How much memory a query may use.")
     stack_ports: str = _row(

@@ -43,7 +43,14 @@ class Answered:
 class Collector:
     """`questlog collect` on a project folder."""
 
-    def __init__(self, root: Path, *options: str, plan: str = "", environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *options: str,
+        plan: str = "",
+        environment: Mapping[str, str] | None = None,
+        command: str = "collect",
+    ) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
         if plan:
@@ -51,10 +58,11 @@ class Collector:
         elif not (root / "plan.toml").exists():
             shutil.copyfile(SWORDS, root / "plan.toml")
         self._said = root / "collector.out"
-        command = [sys.executable, "-m", "questlog", "-C", str(root), "collect", "--port", "0", *options]
+        where = ["--port", "0"] if command == "collect" else []
+        argv = [sys.executable, "-m", "questlog", "-C", str(root), command, *where, *options]
         self._from = self._said.stat().st_size if self._said.exists() else 0
         with self._said.open("ab") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+            self.process = subprocess.Popen(argv, stdout=out, stderr=out, env=environment)
         wait_for(lambda: _ADDRESS.search(self.said()) or self.process.poll() is not None, "the collector listens")
         found = _ADDRESS.search(self.said())
         assert found, self.said()

@@ -26,35 +26,31 @@ DEFAULT_PORT = 8090
 logger = logging.getLogger("questlog.collect")
 
 
-def address_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say where and how a collector listens."""
-    command = click.option(
-        "--workers",
-        default=1,
-        show_default=True,
-        type=click.IntRange(1, 64),
-        help="How many processes.",
-    )(command)
-    command = click.option(
-        "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one."
-    )(command)
-    return click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")(command)
-
-
 @click.command()
-@address_options
+@click.option("--host", help="The address to listen on.  [default: the setting collect_host, 127.0.0.1]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help=f"0 takes a free one.  [default: the setting collect_port, or {DEFAULT_PORT}]",
+)
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="How many processes.")
 @click.option("--json", "as_json", is_flag=True, help="Write the messages as lines of JSON.")
 @click.pass_obj
-def collect(folder: Path, host: str, port: int, workers: int, as_json: bool) -> None:
+def collect(folder: Path, host: str | None, port: int | None, workers: int, as_json: bool) -> None:
     """Take events over HTTP until Ctrl-C. A 2xx answer means: they are on disk, and in the very next query.
 
     \b
     curl -d '{"event_type": "join_guild", "guild": "owls"}' http://127.0.0.1:8090/v1/events
 
-    A worker that dies is started again. What is collected lands with `questlog land`; `questlog up` runs the
-    collector and the lander.
+    A worker that dies is started again. What is collected lands with `questlog land`; `questlog up --collect` runs
+    the collector and the lander.
     """
+    from questlog.settings import find_project
+
     start_logging(as_json)
+    settings = find_project(folder).settings
+    host = settings.collect_host if host is None else host
+    port = (settings.collect_port or DEFAULT_PORT) if port is None else port
     with ExitStack() as stack:
         code = Supervisor(folder, collector_parts(stack, folder, host, port, workers)).run()
     if code:

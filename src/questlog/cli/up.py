@@ -39,19 +39,31 @@ Part = Callable[[Path, threading.Event, Callable[[], None]], None]
 
 @click.command()
 @click.option("--only", type=click.Choice(["forwarder", "lander"]), help="Run this part alone.")
+@click.option("--collect", is_flag=True, help="Run a collector too, as if the setting collect_port were 8090.")
 @click.option("--json", "as_json", is_flag=True, help="Write the messages as lines of JSON.")
 @click.pass_obj
-def up(folder: Path, only: str | None, as_json: bool) -> None:
+def up(folder: Path, only: str | None, collect: bool, as_json: bool) -> None:
     """Run what this project needs until Ctrl-C: the lander, which moves events from the log to the tables.
 
     On the cluster profile the forwarder too, which moves them from this machine's log to Kafka, where the
     lander finds them; --only forwarder is for a machine that runs the game, while another one lands.
 
-    A part that dies is started again. Ctrl-C lands what is logged by then and stops. Events are accepted
-    and can be asked for whether this runs or not.
+    With --collect, or with the setting collect_port, it also runs the collector, which takes events over HTTP.
+
+    A part that dies is started again. Ctrl-C lands what is logged by then and stops. Events are accepted by
+    your app and can be asked for whether this runs or not.
     """
+    from questlog.cli.collect import DEFAULT_PORT, collector_parts
+    from questlog.settings import find_project
+
     start_logging(as_json)
-    code = Supervisor(folder, _parts(folder, only)).run()
+    settings = find_project(folder).settings
+    with contextlib.ExitStack() as stack:
+        parts = dict(_parts(folder, only))
+        port = settings.collect_port or (DEFAULT_PORT if collect else 0)
+        if port and (collect or only is None):
+            parts |= collector_parts(stack, folder, settings.collect_host, port, workers=1)
+        code = Supervisor(folder, parts).run()
     if code:
         sys.exit(code)
 

@@ -118,11 +118,11 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
             sockets += [_bind(family, address, shared=True) for _ in range(count)]
         for each in sockets:
             each.listen(_BACKLOG)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         for each in sockets:
             each.close()
         raise QuestlogError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}",
+            f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}",
             hint="another --port, or stop what is there",
         ) from error
     return sockets
