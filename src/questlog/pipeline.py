@@ -127,7 +127,7 @@ class ClusterPipeline(Pipeline):
     """The same game on Kafka, Spark and a Hive Metastore; the log is the spool in front of the topic."""
 
     @cached_property
-    def log(self) -> Log:
+    def log(self) -> SqliteLog:
         from questlog.log.kafka.spool import forwarded
 
         settings = self.project.settings

@@ -40,7 +40,7 @@ def test_up_takes_events_and_lands_them_until_told_to_stop(tmp_path: Path) -> No
 def test_a_port_that_is_taken_is_told_at_once_and_nothing_stays(tmp_path: Path) -> None:
     port = free_port()
     with Collector(tmp_path / "one", command="up", environment=environment(port)):
-        with pytest.raises(AssertionError, match="cannot listen on 127.0.0.1 port"):
+        with pytest.raises(AssertionError, match="cannot listen on"):
             Collector(tmp_path / "two", command="up", environment=environment(port))
         said = subprocess.run(
             [sys.executable, "-m", "questlog", "-C", str(tmp_path / "two"), "collect", "--port", str(port)],
