@@ -50,13 +50,11 @@ def test_every_server_is_healthy_by_a_real_act(stack: Stack) -> None:
     found = {each["name"]: each for each in json.loads(answer.stdout)}
     assert answer.returncode == 0
     assert list(found) == SERVERS
-    assert {name: each["found"] for name, each in found.items() if name != "presto"} == {
-        "kafka": "produced and consumed",
-        "namenode": "listed /",
-        "datanode": "wrote and read a file",
-        "metastore": "listed 1 databases",
-    }
-    assert "of the Iceberg catalog" in found["presto"]["found"]
+    acts = {name: each["found"] for name, each in found.items()}
+    assert [acts["kafka"], acts["namenode"], acts["datanode"]] == [
+        "produced and consumed", "listed /", "wrote and read a file",
+    ]  # fmt: skip
+    assert acts["metastore"].endswith("databases") and acts["presto"].endswith("of the Iceberg catalog")
     assert sum(each["memory_mb"] for each in found.values()) < 3500
 
 
