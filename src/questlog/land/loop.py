@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-
 from questlog.errors import LakeUnavailable, LogUnavailable, PlanError
 from questlog.lake.iceberg import IcebergTables
 from questlog.lake.state import (
@@ -28,10 +26,10 @@ from questlog.lake.state import (
 from questlog.lake.upkeep import Upkeep
 from questlog.land import Landed, StopSignal
 from questlog.land.lease import Lease
+from questlog.land.moment import landed_at
 from questlog.land.reader import read_batch
 from questlog.log import Log, Position, merge
 from questlog.plan import Plan
-from questlog.plan.columns import LANDED_TIME
 from questlog.plan.load import parse_plan
 from questlog.shape import QUARANTINE, shape
 
@@ -112,7 +110,7 @@ class LandingLoop:
         now_ms = time.time_ns() // 1_000_000
         for name, rows in shaped.tables.items():
             self._lease.beat()
-            self._tables.commit(name, _landed_at(rows, now_ms), batch.through, plan.version)
+            self._tables.commit(name, landed_at(rows, now_ms), batch.through, plan.version)
         lost = sum(gap.until - gap.first for gap in batch.gaps)
         tables = {name: event.table for name, event in plan.events.items()}
         counted = [LedgerRow(DUPLICATE, tables.get(t, ""), t, "", n) for t, n in shaped.repeated.items()]
@@ -232,15 +230,6 @@ class LandingLoop:
         if time.monotonic() - self._trimmed >= TRIM_SECONDS:
             self._trimmed = time.monotonic()
             self._log.trim(progress, time.time_ns() // 1_000_000 - self._keep_log_ms)
-
-
-def _landed_at(rows: pa.Table, now_ms: int) -> pa.Table:
-    """Return *rows* with the time of their landing, if they have a column for it."""
-    index = rows.schema.get_field_index(LANDED_TIME)
-    if index < 0:
-        return rows
-    field = rows.schema.field(index)
-    return rows.set_column(index, field, pa.repeat(pa.scalar(now_ms * 1000, pa.int64()).cast(field.type), len(rows)))
 
 
 def _covers(position: Position, other: Position) -> bool:

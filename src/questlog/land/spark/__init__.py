@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from questlog.errors import LanderFenced, LogUnavailable, PlanError, QuestlogError
 from questlog.land import Landed, StopSignal
+from questlog.land.moment import landed_at
 from questlog.land.spark.session import java_options
 from questlog.land.spark.tables import Floor, SparkTables
 from questlog.land.spark.upkeep import SparkUpkeep
@@ -214,8 +215,9 @@ class SparkLander:
         through = merge(self._floor.position, {int(p): o for p, o in counts["through"].items()})
         if through == self._floor.position:
             return
+        now_ms = time.time_ns() // 1_000_000
         for name, table in rows.items():
-            self._tables.commit(name, table, merge(self._held.get(name, {}), through), plan.version)
+            self._tables.commit(name, landed_at(table, now_ms), merge(self._held.get(name, {}), through), plan.version)
             self._held[name] = merge(self._held.get(name, {}), through)
         self._save(counts, rows, through, plan)
         self._total += Landed(
