@@ -1,0 +1,66 @@
+"""The recipes of `examples/clients`: each starts before its collector does, and its event is in SQL once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from harness import free_port, wait_for
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "collect"))
+from kit import Collector
+
+RECIPES = Path(__file__).parents[2] / "examples" / "clients"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a recipe is built, in a folder that holds nothing but its file, and run."""
+
+    client: str
+    file: str
+    tool: str
+    build: tuple[str, ...]
+    run: tuple[str, ...]
+
+
+RUN_HERE = (
+    Recipe("curl", "send.sh", "curl", (), ("sh", "send.sh")),
+    Recipe("go", "questlog.go", "go", ("go", "build", "questlog.go"), ("./questlog",)),
+    Recipe("java", "Questlog.java", "javac", ("javac", "-Xlint:all", "-Werror", "Questlog.java"),
+           ("java", "-cp", ".", "Questlog")),
+    Recipe("rust", "questlog.rs", "rustc", ("rustc", "-Dwarnings", "questlog.rs"), ("./questlog",)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", RUN_HERE, ids=lambda recipe: recipe.client)
+def test_a_recipe_sends_its_event_once_its_collector_is_there(recipe: Recipe, tmp_path: Path) -> None:
+    if not shutil.which(recipe.tool):
+        pytest.skip(f"no {recipe.tool} here to run {recipe.file} with")
+    shutil.copyfile(RECIPES / recipe.file, tmp_path / recipe.file)
+    if recipe.build:
+        subprocess.run(recipe.build, cwd=tmp_path, check=True, timeout=200)
+    port = free_port()
+    environment = {**os.environ, "QUESTLOG_URL": f"http://127.0.0.1:{port}", "QUESTLOG_KEY": "any-key"}
+    with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        program = subprocess.Popen(recipe.run, cwd=tmp_path, env=environment, stdout=out, stderr=err)
+    try:
+        if recipe.client != "curl":  # it tries again silently
+            wait_for(lambda: "no answer" in (tmp_path / "err").read_text(), "it finds nobody")
+        with Collector(
+            tmp_path / "project", "--port", str(port), plan=(RECIPES / "plan.toml").read_text("utf-8")
+        ) as collector:
+            assert program.wait(60) == 0, (tmp_path / "err").read_text()
+            assert '"outcome":"accepted"' in (tmp_path / "out").read_text()
+            found = collector.sql(
+                "select client, level, player_id, date_diff('day', event_time, now()) from level_failed"
+            )
+        assert found == [(recipe.client, 3, "ann", 0)]
+    finally:
+        program.kill()
+        program.wait()
