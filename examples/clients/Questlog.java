@@ -9,10 +9,7 @@ import java.util.UUID;
 
 /** Sends one event to the collector at QUESTLOG_URL with the write key QUESTLOG_KEY: java Questlog.java */
 public final class Questlog {
-    private final HttpClient http = HttpClient.newBuilder()
-        .version(HttpClient.Version.HTTP_1_1) // otherwise it asks to change to HTTP/2, which the collector refuses
-        .connectTimeout(Duration.ofSeconds(10))
-        .build();
+    private final HttpClient http = HttpClient.newBuilder().connectTimeout(Duration.ofSeconds(10)).build();
     private final URI events;
     private final String key;
 

@@ -3,11 +3,12 @@
 import gzip
 import json
 import signal
+import socket
 from typing import Any
 
 import pytest
 import zstandard
-from kit import Collector
+from kit import Collector, read_all
 
 ZSTD = zstandard.compress
 
@@ -158,3 +159,24 @@ def test_ctrl_c_ends_it_as_well(tmp_path: Any) -> None:
 def test_without_a_key_it_listens_on_this_machine_only(tmp_path: Any) -> None:
     with pytest.raises(AssertionError, match="questlog key create"):
         Collector(tmp_path, "--host", "0.0.0.0")
+
+
+@pytest.mark.parametrize("framing", ["content-length", "chunked"])
+def test_a_client_that_asks_for_another_protocol_is_served_in_this_one(collector: Collector, framing: str) -> None:
+    """As Java's HttpClient does unless it is told not to."""
+    name = f"upgrade with {framing}"
+    body = json.dumps(guild(name)).encode()
+    sent = b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    if framing == "chunked":
+        sent = b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    head = b"POST /v1/events HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings%b\r\nupgrade: h2c\r\n"
+    with socket.create_connection((collector.host, collector.port), timeout=20) as client:
+        for byte in head % b"" + sent:  # in pieces as small as can be
+            client.sendall(bytes([byte]))
+        client.sendall(head % b"" + sent + head % b", close" + sent)
+        answers = read_all(client)
+    assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"HTTP/1.1") == 3
+    assert rows(collector, name) == 3
+    answers = collector.raw(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n")
+    assert answers.startswith(b"HTTP/1.1 200 OK")
+    assert collector.raw(b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n").startswith(b"HTTP/1.1 4")

@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._state = "idle"  # then head, body, and at the end: refused, lingering, gone
         self._refusal: Response | None = None
         self._paused = self._write_paused = False
+        self._asked_to_upgrade = False
         self._head_bytes = self._raw_bytes = 0
         self.deadline = self.write_deadline = _NEVER
 
@@ -96,13 +97,33 @@ class Connection(asyncio.Protocol):
             return
         self._raw_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(refuse(400, "bad_request", "this server upgrades to no other protocol"))
+            self._feed(data)
         except httptools.HttpParserError as error:
             self._refuse(self._refusal or refuse(400, "bad_request", f"this is no HTTP/1.1 request: {error}"))
         else:
             self._look_at_size()
+
+    def _feed(self, data: bytes) -> None:
+        """Parse. At the headers of a request that asks for another protocol the parser stops, and we go on."""
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stopped:
+                if not self._asked_to_upgrade:
+                    self._refuse(refuse(400, "bad_request", "this server is no proxy"))
+                    return
+                data = data[stopped.args[0] :]
+                self._ignore_upgrade()
+
+    def _ignore_upgrade(self) -> None:
+        """Read a body as if nobody had asked: Java's HttpClient asks for HTTP/2 and takes HTTP/1.1 too."""
+        assert self._receiving is not None and self._receiving.request is not None
+        self._asked_to_upgrade = False
+        length = self._receiving.request.length
+        framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -116,6 +137,8 @@ class Connection(asyncio.Protocol):
     # -- the parser's calls ----------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self._receiving is not None:  # its headers were read before: see `_ignore_upgrade`
+            return
         if self._state in ("refused", "lingering", "gone"):  # the connection ended in the middle of what was read
             raise _Refused
         self._headers: dict[bytes, bytes] = {}
@@ -141,6 +164,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Judge what the headers alone say.  1 framing  2 size  3 what the handler thinks  4 Expect."""
+        if self._receiving is not None:
+            return
         parser, headers, limits = self._parser, self._headers, self._limits
         version = parser.get_http_version()
         if version != "1.1" and version != "1.0":
@@ -157,6 +182,7 @@ class Connection(asyncio.Protocol):
         request = Request(parser.get_method().decode(), self._target, headers, length, self.peer)
         exchange = Exchange(self, request, close=not parser.should_keep_alive())
         self._chunks: list[bytes] = []
+        self._asked_to_upgrade = parser.should_upgrade() and request.method != "CONNECT"
         self._state = "body"
         self._receiving = exchange
         self.deadline = self._server.now() + limits.body_seconds
@@ -193,6 +219,8 @@ class Connection(asyncio.Protocol):
             )
 
     def on_message_complete(self) -> None:
+        if self._asked_to_upgrade:
+            return
         exchange = self._receiving
         assert exchange is not None and exchange.request is not None
         self._receiving = None
