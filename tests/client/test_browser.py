@@ -1,10 +1,11 @@
-"""`questlog.js` in real Chromium, through a web site, to a real collector: each event is in SQL once."""
+"""`questlog.js` in real Chromium, to a real collector, through a web site or straight: each event is in SQL once."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,3 +205,32 @@ def test_a_page_that_may_not_store_anything_sends_all_the_same(
     wait_for(lambda: settled(browser), "it is sent")
     assert rows(collector, browser) == [(1,)]
     browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
+def test_a_page_of_an_allowed_origin_sends_to_a_collector_elsewhere_with_its_key(
+    browser: Any, collector: Collector, tmp_path: Path
+) -> None:
+    """No proxy between: the collector serves the script, asks for the key, and lets this origin read its answers."""
+    site = Website(collector.port)
+    origin = site.url.replace("127.0.0.1", "localhost").rstrip("/")
+    with Collector(tmp_path, plan=PLAN) as keyed:
+        create = ["-m", "questlog", "-C", str(tmp_path), "key", "create", "web", "--origin", origin, "--json"]
+        made = subprocess.run([sys.executable, *create], capture_output=True, text=True, check=True)
+        key = json.loads(made.stdout)["key"]
+        wait_for(lambda: keyed.send({"event_type": "level_failed"}).status == 401, "the collector knows of the key")
+        tag = f'<script src="http://127.0.0.1:{keyed.port}/v1/questlog.js" data-key="%s"></script>'
+        try:
+            site.page = (tag % "qlk_wrong").encode()
+            browser.get(origin)
+            track(browser, 5)
+            assert not browser.execute_async_script("questlog.flush().then(arguments[0])"), "a wrong key loses nothing"
+            site.page = (tag % key).encode()
+            browser.get(origin)
+            track(browser, 6)
+            wait_for(lambda: settled(browser), "the events are sent")
+            assert keyed.sql("select level from level_failed order by level") == [(5,), (6,)]
+            browser.execute_script("questlog.track('level_failed', {level: 7}); location.href = 'about:blank'")
+            wait_for(lambda: len(keyed.sql("select 1 from level_failed")) == 3, "the beacon arrives")
+        finally:
+            browser.get("about:blank")
+            site.close()

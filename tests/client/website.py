@@ -20,7 +20,7 @@ class Website(ThreadingHTTPServer):
 
     def __init__(self, collector_port: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.collector_port = collector_port
+        self.collector_port, self.page = collector_port, PAGE
         self.faults: list[tuple[int, dict[str, str]] | str] = []
         self.batches: list[bytes] = []
         self.times: list[float] = []
@@ -49,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         is_script = self.path == "/v1/questlog.js"
         kind = "text/javascript" if is_script else "text/html"
-        self._answer(200, {"Content-Type": kind}, SCRIPT.read_bytes() if is_script else PAGE)
+        self._answer(200, {"Content-Type": kind}, SCRIPT.read_bytes() if is_script else self.server.page)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))

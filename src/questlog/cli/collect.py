@@ -123,6 +123,7 @@ async def _serve(
     from questlog.collect.keys.gate import Gate
     from questlog.collect.metrics import Metrics
     from questlog.collect.pages import MetricsPage, Readiness, openapi
+    from questlog.collect.script import PATH, script
 
     project, metrics = pipeline.project, Metrics()
     committer = Committer(pipeline.log, metrics.appended)
@@ -130,6 +131,7 @@ async def _serve(
         "/readyz": Readiness(pipeline.log.probe),
         "/metrics": MetricsPage(project.root, project.log_folder),
         "/openapi.json": openapi(),
+        PATH: script,
     }
     gate = Gate(project.data, rates, open_without_keys=open_without_keys)
     collector = Collector(lambda: pipeline.plan, committer, gate, metrics, pages)

@@ -72,6 +72,7 @@ ENDPOINTS = (
         },
     ),
     Endpoint("/v1/pixel.gif", "get", "One event in a query string, for e-mail.", {}, answer="gif"),
+    Endpoint("/v1/questlog.js", "get", "The client for web pages.", {}, keyed=False, answer="script"),
     Endpoint("/healthz", "get", "Alive: the process answers.", {}, keyed=False, answer="status"),
     Endpoint("/readyz", "get", "Ready: the log was just written and read back.", {}, keyed=False, answer="status"),
     Endpoint("/metrics", "get", "Counts for Prometheus, of all workers.", {}, answer="text"),
@@ -110,6 +111,7 @@ _ANSWERS: Mapping[str, tuple[str, Any]] = {
     "receipts": ("application/json", {"$ref": "#/components/schemas/Receipts"}),
     "status": ("application/json", {"$ref": "#/components/schemas/Status"}),
     "gif": ("image/gif", {"type": "string"}),
+    "script": ("text/javascript", {"type": "string"}),
     "text": ("text/plain", {"type": "string"}),
     "document": ("application/json", {"type": "object"}),
 }
