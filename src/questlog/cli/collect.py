@@ -117,7 +117,7 @@ async def _serve(
     stop: threading.Event,
     ready: Callable[[], None],
 ) -> None:
-    from questlog.collect.collector import Collector, Page
+    from questlog.collect.collector import Collector, Page, warm_up
     from questlog.collect.http.commit import Committer
     from questlog.collect.http.server import Server
     from questlog.collect.keys.gate import Gate
@@ -136,6 +136,7 @@ async def _serve(
     gate = Gate(project.data, rates, open_without_keys=open_without_keys)
     collector = Collector(lambda: pipeline.plan, committer, gate, metrics, pages)
     server = Server(collector, refused=lambda status: metrics.answered("refused", status, 0))
+    warm_up(pipeline.plan)
     ready()
     await server.serve(sockets, stop.is_set)
     await committer.close()
