@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from questlog.cli import cli
+from questlog.collect.http.limits import Limits
+from questlog.collect.openapi import ENDPOINTS, HEADERS, REFUSALS
 from questlog.plan import Plan, Type
 from questlog.plan.columns import ENVELOPE, LAST, QUARANTINE_COLUMNS, Column, header_column
 from questlog.query.views import sql_type
@@ -109,7 +111,32 @@ def _run(name: str, run: dict[str, Any]) -> str:
     return f"| `{name}` | `{run['command']}` | {found['date']} | {machine} | {versions} |"
 
 
-PAGES = {"commands.md": commands, "settings.md": settings, "columns.md": columns, "benchmarks.md": benchmarks}
+def collector() -> str:
+    """Return the collector's endpoints, headers, statuses and limits."""
+    served = [
+        f"| `{each.method.upper()} {each.path}` | {each.summary} | {', '.join(f'`{body}`' for body in each.bodies)} |"
+        for each in ENDPOINTS
+    ]
+    parts = ["# The collector", "", NOTE + "What `questlog collect` serves; `/openapi.json` says the same to programs."]
+    parts += ["", "| request | what it is | bodies |", "|---|---|---|", *served]
+    parts += ["", "## Headers of a request", "", "| header | meaning |", "|---|---|"]
+    parts += [f"| `{name}` | {meaning} |" for name, meaning in HEADERS.items()]
+    parts += ["", "## Statuses", "", "200 means: what the receipts do not call rejected is on disk."]
+    parts += ["Any other answer says why in JSON (`error`, `message`, `hint`), and records nothing of its request."]
+    parts += ["", "| status | meaning |", "|---|---|", *(f"| {status} | {text} |" for status, text in REFUSALS.items())]
+    parts += ["", "## Limits", "", "Each counts for one worker process; sizes are bytes, times are seconds."]
+    parts += ["", "| limit | value | what it bounds |", "|---|---|---|"]
+    parts += [f"| `{row.name}` | {row.default:,} | {row.metadata['meaning']} |" for row in fields(Limits)]
+    return "\n".join([*parts, ""])
+
+
+PAGES = {
+    "collector.md": collector,
+    "commands.md": commands,
+    "settings.md": settings,
+    "columns.md": columns,
+    "benchmarks.md": benchmarks,
+}
 
 
 def main() -> int:

@@ -100,3 +100,10 @@ def test_many_ask_at_once_whether_it_is_ready(collector: Collector) -> None:
     for thread in threads:
         thread.join()
     assert found == [200] * 20
+
+
+def test_the_script_for_web_pages_is_served_to_any_of_them(collector: Collector) -> None:
+    answer = collector.request("GET", "/v1/questlog.js", None, {"origin": "https://game.example"})
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
+    assert (answer.headers["cross-origin-resource-policy"], b"sendBeacon" in answer.body) == ("cross-origin", True)
+    assert "max-age" in answer.headers["cache-control"]

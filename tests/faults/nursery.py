@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-_PROGRAMS = ("flask.cli", "gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "questlog.cli.land", "questlog.cli.up",
-             "questlog.cli.sql", "questlog.cli.status")  # fmt: skip
+_PROGRAMS = ("flask.cli", "gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "questlog.cli.collect",
+             "questlog.cli.land", "questlog.cli.up", "questlog.cli.sql", "questlog.cli.status")  # fmt: skip
 
 
 def main() -> None:

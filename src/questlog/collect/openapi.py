@@ -115,10 +115,17 @@ _ANSWERS: Mapping[str, tuple[str, Any]] = {
     "text": ("text/plain", {"type": "string"}),
     "document": ("application/json", {"type": "object"}),
 }
-_HEADERS = {
+HEADERS: Mapping[str, str] = {
+    "Content-Encoding": "`gzip` or `zstd`, if the body is compressed.",
     "X-Sent-Time": "When the sender sends this, by its own clock: milliseconds since 1970, or ISO 8601.",
     "Prefer": "`return=minimal`: receipts only for events that were not simply accepted.",
+    "Authorization": "`Bearer KEY`, or Basic with the key as user name and no password, as Segment's SDKs send it.",
+    "X-Write-Key": "The key, where `Authorization` is not at hand; `?key=` for pictures and beacons.",
+    "X-Signature-Time": "For keys with a secret: seconds since 1970, at most 300 from the collector's clock.",
+    "X-Signature": "Hex HMAC-SHA256, by the secret, of that time, a dot, and the body as it is sent.",
 }
+SENT_HEADERS = {name: HEADERS[name] for name in ("X-Sent-Time", "Prefer")}
+"""Those that the document lists with each operation; the others are its security schemes, or HTTP's own."""
 
 
 def document() -> dict[str, Any]:
@@ -157,7 +164,7 @@ def _operation(each: Endpoint) -> dict[str, Any]:
         found["requestBody"] = {"required": True, "content": {name: {"schema": s} for name, s in each.bodies.items()}}
         found["parameters"] = [
             {"name": name, "in": "header", "required": False, "description": meaning, "schema": {"type": "string"}}
-            for name, meaning in _HEADERS.items()
+            for name, meaning in SENT_HEADERS.items()
         ]
     if each.answer == "gif":
         found["parameters"] = [

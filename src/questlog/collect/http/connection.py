@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._refusal: Response | None = None
         self._paused = self._write_paused = False
         self._asked_to_upgrade = False
-        self._head_bytes = self._raw_bytes = 0
+        self._head_bytes = self._raw_bytes = self._first_bytes = 0
         self.deadline = self.write_deadline = _NEVER
 
     # -- the transport's calls -------------------------------------------------------------------
@@ -96,6 +96,7 @@ class Connection(asyncio.Protocol):
         if self._state in ("refused", "lingering", "gone"):
             return
         self._raw_bytes += len(data)
+        self._first_bytes = len(data) if self._state == "idle" else 0
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
@@ -143,7 +144,9 @@ class Connection(asyncio.Protocol):
             raise _Refused
         self._headers: dict[bytes, bytes] = {}
         self._target = b""
-        self._head_bytes = self._raw_bytes = self._lines = 0
+        self._head_bytes = self._lines = 0
+        # what was read begins with this request, or with others: then what of it is this one's is not known
+        self._raw_bytes, self._first_bytes = self._first_bytes, 0
         self._state = "head"
         self.deadline = self._server.now() + self._limits.head_seconds
 
@@ -275,7 +278,7 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """End what took too long: a request that has begun hears why, an idle connection just ends."""
-        if self._state == "head" and self._raw_bytes:
+        if self._state == "head":
             self._refuse(refuse(408, "too_slow", f"head_seconds is {self._limits.head_seconds:g}"))
         elif self._state == "body":
             self._refuse(refuse(408, "too_slow", f"body_seconds is {self._limits.body_seconds:g}"))
