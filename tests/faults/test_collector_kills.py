@@ -1,0 +1,136 @@
+"""SIGKILL at random moments of a collector's worker: what it answered is in SQL exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import threading
+from collections import Counter
+from pathlib import Path
+
+from harness import Game, Nursery, Process, assert_promise, wait_for
+
+KILLS = int(os.environ.get("QUESTLOG_DRILL", "200"))
+SEED = int(os.environ.get("QUESTLOG_SEED", random.randrange(10**6)))
+SENDERS = 4
+
+
+class Sender(threading.Thread):
+    """Sends events in batches, each again until its receipts have come, and remembers which were acknowledged."""
+
+    def __init__(self, port: int, name: str, seed: int) -> None:
+        super().__init__()
+        self.sent: set[str] = set()
+        self.acknowledged: set[str] = set()
+        self.faults: list[object] = []
+        self._port, self._mark, self._chance = port, name, random.Random(seed)
+        self._told = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        number = 0
+        while not self._told.is_set():
+            marks = [f"{self._mark}-{number + n}" for n in range(self._chance.randrange(1, 20))]
+            number += len(marks)
+            self.sent.update(marks)
+            while not self._told.is_set() and not self._send(connection, marks):
+                self._told.wait(0.01)
+        connection.close()
+
+    def _send(self, connection: http.client.HTTPConnection, marks: list[str]) -> bool:
+        try:
+            events = [{"event_type": "join_guild", "event_id": mark} for mark in marks]
+            connection.request("POST", "/v1/events", json.dumps(events))
+            response = connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException):
+            connection.close()
+            return False
+        if response.status != 200:
+            self.faults.append((response.status, body))
+            return False
+        outcomes = Counter(receipt["outcome"] for receipt in json.loads(body)["receipts"])
+        if outcomes["accepted"] + outcomes["duplicate"] != len(marks):
+            self.faults.append(outcomes)
+        self.acknowledged.update(marks)
+        return True
+
+    def stop(self) -> None:
+        """Stop sending."""
+        self._told.set()
+        self.join(30)
+        assert not self.is_alive(), "a request hangs"
+
+
+def test_kills_of_a_worker_lose_nothing_and_double_nothing(nursery: Nursery, tmp_path: Path) -> None:
+    print(f"\nseed {SEED}: {KILLS} kills")
+    game, chance, kills = Game(nursery, tmp_path, port=low_port()), random.Random(SEED), 0
+    senders = [Sender(game.port, f"{SEED}-{n}", SEED + n) for n in range(SENDERS)]
+    collector: Process | None = None
+    try:
+        while kills < KILLS:
+            wait_for(lambda: is_free(game.port), "the last worker is gone")
+            argv = ["questlog", "-C", str(game.root), "collect", "--port", str(game.port)]
+            collector = nursery.start(game.root, *argv, environment=game.environment)
+            worker = worker_of(collector)
+            known = sum(len(sender.acknowledged) for sender in senders)
+            if chance.random() < 0.7:  # under load; otherwise perhaps before it has answered anything
+                wait_for(lambda k=known: sum(len(s.acknowledged) for s in senders) > k, "it answers")
+            collector.wait(chance.uniform(0, 0.1))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+                kills += 1
+            collector.kill()
+    finally:
+        for sender in senders:
+            sender.stop()
+        if collector is not None:
+            collector.kill()
+    acknowledged = {mark for sender in senders for mark in sender.acknowledged}
+    sent = {mark for sender in senders for mark in sender.sent}
+    print(f"{kills} kills, {len(acknowledged)} acknowledged")
+    assert [fault for sender in senders for fault in sender.faults] == []
+    assert len(acknowledged) > 5 * KILLS, "too little was answered to prove anything"
+    assert_promise(known_marks(game), acknowledged, sent, "before landing")
+    game.run("land")
+    assert_promise(known_marks(game), acknowledged, sent, "after landing")
+    ledger = game.ledger()
+    assert ledger["accepted"] == sum(count for outcome, count in ledger.items() if outcome != "accepted")
+
+
+def worker_of(collector: Process) -> int:
+    """Return the process that answers, once it is there."""
+    children = Path(f"/proc/{collector.pid}/task/{collector.pid}/children")
+    wait_for(lambda: collector.wait(0) is not None or (children.exists() and children.read_text().strip()), "a worker")
+    assert collector.wait(0) is None, collector.complained()
+    return int(children.read_text().split()[0])
+
+
+def known_marks(game: Game) -> Counter[str]:
+    import questlog
+
+    with questlog.open(str(game.root)) as pipeline:
+        return Counter(mark for (mark,) in pipeline.sql("select event_id from join_guild").rows())
+
+
+def low_port() -> int:
+    """Return a free port that the kernel gives to nobody: a client that knocks on one of its own reaches itself."""
+    return next(port for port in random.sample(range(15_000, 30_000), 100) if is_free(port))
+
+
+def is_free(port: int) -> bool:
+    """Return whether a collector could listen there: a killed process leaves its sockets a little after its parent."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen()
+        except OSError:
+            return False
+    return True
