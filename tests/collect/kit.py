@@ -63,6 +63,14 @@ class Collector:
         self._from = self._said.stat().st_size if self._said.exists() else 0
         with self._said.open("ab") as out:
             self.process = subprocess.Popen(argv, stdout=out, stderr=out, env=environment)
+        try:
+            self._find()
+        except BaseException:
+            self.__exit__()  # nobody else knows the process
+            raise
+
+    def _find(self) -> None:
+        """Return once it answers, with its address known."""
         wait_for(lambda: _ADDRESS.search(self.said()) or self.process.poll() is not None, "the collector listens")
         found = _ADDRESS.search(self.said())
         assert found, self.said()
