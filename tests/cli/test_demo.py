@@ -30,6 +30,13 @@ def test_the_demo_answers_and_leaves_its_data(tmp_path: Path) -> None:
     assert demo(tmp_path / "demo").returncode == 0, "a second demo starts anew"
 
 
+def test_without_flask_the_demo_says_how_to_get_it(tmp_path: Path) -> None:
+    ran = demo(tmp_path / "demo", "sys.modules['flask'] = None")
+    assert ran.returncode == 1
+    assert ran.stderr == "questlog: the demo's game is a Flask app\n  try: pip install 'questlog[flask]'\n"
+    assert not (tmp_path / "demo").exists()
+
+
 @pytest.mark.parametrize("path", ["/usr/bin:/bin", f"{Path(sys.executable).parent}:/usr/bin:/bin"])
 def test_what_the_demo_says_to_try_next_can_be_typed_as_it_stands(
     tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch

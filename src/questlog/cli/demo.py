@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import os
 import shutil
 import socket
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from questlog.cli.sql import aligned
 from questlog.collect import accept
-from questlog.errors import QuestlogError
+from questlog.errors import NotInstalled, QuestlogError
 from questlog.pipeline import Pipeline, open_pipeline
 
 STATEMENTS = (
@@ -41,6 +42,8 @@ MEASURED = 20
 @click.option("--folder", default="questlog-demo", show_default=True, help="Where the demo's project goes.")
 def demo(folder: str) -> None:
     """Start the swords game, send it traffic, ask the analyst's five questions and check the answers."""
+    if importlib.util.find_spec("flask") is None:
+        raise NotInstalled("the demo's game is a Flask app", hint="pip install 'questlog[flask]'")
     target = Path(folder).resolve()
     _prepare(target)
     pipeline = open_pipeline(target)
