@@ -183,12 +183,12 @@ class Sender:
             if outcome in ("quarantined", "rejected"):
                 texts = [str(receipt.get(name) or "") for name in ("reason", "field", "detail")]
                 self._tell(Problem(json.loads(waiting.body), outcome, *texts))
-        self._queue.settle([waiting.sequence for waiting in batch], counts)
         self._most = min(BATCH_EVENTS, self._most + max(1, self._most // 10))
         self._failures = 0
-        if self.trouble:
+        if self.trouble:  # before a flush sees an empty queue and returns
             logger.warning("events are sent again")
             self.trouble = ""
+        self._queue.settle([waiting.sequence for waiting in batch], counts)
         self._settled.set()
 
     def _split(self, batch: Sequence[Waiting], answer: Answer) -> None:
