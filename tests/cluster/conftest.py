@@ -33,7 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Kafka, HDFS, Metastore and Presto, all healthy, on free ports; gone with this process, however it ends."""
+    """Kafka, HDFS, Metastore and Presto, all healthy, on free ports; gone with this process, however it ends.
+
+    With QUESTLOG_STACK these are the servers of a stack that runs in that folder, and stay.
+    """
+    if "QUESTLOG_STACK" in os.environ:
+        yield Stack(os.environ["QUESTLOG_STACK"])
+        return
     with Stack(tmp_path_factory.mktemp("stack"), ports="free") as running:
         yield running
 
