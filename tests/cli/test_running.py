@@ -76,15 +76,19 @@ def test_up_restarts_a_killed_lander(project: Project, until: Until) -> None:
     assert project.complained().count("was killed by SIGKILL") == 3
 
 
-def test_a_lander_does_not_outlive_its_supervisor(project: Project, until: Until) -> None:
+@pytest.mark.parametrize("at", ["its start", "work"])
+def test_a_lander_does_not_outlive_its_supervisor(project: Project, until: Until, at: str) -> None:
     up = project.start("up")
     (lander,) = until(lambda: children(up.pid))
+    project.send(HIT)
+    if at == "work":
+        until(lambda: landed(project) == 1)
     up.kill()
     up.wait()
     until(lambda: not is_alive(lander))
     again = project.start("up")
     project.send(HIT)
-    until(lambda: landed(project) == 1)
+    until(lambda: landed(project) == 2)
     again.terminate()
     assert again.wait(30) == 0
 

@@ -58,7 +58,7 @@ class Collector:
         elif not (root / "plan.toml").exists():
             shutil.copyfile(SWORDS, root / "plan.toml")
         self._said = root / "collector.out"
-        where = ["--port", "0"] if command == "collect" else []
+        where = ["--port", "0"] if command == "collect" and "--port" not in options else []
         argv = [sys.executable, "-m", "questlog", "-C", str(root), command, *where, *options]
         self._from = self._said.stat().st_size if self._said.exists() else 0
         with self._said.open("ab") as out:
@@ -132,6 +132,13 @@ def read_all(client: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return found
+
+
+def free_port() -> int:
+    """Return a port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 20) -> None:

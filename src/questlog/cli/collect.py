@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from questlog.pipeline import Pipeline
 
 DEFAULT_PORT = 8090
+TAKEN_SECONDS = 2.0
+"""How long a port may be in use before that is an error."""
 logger = logging.getLogger("questlog.collect")
 
 
@@ -52,14 +56,18 @@ def collect(folder: Path, host: str | None, port: int | None, workers: int, as_j
     host = settings.collect_host if host is None else host
     port = (settings.collect_port or DEFAULT_PORT) if port is None else port
     with ExitStack() as stack:
-        code = Supervisor(folder, collector_parts(stack, folder, host, port, workers)).run()
+        code = Supervisor(folder, *collector_parts(stack, folder, host, port, workers)).run()
     if code:
         sys.exit(code)
 
 
-def collector_parts(stack: ExitStack, folder: Path, host: str, port: int, workers: int) -> dict[str, Part]:
-    """Return a collector's worker processes by name; the address is taken at once, so that a fault shows at once."""
-    from questlog.collect.http.server import listen
+def collector_parts(
+    stack: ExitStack, folder: Path, host: str, port: int, workers: int
+) -> tuple[dict[str, Part], dict[str, Sequence[socket.socket]]]:
+    """Return a collector's worker processes by name, and the sockets they serve.
+
+    The address is taken before any of them starts, so that a fault shows at once.
+    """
     from questlog.collect.keys.gate import LOOPBACK
     from questlog.collect.keys.rate import Rates
     from questlog.collect.keys.store import KeyStore
@@ -74,16 +82,35 @@ def collector_parts(stack: ExitStack, folder: Path, host: str, port: int, worker
             hint="questlog key create game makes a key; --host 127.0.0.1 needs none",
         )
     stack.enter_context(share_counts())
-    sockets = listen(host, port, workers)
+    sockets = _listen_when_free(host, port, workers)
     name, taken = sockets[0].getsockname()[:2]
     logger.info("collecting for %s on http://%s:%d", project.root, f"[{name}]" if ":" in name else name, taken)
     if not keys:
         logger.info("no write key: whoever is on this machine may send, and nobody else can")
     rates = Rates()
-    return {
-        "collector" if workers == 1 else f"collector {number}": partial(run_collector, [each], rates, here)
-        for number, each in enumerate(sockets, 1)
+    doors: dict[str, Sequence[socket.socket]] = {
+        "collector" if workers == 1 else f"collector {number}": [each] for number, each in enumerate(sockets, 1)
     }
+    return {name: partial(run_collector, door, rates, here) for name, door in doors.items()}, doors
+
+
+def _listen_when_free(host: str, port: int, workers: int) -> list[socket.socket]:
+    """Return sockets that listen; a predecessor that was killed a moment ago has workers that end only now."""
+    from questlog.collect.http.server import listen
+
+    patience = time.monotonic() + TAKEN_SECONDS
+    told = False
+    while True:
+        try:
+            return listen(host, port, workers)
+        except QuestlogError as error:
+            taken = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+            if not taken or time.monotonic() > patience:
+                raise
+        if not told:
+            logger.info("port %d is in use; waiting up to %g s for whoever ends there", port, TAKEN_SECONDS)
+            told = True
+        time.sleep(0.05)
 
 
 def run_collector(

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ STEADY_SECONDS = 60.0
 """A part that lived so long is restarted at once."""
 
 logger = logging.getLogger("questlog.up")
+_NO_DOORS: Mapping[str, Sequence[socket.socket]] = {}
 Part = Callable[[Path, threading.Event, Callable[[], None]], None]
 """Project folder, told to stop, to be called when it has begun its work."""
 
@@ -60,10 +61,12 @@ def up(folder: Path, only: str | None, collect: bool, as_json: bool) -> None:
     settings = find_project(folder).settings
     with contextlib.ExitStack() as stack:
         parts = dict(_parts(folder, only))
+        doors: Mapping[str, Sequence[socket.socket]] = {}
         port = settings.collect_port or (DEFAULT_PORT if collect else 0)
         if port and (collect or only is None):
-            parts |= collector_parts(stack, folder, settings.collect_host, port, workers=1)
-        code = Supervisor(folder, parts).run()
+            collectors, doors = collector_parts(stack, folder, settings.collect_host, port, workers=1)
+            parts |= collectors
+        code = Supervisor(folder, parts, doors).run()
     if code:
         sys.exit(code)
 
@@ -130,11 +133,15 @@ class _Child:
 class Supervisor:
     """Starts each part as a child, restarts what dies, and ends with all of them.
 
-    It imports nothing heavy and starts no thread, so that a child may be forked at any time.
+    It imports nothing heavy and starts no thread, so that a child may be forked at any time. *doors* are sockets
+    that listen, by the part that serves them: we hold them for its successor, no other part does, and once we stop
+    only the part itself says when its door closes.
     """
 
-    def __init__(self, folder: Path, parts: Mapping[str, Part]) -> None:
-        self._folder, self._parts = folder, parts
+    def __init__(
+        self, folder: Path, parts: Mapping[str, Part], doors: Mapping[str, Sequence[socket.socket]] = _NO_DOORS
+    ) -> None:
+        self._folder, self._parts, self._doors = folder, parts, doors
         self._children: dict[int, _Child] = {}
         self._due: dict[str, float] = dict.fromkeys(parts, 0.0)
         self._pause: dict[str, float] = dict.fromkeys(parts, FIRST_PAUSE)
@@ -179,15 +186,23 @@ class Supervisor:
         if not pid:
             for ours in (line, *(child.line for child in self._children.values())):
                 ours.close()
+            self._close_doors(but=name)
             os._exit(_be(self._parts[name], self._folder, theirs))
         self._children[pid] = _Child(name, time.monotonic(), line)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         theirs.close()
 
+    def _close_doors(self, but: str = "") -> None:
+        """Close our copies: a door is open as long as anybody has one."""
+        for name, sockets in self._doors.items():
+            for each in sockets if name != but else ():
+                each.close()
+
     def _tell(self) -> None:
         """Tell each child once that we stop, and kill it when its time is up."""
         if self._stop_by is None:
             return
+        self._close_doors()
         late = time.monotonic() > self._stop_by
         for pid, child in self._children.items():
             if late or not child.told:
@@ -256,7 +271,8 @@ def _be(part: Part, folder: Path, line: socket.socket) -> int:
 
 def _end_with(line: socket.socket) -> None:
     """End this process at once when the other end closes: its successor does what is left."""
-    line.recv(1)
+    with contextlib.suppress(OSError):  # "reset", if what we said there was never read
+        line.recv(1)
     os._exit(1)
 
 
