@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[Exchange] = deque()
         self._receiving: Exchange | None = None
+        self._chunks: list[bytes] = []
         self._state = "idle"  # then head, body, and at the end: refused, lingering, gone
         self._refusal: Response | None = None
         self._paused = self._write_paused = False
@@ -82,6 +83,8 @@ class Connection(asyncio.Protocol):
         if self._receiving is not None:
             self._server.release(self._receiving)
         self._waiting.clear()
+        self._receiving, self._chunks = None, []
+        del self._parser  # it holds us and the last fault: without this, all of it waits for the next full collection
         self._server.forget(self)
 
     def eof_received(self) -> bool:
@@ -184,7 +187,7 @@ class Connection(asyncio.Protocol):
         length = None if coding is not None else int(sent)
         request = Request(parser.get_method().decode(), self._target, headers, length, self.peer)
         exchange = Exchange(self, request, close=not parser.should_keep_alive())
-        self._chunks: list[bytes] = []
+        self._chunks = []
         self._asked_to_upgrade = parser.should_upgrade() and request.method != "CONNECT"
         self._state = "body"
         self._receiving = exchange
@@ -233,7 +236,7 @@ class Connection(asyncio.Protocol):
         if exchange.early is not None:
             exchange.respond(exchange.early)
         else:
-            chunks = self._chunks
+            chunks, self._chunks = self._chunks, []  # a connection that is kept open keeps no body
             exchange.request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             self._server.handler.handle(exchange.request, exchange.respond)
         if len(self._waiting) >= self._limits.max_pipelined:
@@ -266,7 +269,7 @@ class Connection(asyncio.Protocol):
         """Answer after the answers that are due, then end the connection."""
         if self._receiving is not None:
             self._server.release(self._receiving)
-            self._receiving = None
+            self._receiving, self._chunks = None, []
         if self._state in ("refused", "lingering", "gone"):
             return
         self._state, self.deadline = "refused", _NEVER

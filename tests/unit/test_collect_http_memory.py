@@ -1,0 +1,83 @@
+"""A connection that has ended leaves nothing: what it held is free at once, not at some full collection later."""
+
+import asyncio
+import contextlib
+import gc
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from questlog.collect.http import Request, Respond, Response
+from questlog.collect.http.connection import Connection
+from questlog.collect.http.limits import LIMITS
+from questlog.collect.http.server import Server, listen
+
+HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n"
+SENT = {
+    "a head that never ends": HEAD[:-2],
+    "a body that never ends": HEAD + b"[",
+    "a chunked body that never ends": HEAD.replace(b"Content-Length: 20", b"Transfer-Encoding: chunked") + b"5\r\nab",
+    "nonsense": b"nonsense\r\n\r\n",
+    "too large a body": HEAD.replace(b" 20", b" 99999999"),
+    "a whole request": HEAD + b" " * 20,
+    "a request that wants another protocol": HEAD.replace(
+        b"\r\n\r\n", b"\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n"
+    ),
+    "nothing": b"",
+}
+
+
+class Fine:
+    """Answers every request with 200."""
+
+    def look(self, request: Request) -> Response | None:
+        return None
+
+    def handle(self, request: Request, respond: Respond) -> None:
+        respond(Response(200))
+
+
+@contextlib.contextmanager
+def served() -> Iterator[int]:
+    """Run a server with short deadlines in a thread; yield its port."""
+    sockets, stop = listen("127.0.0.1", 0, 1), threading.Event()
+    limits = replace(LIMITS, head_seconds=0.05, body_seconds=0.05, idle_seconds=0.05)
+
+    async def serve() -> None:
+        await Server(Fine(), limits).serve(sockets, stop.is_set)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        yield sockets[0].getsockname()[1]
+    finally:
+        stop.set()
+        thread.join(20)
+
+
+@pytest.mark.parametrize("sent", SENT)
+def test_a_connection_that_has_ended_is_gone(sent: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with served() as port:
+            for _ in range(3):
+                with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+                    client.sendall(SENT[sent])
+                    with contextlib.suppress(ConnectionResetError):
+                        while client.recv(1 << 16):
+                            pass
+        assert [each for each in gc.get_objects() if isinstance(each, Connection)] == []
+    finally:
+        gc.enable()
+
+
+def test_a_connection_that_is_kept_open_keeps_no_body() -> None:
+    with served() as port, socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(SENT["a whole request"])
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        [connection] = [each for each in gc.get_objects() if isinstance(each, Connection)]
+        assert connection._chunks == []
