@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import lake
 
 HERE = Path(__file__).parent
-NEED_CLIENTS = ["test_forwarder.py", "test_kafka_log.py", "test_spark_lander.py", "test_topic.py"]
+NEED_CLIENTS = ["faults", "test_forwarder.py", "test_kafka_log.py", "test_spark_lander.py", "test_topic.py"]
 collect_ignore = [] if os.environ.get("QUESTLOG_CLUSTER") else NEED_CLIENTS
 """What imports the cluster's clients cannot even be looked at where they are not installed."""
 

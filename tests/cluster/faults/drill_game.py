@@ -1,0 +1,30 @@
+"""The game of the drill: each request records one event and answers with its id."""
+
+from flask import Flask
+
+from questlog.flask import Questlog, track
+
+app = Flask(__name__)
+Questlog(app)
+
+
+@app.route("/purchase_a_sword")
+def purchase_a_sword() -> str:
+    return track("purchase_sword", price="1.50")
+
+
+@app.route("/purchase_a_sword/<event_id>")
+def purchase_once(event_id: str) -> str:
+    """A client that got no answer sends the same id again."""
+    return track("purchase_sword", event_id=event_id)
+
+
+@app.route("/join_guild")
+def join_guild() -> str:
+    return track("join_guild", guild="wolves")
+
+
+@app.route("/mistake")
+def mistake() -> str:
+    """No plan knows this type: the event belongs in quarantine."""
+    return track("unheard_of")

@@ -1,0 +1,155 @@
+"""Every server and every part of questlog fails under 200 events/s; Presto counts each acknowledged event once.
+
+Nobody lends a hand: the stack's supervisor restarts servers, and what is questlog's is restarted as systemd would.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from broker import wait_until
+from running import System
+
+from questlog.stack import Stack
+
+ROUNDS = int(os.environ.get("QUESTLOG_FAULTS", "1"))
+SEED = int(os.environ.get("QUESTLOG_SEED", random.randrange(10**6)))
+Chance = random.Random
+
+if "QUESTLOG_STACK" in os.environ:
+    pytest.skip("kills servers, so it needs a stack of its own", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def system(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    print(f"\nseed {SEED}: {ROUNDS} round(s)")
+    with System(stack, tmp_path_factory.mktemp("drill") / "game", seed=SEED) as running:
+        yield running
+
+
+def kafka_killed(system: System, chance: Chance) -> None:
+    system.kill_server("kafka")
+
+
+def kafka_frozen_for_30_seconds(system: System, chance: Chance) -> None:
+    pid = system.pid("kafka")
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(30)
+    os.kill(pid, signal.SIGCONT)
+
+
+def namenode_killed(system: System, chance: Chance) -> None:
+    system.kill_server("namenode")
+
+
+def datanode_killed(system: System, chance: Chance) -> None:
+    system.kill_server("datanode")
+
+
+def metastore_killed(system: System, chance: Chance) -> None:
+    system.kill_server("metastore")
+
+
+def presto_killed(system: System, chance: Chance) -> None:
+    system.kill_server("presto")
+
+
+def driver_killed(system: System, chance: Chance) -> None:
+    system.lander.kill()
+
+
+def drivers_java_killed(system: System, chance: Chance) -> None:
+    """Spark's own half of the driver alone."""
+    (java,) = system.lander.children("org.apache.spark.deploy.SparkSubmit")
+    java.kill()
+
+
+def workers_killed(system: System, chance: Chance) -> None:
+    """With local[2] the executor is a thread of the driver; what can be killed are its Python workers."""
+    workers = system.lander.children("pyspark.daemon")
+    assert workers
+    for worker in workers:
+        worker.kill()
+
+
+def forwarder_killed(system: System, chance: Chance) -> None:
+    system.forwarder.kill()
+
+
+def game_killed(system: System, chance: Chance) -> None:
+    system.game.kill()
+
+
+def hdfs_out_of_space(system: System, chance: Chance) -> None:
+    """A space quota at what is used: nothing can be written, neither data nor metadata."""
+    system.limit_space(system.used_space())
+    begun = len(system.lander.said())
+    wait_until(lambda: "waiting, events stay in the topic" in system.lander.said()[begun:], "the lander is stuck", 60)
+    time.sleep(chance.uniform(0, 5))
+    system.limit_space(None)
+
+
+def metastore_killed_in_a_commit(system: System, chance: Chance) -> None:
+    system.await_commit()
+    system.kill_server("metastore")
+
+
+def driver_killed_in_a_commit(system: System, chance: Chance) -> None:
+    system.await_commit()
+    system.lander.kill()
+    orphans = system.locks()
+    print(f" [{len(orphans)} orphan lock(s)]", end="", flush=True)
+
+
+def metastore_and_driver_killed_in_a_commit(system: System, chance: Chance) -> None:
+    system.await_commit()
+    pid = system.pid("metastore")
+    system.lander.kill()
+    os.kill(pid, signal.SIGKILL)
+
+
+def two_drivers(system: System, chance: Chance) -> None:
+    """The newer one takes over; the older one fails its next commit, and says why."""
+    begun = len(system.lander.said())
+    with system.second_lander():
+        wait_until(lambda: "another lander took over" in system.lander.said()[begun:], "the older one is fenced", 90)
+
+
+FAULTS = (
+    kafka_killed, namenode_killed, datanode_killed, metastore_killed, presto_killed, driver_killed,
+    drivers_java_killed, workers_killed, forwarder_killed, game_killed, hdfs_out_of_space,
+    metastore_killed_in_a_commit, driver_killed_in_a_commit, metastore_and_driver_killed_in_a_commit, two_drivers,
+    kafka_frozen_for_30_seconds,
+)  # fmt: skip
+
+
+@pytest.mark.timeout(300 * ROUNDS)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_nothing_is_lost_or_doubled(system: System, fault: object) -> None:
+    chance = random.Random(f"{SEED}-{fault.__name__}")  # type: ignore[attr-defined]
+    for number in range(ROUNDS):
+        begun = time.time()
+        time.sleep(chance.uniform(0, 3))  # the moment is the point: any part of a batch
+        at = time.time()
+        fault(system, chance)  # type: ignore[operator]
+        lasted = time.time() - at
+        time.sleep(1)
+        seconds = system.await_exact(begun, fault.__name__)  # type: ignore[attr-defined]
+        system.await_servers()
+        print(
+            f" round {number + 1}: lasted {lasted:.1f} s, all there {seconds + 1:.1f} s after;"
+            f" {len(system.players.acknowledged(begun))} acknowledged meanwhile",
+            flush=True,
+        )
+
+
+def test_at_the_end_presto_counts_every_acknowledged_event_once(system: System) -> None:
+    seconds = system.await_exact(0, "the whole drill")
+    acknowledged, took = system.players.acknowledged(), time.time() - system.began
+    print(f"\n{len(acknowledged)} acknowledged, {len(acknowledged) / took:.0f} a second; all there {seconds:.1f} s after")
+    assert len(acknowledged) > took * 20
