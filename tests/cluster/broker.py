@@ -12,13 +12,13 @@ from pathlib import Path
 from questlog.stack import jars
 
 PROPERTIES = """
-process.roles=broker,controller
-node.id=1
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{other}
+process.roles={roles}
+node.id={node}
+listeners={listeners}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
-controller.quorum.bootstrap.servers=127.0.0.1:{other}
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
 log.dirs={data}
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -36,16 +36,23 @@ def wait_until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> No
 
 
 class Broker:
-    """One broker with its data in *folder*."""
+    """One broker with its log in *folder*, or in *data*: its own controller, or a second one that has the *first*'s."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, data: Path | None = None, first: Broker | None = None) -> None:
         self._folder, self._jars = folder, ":".join(jars("kafka"))
+        folder.mkdir(exist_ok=True)
         with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-            self.port, other = one.getsockname()[1], two.getsockname()[1]
-        text = PROPERTIES.format(port=self.port, other=other, data=folder / "data")
+            self.port, self._controller = one.getsockname()[1], two.getsockname()[1]
+        listeners, self.node = f"PLAINTEXT://127.0.0.1:{self.port}", 1 if first is None else 2
+        if first is None:
+            listeners += f",CONTROLLER://127.0.0.1:{self._controller}"
+        text = PROPERTIES.format(
+            roles="broker,controller" if first is None else "broker", node=self.node, listeners=listeners,
+            port=self.port, controller=(first or self)._controller, data=data or folder / "data",
+        )  # fmt: skip
         (folder / "server.properties").write_text(text)
-        self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", "AAAAAAAAQAC7Jy__uUM5gw", "-c",
-                   str(folder / "server.properties")).wait()  # fmt: skip
+        self._java("kafka.tools.StorageTool", "format", *(["--standalone"] if first is None else []), "-t",
+                   "AAAAAAAAQAC7Jy__uUM5gw", "-c", str(folder / "server.properties")).wait()  # fmt: skip
         self.process = self.start()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from broker import Broker, wait_until
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
 from questlog.errors import LanderBusy
 from questlog.log.kafka.forward import GROUP, Forwarder
@@ -182,6 +183,67 @@ def test_a_record_too_large_for_the_topic_waits_in_its_place_until_the_limit_is_
         game.make_topic()
         game.await_all()
     assert game.landed_numbers() == list(range(41))
+
+
+def test_a_broker_whose_disk_is_full_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    """Kafka ends when it cannot write its log; with space again and started anew, it takes everything."""
+    sys.path.append(str(Path(__file__).parents[1] / "faults"))
+    import power
+
+    if reason := power.why_not(tmp_path / "trial"):
+        pytest.skip(reason)
+    with power.Disk(tmp_path / "small", 96) as disk:
+        broker = Broker(tmp_path / "kafka", data=disk.path / "data")
+        try:
+            (tmp_path / "game").mkdir()
+            game = Game(tmp_path / "game", broker)
+            game.send(50)
+            with game.forwarding():
+                game.await_all()
+                ballast = disk.path / "ballast"
+                with ballast.open("wb") as file, contextlib.suppress(OSError):
+                    while True:
+                        os.write(file.fileno(), bytes(65_536))
+                game.send(300, size=20_000)
+                wait_until(lambda: game.trouble != "", "status says that something is in the way", 60)
+                ballast.unlink()
+                if broker.process.poll() is None:
+                    broker.kill()
+                broker.start()
+                game.await_all()
+                wait_until(lambda: game.trouble == "", "status says that all is well")
+            assert game.landed_numbers() == list(range(350))
+            game.log.close()
+        finally:
+            broker.kill()
+
+
+def test_another_broker_leads_the_topic_and_nothing_is_out_of_order(broker: Broker, tmp_path: Path) -> None:
+    second = Broker(tmp_path / "second", first=broker)
+    try:
+        (tmp_path / "game").mkdir()
+        game = Game(tmp_path / "game", broker, make_topic=False)
+        topic = NewTopic(game.topic, num_partitions=3, replica_assignment=[[second.node, broker.node]] * 3)
+        admin = AdminClient(game.config)
+        wait_until(lambda: len(admin.list_topics(timeout=5).brokers) == 2, "both brokers are known")
+        admin.create_topics([topic])[game.topic].result(20)
+        game.send(200)
+        with game.forwarding():
+            game.await_all()
+            second.kill()
+            game.send(200)
+            game.await_all()
+            leaders = {
+                p.leader for p in admin.list_topics(game.topic, timeout=5).topics[game.topic].partitions.values()
+            }
+            assert leaders == {broker.node}
+            second.start()
+            game.send(200)
+            game.await_all()
+        assert game.landed_numbers() == list(range(600))
+        game.log.close()
+    finally:
+        second.kill()
 
 
 PROGRAM = """
