@@ -31,7 +31,7 @@ from questlog.stack.supervisor import read_states
 
 HERE = Path(__file__).parent
 RESTART_SECONDS = 0.5
-RECOVERY_SECONDS = 180.0
+RECOVERY_SECONDS = 420.0
 PLAN = """
 [game]
 name = "drill"
@@ -140,6 +140,7 @@ class System:
             self.game = self._service(ending, "game", gunicorn)
             self.forwarder = self._service(ending, "forwarder", self.questlog("up", "--only", "forwarder"))
             self.lander = self._service(ending, "lander", self.questlog("up", "--only", "lander"))
+            wait_until(lambda: "landing" in self.lander.said(), "the lander runs", RECOVERY_SECONDS)
             self.players = ending.enter_context(Players(self.port, rate=self.rate, seed=self.seed))
             self.began = time.time()
             self.await_exact(self.began, "the first landing")
@@ -183,7 +184,7 @@ class System:
         """Return when the stack's supervisor has brought everything back."""
         states = lambda: read_states(self.stack.folder / "run").values()  # noqa: E731
         wait_until(
-            lambda: all(s.state == "healthy" and s.pid == self.pid(s.name) for s in states()), "all servers work", 120
+            lambda: all(s.state == "healthy" and s.pid == self.pid(s.name) for s in states()), "all servers work", 240
         )
 
     def locks(self) -> list[Any]:
@@ -248,7 +249,7 @@ class System:
             missing = expected - rows.keys()
             time.sleep(1)
         doubled = {event_id: count for event_id, count in rows.items() if count > 1}
-        assert {} == doubled, f"{what}: doubled\n{self.explain()}"
+        assert doubled == {}, f"{what}: doubled\n{self.explain()}"
         return time.monotonic() - begun
 
     def explain(self) -> str:
