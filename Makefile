@@ -5,10 +5,10 @@ N ?= 1000
 STAMP := .venv/installed
 CLUSTER := .venv/installed-cluster
 
-.PHONY: help demo test test-cluster drill lint docs lock clean
+.PHONY: help demo test test-cluster drill drill-cluster lint docs lock clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -30,12 +30,16 @@ $(CLUSTER): $(STAMP) requirements/cluster.txt
 
 test-cluster: $(CLUSTER)  ## start Kafka, HDFS, Metastore and Presto here and run the cluster's tests on them
 	@$(BIN)/questlog stack fetch
-	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest tests/cluster --ignore=tests/cluster/test_spark_lander.py
+	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest tests/cluster --ignore=tests/cluster/test_spark_lander.py --ignore=tests/cluster/faults
 	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest tests/cluster/test_spark_lander.py
 
 drill: $(STAMP)  ## kill servers and landers N times and cut the power N/10 times (N=1000)
 	@QUESTLOG_DRILL=$(N) QUESTLOG_CUTS=$$(( $(N) / 10 )) $(BIN)/python -m pytest -s \
 	  tests/faults/test_kills.py tests/faults/test_power_cuts.py tests/faults/test_lander_crash_points.py
+
+drill-cluster: $(CLUSTER)  ## fail every server and part of the cluster N times each under 200 events/s (say N=5)
+	@$(BIN)/questlog stack fetch
+	@QUESTLOG_CLUSTER=1 QUESTLOG_FAULTS=$(if $(filter file,$(origin N)),1,$(N)) $(BIN)/python -m pytest -s tests/cluster/faults
 
 lint: $(STAMP)  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
