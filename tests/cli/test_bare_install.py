@@ -1,0 +1,114 @@
+"""The built wheel in an environment that holds nothing but what it declares: no extra, no tool of ours, no source."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+import venv
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+Bare = Path
+ROOT = Path(__file__).parents[2]
+FROM_EXTRAS = ("flask", "confluent_kafka", "pyspark", "sqlglot", "psutil", "thrift")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Bare:
+    """Return the `questlog` command of an environment into which only the wheel was installed."""
+    folder = tmp_path_factory.mktemp("bare")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True)
+    [wheel] = folder.glob("questlog-*.whl")
+    venv.create(folder / "env", with_pip=False)
+    python = folder / "env" / "bin" / "python"
+    subprocess.run([*pip, "--python", python, "install", "--no-deps", wheel], check=True)
+    [packages] = (folder / "env" / "lib").glob("python*/site-packages")
+    for name in sorted(declared(metadata.distribution("questlog"), frozenset())):
+        link(metadata.distribution(name), packages)
+    return folder / "env" / "bin" / "questlog"
+
+
+def declared(found: metadata.Distribution, extras: frozenset[str]) -> set[str]:
+    """Return what *found* needs, and what that needs."""
+    names: set[str] = set()
+    waiting = [(found, extras)]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        each, wanted = waiting.pop()
+        for requirement in map(Requirement, each.requires or ()):
+            marker = requirement.marker
+            if marker and not any(marker.evaluate({"extra": extra}) for extra in wanted or {""}):
+                continue
+            name = canonicalize_name(requirement.name)
+            step = (name, frozenset(requirement.extras) | {""})
+            if step not in seen:
+                seen.add(step)
+                names.add(name)
+                waiting.append((metadata.distribution(name), step[1]))
+    return names
+
+
+def link(found: metadata.Distribution, packages: Path) -> None:
+    """Put a distribution that is installed here into *packages* too, as it is."""
+    for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
+        if not (packages / top).exists():
+            (packages / top).symlink_to(Path(str(found.locate_file(top))).resolve())
+
+
+def run(bare: Bare, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [bare, *arguments], cwd=folder, capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"]}
+    )
+
+
+@pytest.fixture
+def collector(bare: Bare, tmp_path: Path) -> Iterator[str]:
+    """Start a project and its collector as a stranger would; yield the address it says."""
+    assert run(bare, tmp_path, "init").returncode == 0
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen([bare, "collect", "--port", "0"], cwd=tmp_path, stdout=said, stderr=said)
+    try:
+        while b"no write key" not in (text := (tmp_path / "said").read_bytes()):
+            assert process.poll() is None, text.decode()
+        yield text.decode().split(" on ")[1].split()[0]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_no_package_of_an_extra_is_there(bare: Bare) -> None:
+    for module in FROM_EXTRAS:
+        ran = subprocess.run([bare.parent / "python", "-c", f"import {module}"], capture_output=True)
+        assert b"ModuleNotFoundError" in ran.stderr
+
+
+def test_a_project_is_made_collected_for_landed_and_asked(bare: Bare, tmp_path: Path, collector: str) -> None:
+    event = json.dumps({"event_type": "purchase", "item": "sword"}).encode()
+    answer: Any = json.loads(urllib.request.urlopen(f"{collector}/v1/events", event, timeout=20).read())
+    assert answer["accepted"] == 1, answer
+    assert b"sendBeacon" in urllib.request.urlopen(f"{collector}/v1/questlog.js", timeout=20).read()
+    assert urllib.request.urlopen(f"{collector}/readyz", timeout=20).status == 200
+    assert b"questlog_tail_events" in urllib.request.urlopen(f"{collector}/metrics", timeout=60).read()
+    for command in ("land", "doctor"):
+        ran = run(bare, tmp_path, command)
+        assert ran.returncode == 0, (command, ran.stderr)
+    ran = run(bare, tmp_path, "sql", "--format", "csv", "select item from purchases")
+    assert (ran.returncode, ran.stdout.split()) == (0, ["item", "sword"]), ran.stderr
+
+
+@pytest.mark.parametrize(("command", "extra"), [(("demo",), "flask"), (("sql", "--check", "select 1"), "cluster")])
+def test_what_needs_an_extra_says_which(bare: Bare, tmp_path: Path, command: tuple[str, ...], extra: str) -> None:
+    ran = run(bare, tmp_path, *command)
+    assert ran.returncode != 0
+    assert f"questlog[{extra}]" in ran.stderr and "Traceback" not in ran.stderr
