@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from questlog.errors import NotInstalled, QuestlogError
+from questlog.errors import QuestlogError
 from questlog.stack.fetch import fetched
 from questlog.stack.kcat import GET_KCAT
 from questlog.stack.place import Place, find_trino_java
