@@ -4,6 +4,7 @@ BIN := .venv/bin
 N ?= 1000
 STAMP := .venv/installed
 CLUSTER := .venv/installed-cluster
+SESSION := tests/cluster/test_spark_lander.py tests/cluster/test_promote.py
 
 .PHONY: help demo test test-cluster drill drill-cluster lint docs lock clean
 
@@ -30,8 +31,8 @@ $(CLUSTER): $(STAMP) requirements/cluster.txt
 
 test-cluster: $(CLUSTER)  ## start Kafka, HDFS, Metastore and Presto here and run the cluster's tests on them
 	@$(BIN)/questlog stack fetch
-	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest tests/cluster --ignore=tests/cluster/test_spark_lander.py --ignore=tests/cluster/faults
-	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest tests/cluster/test_spark_lander.py
+	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest tests/cluster --ignore=tests/cluster/faults $(SESSION:%=--ignore=%)
+	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest $(SESSION)
 
 drill: $(STAMP)  ## kill servers and landers N times and cut the power N/10 times (N=1000)
 	@QUESTLOG_DRILL=$(N) QUESTLOG_CUTS=$$(( $(N) / 10 )) $(BIN)/python -m pytest -s \

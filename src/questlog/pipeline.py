@@ -19,6 +19,7 @@ from questlog.settings import Project, find_project
 if TYPE_CHECKING:
     from questlog.land.loop import LandingLoop
     from questlog.land.spark import SparkLander
+    from questlog.log import Log
     from questlog.log.kafka.forward import Forwarder
     from questlog.log.kafka.spool import Spool
     from questlog.query import Params
@@ -86,6 +87,7 @@ class Pipeline:
     def lander(self) -> LandingLoop:
         """Return a lander; entering it takes the project's one lease."""
         from questlog.land.loop import LandingLoop
+        from questlog.log.kafka.spool import needed
 
         settings = self.project.settings
         return LandingLoop(
@@ -96,6 +98,7 @@ class Pipeline:
             batch_records=settings.batch_records,
             land_seconds=settings.land_seconds,
             keep_log_hours=settings.keep_log_hours,
+            needed=lambda: needed(self.project.data),
         )
 
     def sql(self, text: str, params: Params = ()) -> Result:
@@ -138,12 +141,12 @@ class ClusterPipeline(Pipeline):
             floor=lambda: forwarded(self.project.data),
         )
 
-    def forwarder(self, spool: Spool) -> Forwarder:
-        """Return what moves the spool to the topic; entering *spool* makes it the only one."""
+    def forwarder(self, spool: Spool, log: Log | None = None) -> Forwarder:
+        """Return what moves the spool, or *log* in its place, to the topic; entering *spool* makes it the only one."""
         from questlog.log.kafka.forward import Forwarder
 
         settings = self.project.settings
-        return Forwarder(self.log, spool, settings.topic, settings.kafka, keep_log_hours=settings.keep_log_hours)
+        return Forwarder(log or self.log, spool, settings.topic, settings.kafka, keep_log_hours=settings.keep_log_hours)
 
     def lander(self) -> SparkLander:  # type: ignore[override]
         """Return a lander; entering it starts Spark and takes over the tables."""

@@ -21,6 +21,7 @@ _COMMANDS = {
     "key": ("questlog.cli.key", "Make, list, replace and revoke the collector's write keys."),
     "land": ("questlog.cli.land", "Land everything logged so far, then stop."),
     "plan": ("questlog.cli.plan", "Check, show, compare and extend the tracking plan."),
+    "promote": ("questlog.cli.promote", "Take this project from a laptop to a cluster."),
     "sql": ("questlog.cli.sql", "Run SQL, or open a shell to type it in."),
     "stack": ("questlog.cli.stack", "Run the cluster's servers on this machine."),
     "status": ("questlog.cli.status", "Show what is accepted, landed, waiting and quarantined."),

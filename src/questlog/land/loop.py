@@ -58,8 +58,9 @@ class LandingLoop:
         batch_records: int = 50_000,
         land_seconds: float = 2.0,
         keep_log_hours: float = 24.0,
+        needed: Callable[[], Position | None] = lambda: None,
     ) -> None:
-        self._log, self._plan = log, plan
+        self._log, self._plan, self._needed = log, plan, needed
         self._catalog_path, self._warehouse = catalog_path, warehouse
         self._batch_records, self._land_seconds = batch_records, land_seconds
         self._keep_log_ms = int(keep_log_hours * _HOUR_MS)
@@ -84,6 +85,10 @@ class LandingLoop:
     @property
     def _db(self) -> sqlite3.Connection:
         return self._tables.state
+
+    def beat(self) -> None:
+        """Show that this lander lives while it does not land; raise `LanderFenced` if it was replaced."""
+        self._lease.beat()
 
     def step(self) -> Landed:
         """Land one batch, or raise `LakeUnavailable` and leave the rest of it for the next step."""
@@ -226,9 +231,14 @@ class LandingLoop:
         return sum(max(0, offset - progress.get(partition, 0)) for partition, offset in self._log.end().items())
 
     def _trim(self, progress: Position) -> None:
-        """Let the log forget what is landed and older than it must keep; seldom, it costs an fsync."""
+        """Let the log forget what is landed and older than it must keep; seldom, it costs an fsync.
+
+        What somebody else needs still, such as a cluster that the events are promised to, stays.
+        """
         if time.monotonic() - self._trimmed >= TRIM_SECONDS:
             self._trimmed = time.monotonic()
+            if (needed := self._needed()) is not None:
+                progress = {p: min(offset, needed.get(p, 0)) for p, offset in progress.items()}
             self._log.trim(progress, time.time_ns() // 1_000_000 - self._keep_log_ms)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from questlog.plan import Plan, Type
-from questlog.plan.columns import QUARANTINE_TABLE, table_columns
+from questlog.plan.columns import QUARANTINE_TABLE, Column, table_columns
 
 _QUARANTINE_COMMENT = "Events that could not be shaped, each with its reason and its bytes."
 
@@ -63,15 +63,24 @@ def create_statements(plan: Plan, dialect: str) -> Iterator[str]:
     """Yield what creates each table of *plan*, and `quarantine`, in one of `DIALECTS`; no semicolons."""
     speech = _DIALECTS[dialect]
     for table in (*plan.tables, QUARANTINE_TABLE):
-        events = plan.tables.get(table, [])
-        comment = " ".join(event.description for event in events if event.description)
-        if table == QUARANTINE_TABLE:
-            comment = _QUARANTINE_COMMENT
-        yield from _statements(plan, table, comment, speech)
+        yield from _statements(table, table_columns(plan, table), table_comment(plan, table), speech)
 
 
-def _statements(plan: Plan, table: str, comment: str, speech: _Dialect) -> Iterator[str]:
-    columns = [(speech.name(c.name), _type_name(c.type, speech), c.comment) for c in table_columns(plan, table)]
+def table_comment(plan: Plan, table: str) -> str:
+    """Return what a table is for, in the plan's words."""
+    if table == QUARANTINE_TABLE:
+        return _QUARANTINE_COMMENT
+    return " ".join(event.description for event in plan.tables.get(table, []) if event.description)
+
+
+def create_statement(table: str, columns: Sequence[Column], comment: str, dialect: str) -> str:
+    """Return what creates a table of *columns*, whether a plan has it or not; a dialect with comments inside."""
+    (statement,) = _statements(table, columns, comment, _DIALECTS[dialect])
+    return statement
+
+
+def _statements(table: str, described: Sequence[Column], comment: str, speech: _Dialect) -> Iterator[str]:
+    columns = [(speech.name(c.name), _type_name(c.type, speech), c.comment) for c in described]
     lines = []
     for name, type_, note in columns:
         said = f" COMMENT {speech.text(note)}" if note and speech.inline_comments else ""

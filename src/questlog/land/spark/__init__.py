@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from questlog.errors import LakeUnavailable, LanderFenced, LogUnavailable, PlanError, QuestlogError
+from questlog.errors import LanderFenced, LogUnavailable, PlanError, QuestlogError
 from questlog.land import Landed, StopSignal
 from questlog.land.moment import landed_at
-from questlog.land.spark.session import is_alive, java_options
+from questlog.land.spark.session import java_options
 from questlog.land.spark.tables import Floor, SparkTables
 from questlog.land.spark.upkeep import SparkUpkeep
 from questlog.land.spark.workers import RESULT, Task, shape_task
@@ -70,7 +70,6 @@ class SparkLander:
         self._lock = -1
         self._total = Landed()
         self._error: BaseException | None = None
-        self._shown: Callable[[], None] = lambda: None
 
     def __enter__(self) -> SparkLander:
         """Take this machine's lock, start Spark, and take over the tables."""
@@ -89,17 +88,11 @@ class SparkLander:
 
     # -- the contract ----------------------------------------------------------------------------
 
-    def drain(self, stop: StopSignal | None = None, shown: Callable[[int, int], None] | None = None) -> Landed:
-        """Land everything that is in the topic now, or until told to stop, then return.
-
-        *shown* is told after each batch how many records are landed, and of how many.
-        """
+    def drain(self, stop: StopSignal | None = None) -> Landed:
+        """Land everything that is in the topic now, then return."""
         self._total = Landed()
         self._begin()
-        if shown is not None:
-            waiting = self._waiting()
-            self._shown = lambda: shown(self._total.records, waiting)
-        self._stream(stop, {"availableNow": True})
+        self._stream(None, {"availableNow": True})
         return self._total
 
     def run(self, stop: StopSignal) -> None:
@@ -115,10 +108,6 @@ class SparkLander:
             except Exception as error:
                 if stop.is_set():  # who stops us may have stopped Spark too; the tables know how far it got
                     return
-                if not is_alive(self._spark):  # a process has one Spark: `questlog up` starts another
-                    raise LakeUnavailable(
-                        f"Spark has ended: {_first_line(error)}", hint="questlog up starts it again"
-                    ) from error
                 if (said := _first_line(error)) != trouble:
                     trouble = said
                     logger.error("stage=land waiting, events stay in the topic: %s", said)
@@ -126,15 +115,24 @@ class SparkLander:
 
     # -- a start ---------------------------------------------------------------------------------
 
+    @property
+    def tables(self) -> SparkTables:
+        """The tables this lander lands in, for who fills them before it lands."""
+        return self._tables
+
+    def take_over(self) -> Floor:
+        """Be the one lander of these tables from now on; return what they hold."""
+        if self._began:
+            return self._tables.floor()
+        if released := self._tables.release_locks():
+            logger.info("stage=land released %d lock(s) that a dead lander had left", released)
+        floor = self._tables.open()
+        self._began = True
+        return floor
+
     def _begin(self) -> None:
         """1 take over, once  2 read the floor and each table's position  3 finish what is half landed."""
-        if not self._began:
-            if released := self._tables.release_locks():
-                logger.info("stage=land released %d lock(s) that a dead lander had left", released)
-            self._floor = self._tables.open()
-            self._began = True
-        else:
-            self._floor = self._tables.floor()
+        self._floor = self.take_over()
         positions = self._tables.positions()
         self._held = {name: position for name, (position, _) in positions.items()}
         self._ids = _Ids(self._tables, self._plan().dedup_hours)
@@ -175,13 +173,6 @@ class SparkLander:
                 hint="land into tables of another namespace",
             )
         return {str(p): position.get(p, beginning) for p in ends}
-
-    def _waiting(self) -> int:
-        """Return how many records of the topic are not landed."""
-        from questlog.log.kafka.topic import describe_topic
-
-        parts = describe_topic(self._kafka, self._topic).partitions
-        return sum(p.end - max(p.first, self._floor.position.get(p.id, 0)) for p in parts)
 
     def _stream(self, stop: StopSignal | None, trigger: dict[str, Any]) -> None:
         """Run one stream until it ends, fails or is told to stop; a stop waits for the batch under way."""
@@ -241,7 +232,6 @@ class SparkLander:
         self._total += Landed(
             counts["records"], {name: table.num_rows for name, table in rows.items()}, counts["duplicate"]
         )
-        self._shown()
         logger.info(
             "stage=land records=%d quarantined=%d duplicate=%d ms=%d",
             counts["records"], rows[QUARANTINE].num_rows if QUARANTINE in rows else 0, counts["duplicate"],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from questlog.errors import LanderFenced, PlanError
+from questlog.lake.schema import aligned
 from questlog.log import Position, merge
 from questlog.plan import Plan, Type
 from questlog.plan.columns import QUARANTINE_TABLE, Column, table_columns
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 CATALOG = "lake"
 STATE = "questlog.state"
+COPIED = "copied"
+"""In a table's state: of which copy its rows are; in the floor's counts: how many rows were copied in all."""
 _PROPERTIES = {
     "format-version": "2",
     "write.parquet.compression-codec": "zstd",
@@ -125,8 +128,17 @@ class SparkTables:
 
     def remember(self, plan: Plan) -> None:
         """Keep the plan's text: a batch is finished under the plan that began it."""
-        if self.remembered(plan.version) is None:
-            self._append(self.own, "plans", pa.table({"version": [plan.version], "text": [plan.text]}), None)
+        self.remember_text(plan.version, plan.text)
+
+    def remember_text(self, version: str, text: str) -> None:
+        """Keep a plan's text, whether it can be read today or not."""
+        if self.remembered(version) is None:
+            self._append(self.own, "plans", pa.table({"version": [version], "text": [text]}), None)
+
+    def know(self, seen: pa.Table) -> None:
+        """Keep ids that clients chose, seen elsewhere than in the topic; the floor stays where it is."""
+        self._check_epoch()
+        self._append(self.own, "progress", seen, None)
 
     def ids(self, hours: float) -> DataFrame:
         """Return the ids that clients chose, *hours* and a day behind the newest: by the events' time, not by now.
@@ -203,8 +215,6 @@ class SparkTables:
     def _append(self, namespace: str, name: str, rows: pa.Table, state: Mapping[str, Any] | None) -> None:
         from pyspark.sql.pandas.types import to_arrow_schema
 
-        from questlog.lake.schema import aligned  # here, so that a worker need not have PyIceberg
-
         target = f"{CATALOG}.{namespace}.{name}"
         schema = self.spark.table(target).schema
         frame = self.spark.createDataFrame(aligned(rows, to_arrow_schema(schema)), schema)
@@ -213,7 +223,35 @@ class SparkTables:
             writer = writer.option(f"snapshot-property.{STATE}", _text(state))
         writer.append()
 
+    # -- copies ----------------------------------------------------------------------------------
+
+    def copy(self, table: str, rows: pa.Table, plan: str, copied: Mapping[str, Any]) -> None:
+        """Add rows that were landed elsewhere, and remember of which copy they are; no position of the topic moves."""
+        self._check_epoch()
+        state = {"position": {}, "plan": plan, "epoch": self.epoch, COPIED: copied}
+        self._append(self.namespace, table, rows, state)
+
+    def copied(self, table: str) -> list[Mapping[str, Any]]:
+        """Return what each `copy` into the table remembered."""
+        return [state[COPIED] for state in self._states(self.namespace, table) if COPIED in state]
+
+    def records(self, table: str) -> int:
+        """Return how many rows the table has."""
+        snapshot = self.java(self.namespace, table).currentSnapshot()
+        return 0 if snapshot is None else int(snapshot.summary().get("total-records"))
+
+    def drop(self, table: str) -> None:
+        """Forget the table and its files."""
+        self._check_epoch()
+        self.spark.sql(f"drop table {CATALOG}.{self.namespace}.`{table}` purge")
+
     # -- schema ----------------------------------------------------------------------------------
+
+    def create(self, statement: str) -> None:
+        """Make a table of the game as *statement* says, with the properties that all of them have."""
+        properties = ", ".join(f"'{k}' = '{v}'" for k, v in _PROPERTIES.items())
+        self.spark.sql(f"use {CATALOG}.{self.namespace}")
+        self.spark.sql(f"{statement}\nTBLPROPERTIES ({properties})")
 
     def adopt(self, plan: Plan) -> None:
         """Make the plan's tables, and grow those that are there; raise `PlanError` where one cannot follow."""
@@ -222,8 +260,7 @@ class SparkTables:
         faults: list[str] = []
         for name, create in zip((*plan.tables, QUARANTINE_TABLE), create_statements(plan, "spark"), strict=True):
             if name not in have:
-                properties = ", ".join(f"'{k}' = '{v}'" for k, v in _PROPERTIES.items())
-                self.spark.sql(f"{create}\nTBLPROPERTIES ({properties})")
+                self.create(create)
             else:
                 faults += self._grow(name, table_columns(plan, name))
         if faults:

@@ -32,6 +32,8 @@ create table if not exists marks (partition integer, next integer, kafka_partiti
 create table if not exists landed (partition integer primary key, next integer not null) strict;
 create table if not exists trouble (one integer primary key check (one = 1), text text, hint text,
   since_ms integer) strict;
+create table if not exists handover (one integer primary key check (one = 1), id text, target text,
+  state text) strict;
 """
 
 
@@ -55,11 +57,26 @@ class Forwarding:
     alive: bool = False
 
 
-class Spool:
-    """The forwarder's memory; one process holds it at a time. Use as a context."""
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """How far `questlog promote` is: which target this log's events are copied to, and whether all of them are there.
 
-    def __init__(self, data: Path, log_folder: Path) -> None:
-        self._data, self._log_folder = data, log_folder
+    `copying`: they are on their way; `sealing`: the target may say already that it holds them; `sealed`: it does.
+    """
+
+    id: str
+    target: str
+    state: str = "copying"
+
+
+class Spool:
+    """The forwarder's memory; one process holds it at a time. Use as a context.
+
+    A hand-over that is not sealed refuses everybody but who does it: what comes after it may not come first.
+    """
+
+    def __init__(self, data: Path, log_folder: Path, *, handing_over: bool = False) -> None:
+        self._data, self._log_folder, self._handing_over = data, log_folder, handing_over
         self.name = ""
         self._lock = -1
 
@@ -69,6 +86,13 @@ class Spool:
         self._lock = take_lock(self._data / "forward.lock", f"another process forwards {self._log_folder}")
         self.name = _name(self._log_folder)
         self._db = _connect(self._data / "forward.db")
+        handover = self.handover
+        if handover is not None and handover.state != "sealed" and not self._handing_over:
+            self.__exit__(None, None, None)
+            raise QuestlogError(
+                f"the tables of this project are not all in {handover.target} yet",
+                hint="questlog promote goes on with it; questlog promote --abandon gives it up",
+            )
         self.beat()
         return self
 
@@ -107,6 +131,37 @@ class Spool:
                     self._db.execute("insert or replace into landed values (?, ?)", (partition, following))
                     self._db.execute("delete from marks where partition = ? and next <= ?", (partition, following))
         return dict(self._db.execute("select partition, next from landed"))
+
+    @property
+    def handover(self) -> Handover | None:
+        """The hand-over that was begun, if one was."""
+        return _handover(self._db)
+
+    def hand_over(self, handover: Handover, held: Position) -> None:
+        """Begin a hand-over, or go on with it: the target gets *held* as tables, and by Kafka what follows."""
+        with self._db:
+            for table in ("sent", "landed", "marks"):
+                self._db.execute(f"delete from {table}")
+            for table in ("sent", "landed"):
+                self._db.executemany(f"insert into {table} values (?, ?)", list(held.items()))
+            self._db.execute("insert or replace into handover values (1, ?, ?, ?)", _row(handover))
+
+    def seal(self, state: str, held: Position | None = None) -> None:
+        """Note how far the hand-over is, and what the target is known to hold of each partition."""
+        with self._db:
+            self._db.execute("update handover set state = ?", (state,))
+            for table in ("sent", "landed"):
+                self._db.executemany(
+                    f"insert into {table} values (?, ?)"
+                    " on conflict (partition) do update set next = max(next, excluded.next)",
+                    list((held or {}).items()),
+                )
+
+    def abandon(self) -> None:
+        """Forget the hand-over: the log is the embedded profile's alone again."""
+        with self._db:
+            for table in ("sent", "landed", "marks", "handover"):
+                self._db.execute(f"delete from {table}")
 
     def complain(self, text: str, hint: str) -> bool:
         """Remember what is in the way; return whether it is news."""
@@ -152,6 +207,34 @@ def read_forwarding(data: Path, log_folder: Path) -> Forwarding:
     alive = time.time() - (data / "forward.lock").stat().st_mtime < STALE_SECONDS
     name = _read_name(log_folder)
     return Forwarding(name[0] if name else "", sent, landed, Trouble(*row) if row else None, alive)
+
+
+def needed(data: Path) -> Position | None:
+    """Return from where on the log must be kept for the target of a hand-over; None if there is none."""
+    if not (data / "forward.db").exists():
+        return None
+    with closing(_connect(data / "forward.db")) as db:
+        handover = _handover(db)
+        if handover is None or handover.state == "copying":
+            return None
+        return dict(db.execute("select partition, next from sent"))
+
+
+def read_handover(data: Path) -> Handover | None:
+    """Return the hand-over that was begun, without disturbing who does it."""
+    if not (data / "forward.db").exists():
+        return None
+    with closing(_connect(data / "forward.db")) as db:
+        return _handover(db)
+
+
+def _handover(db: sqlite3.Connection) -> Handover | None:
+    row = db.execute("select id, target, state from handover").fetchone()
+    return None if row is None else Handover(*row)
+
+
+def _row(handover: Handover) -> tuple[str, str, str]:
+    return handover.id, handover.target, handover.state
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -1,0 +1,228 @@
+"""Takes a project from a laptop to a cluster: its tables are copied, its log forwarded from where they end.
+
+Each event is in the cluster's tables once, because one number per partition of the log says where the copy ends.
+That number is the last thing the copy commits, in the floor that the cluster's lander begins with: a record
+below it is a repeat there, whoever sends it again, and one above it has not been copied. Until it is committed
+nothing is forwarded; until then, and after, the laptop's own tables are only added to.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from questlog.errors import LanderBusy, LogUnavailable, QuestlogError
+from questlog.lake.ledger import read_ledger
+from questlog.lake.state import LakeState, load_progress, load_state
+from questlog.log import Position
+from questlog.log.kafka.spool import Handover, Spool
+from questlog.plan.columns import QUARANTINE_TABLE
+from questlog.promote.compare import Answer, compare, questions
+from questlog.promote.copy import copy_table, refuse_strangers, sources
+from questlog.promote.look import make_topic, target_of
+from questlog.promote.rest import UpTo, copy_ids, copy_plans
+from questlog.query.duckdb import DuckDBEngine
+
+if TYPE_CHECKING:
+    from questlog.land import Landed
+    from questlog.land.loop import LandingLoop
+    from questlog.land.spark import SparkLander
+    from questlog.land.spark.tables import Floor
+    from questlog.pipeline import ClusterPipeline, Pipeline
+
+BEAT_SECONDS = 2.0
+Show = Callable[[int, int, int | None], None]
+"""Is told how many rows are done, twice, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """What came while the tables were copied: how many records, which both sides have landed since."""
+
+    records: int
+    through: Position
+
+
+class Promotion:
+    """One promotion under way; it holds both ends, so nobody else lands or forwards meanwhile. Use as a context.
+
+    The game may write to the log all the while.
+    """
+
+    def __init__(self, embedded: Pipeline, cluster: ClusterPipeline) -> None:
+        self._embedded, self._cluster = embedded, cluster
+        project = embedded.project
+        self._catalog, self._data = project.catalog, project.data
+        self.target = target_of(cluster)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Promotion:
+        """1 the laptop's lander  2 the spool  3 the cluster's lander, which starts Spark."""
+        with ExitStack() as stack:
+            try:
+                self._lander: LandingLoop = stack.enter_context(self._embedded.lander())
+            except LanderBusy as error:
+                raise LanderBusy(
+                    str(error), hint="stop questlog up, then promote; the game may go on writing"
+                ) from error
+            self._spool = stack.enter_context(Spool(self._data, self._embedded.project.log_folder, handing_over=True))
+            known = self._spool.handover
+            if known is not None and known.target != self.target:
+                raise QuestlogError(
+                    f"this project was promoted to {known.target}",
+                    hint="set its settings again, or questlog promote --abandon forgets that",
+                )
+            with self._alive():
+                self._spark: SparkLander = stack.enter_context(self._cluster.lander())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def land(self) -> Landed:
+        """Land in the laptop's tables what is logged by now."""
+        return self._lander.drain()
+
+    def copy(self, show: Show) -> dict[str, int] | None:
+        """Make the cluster hold what the laptop's tables hold; return rows per table, None if it did already.
+
+        1 is it sealed?  2 note where the copy ends  3 copy each table  4 plans, ids  5 seal, in one commit.
+        """
+        with self._alive():
+            floor = self._spark.take_over()
+            known = self._spool.handover
+            handover = known or Handover(secrets.token_hex(8), self.target)
+            if self._is_sealed(floor):
+                if known is None:  # whoever deleted forward.db has lost nothing: the floor knows
+                    self._spool.hand_over(handover, {})
+                self._spool.seal("sealed", self._held(floor))
+                return None
+            state = load_state(self._catalog)
+            if any(o > state.progress.get(p, 0) for table in state.tables.values() for p, o in table.position.items()):
+                raise QuestlogError("a batch is half landed", hint="questlog land finishes it")
+            found, tables = sources(state, self._embedded.plan), self._spark.tables
+            make_topic(self._cluster)
+            self._refuse_used(floor)
+            refuse_strangers(tables, found, handover.id)
+            self._spool.hand_over(Handover(handover.id, self.target), state.progress)
+            total, done = sum(source.rows for source in found), 0
+
+            def copied(rows: int) -> None:
+                nonlocal done
+                done += rows
+                show(done, done, total)
+
+            for source in found:
+                copy_table(tables, source, handover.id, self._embedded.project.settings.query_memory_mb, copied)
+            tables.adopt(self._embedded.plan)
+            copy_plans(tables, self._catalog)
+            copy_ids(tables, self._catalog)
+            self._spool.seal("sealing")
+            self._seal(floor, state, total)
+            self._spool.seal("sealed")
+        return {source.name: source.rows for source in found}
+
+    def catch_up(self) -> CaughtUp:
+        """Bring both sides to the same place: what came meanwhile is landed here, forwarded, and landed there."""
+        before = self._spool.sent
+        self._lander.drain()
+        with self._alive():
+            through = load_progress(self._catalog)
+            log = UpTo(self._embedded.log, through)
+            self._cluster.forwarder(self._spool, log).drain(threading.Event())
+            self._spark.drain()
+            floor = self._spark.tables.floor()
+            self._spool.land(floor.position)
+            missing = {p: o for p, o in through.items() if self._held(floor).get(p, 0) != o}
+            if missing:
+                raise LogUnavailable(
+                    f"the cluster has not landed partition(s) {', '.join(map(str, missing))} of the log to their end",
+                    hint="run questlog promote again",
+                    retry_after=1,
+                )
+        records = sum(offset - before.get(partition, 0) for partition, offset in through.items())
+        return CaughtUp(records, through)
+
+    def compare(self, through: Position) -> Iterator[Answer]:
+        """Ask both sides the same questions, as of *through*: what is logged since is on neither."""
+        project, plan = self._embedded.project, lambda: self._embedded.plan
+        settings = project.settings
+        laptop = DuckDBEngine(
+            UpTo(self._embedded.log, through), plan, self._catalog, project.data,
+            seconds=settings.query_seconds, memory_mb=settings.query_memory_mb,
+        )  # fmt: skip
+        rows = {name: table.rows for name, table in load_state(self._catalog).tables.items()}
+        tables = sorted({*self._embedded.plan.tables, *rows, QUARANTINE_TABLE})
+        with self._alive(), closing(laptop):
+            yield from compare(questions(project.root, tables, rows), laptop, self._cluster.engine)
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Show that the laptop's lander lives while it does not land, or another would take its place."""
+        stop, lost = threading.Event(), list[BaseException]()
+
+        def beat() -> None:
+            try:
+                while not stop.wait(BEAT_SECONDS):
+                    self._lander.beat()
+            except BaseException as error:
+                lost.append(error)
+
+        self._lander.beat()
+        thread = threading.Thread(target=beat, name="questlog-promote", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        if lost:
+            raise lost[0]
+
+    # -- where the copy ends ---------------------------------------------------------------------
+
+    def _held(self, floor: Floor) -> dict[int, int]:
+        """Return how much of this log the floor says is in the tables."""
+        start = f"{self._spool.name}."
+        return {int(k.removeprefix(start)): n for k, n in floor.spools.items() if k.startswith(start)}
+
+    def _is_sealed(self, floor: Floor) -> bool:
+        from questlog.land.spark.tables import COPIED
+
+        return floor.counts.get(f"{COPIED} {self._spool.name}") is not None
+
+    def _refuse_used(self, floor: Floor) -> None:
+        """Raise if the target has landed or holds events: they would stand among ours and could not be told apart."""
+        from questlog.log.kafka.topic import describe_topic
+
+        settings = self._cluster.project.settings
+        if floor.spools or floor.counts.get("records"):
+            raise QuestlogError(
+                f"schema {settings.namespace} holds events that came through a topic already",
+                hint="name another schema: namespace in questlog.toml",
+            )
+        if records := describe_topic(settings.kafka, settings.topic).records:
+            raise QuestlogError(
+                f"topic {settings.topic} holds {records:,} records already, and the copy would come after them",
+                hint="name another topic in questlog.toml",
+            )
+
+    def _seal(self, floor: Floor, state: LakeState, rows: int) -> None:
+        """Commit the floor: from here on the cluster holds everything below, and takes what follows."""
+        from questlog.land.spark.tables import COPIED
+
+        tables, ledger = self._spark.tables, read_ledger(self._catalog, state.progress)
+        floor.spools = {f"{self._spool.name}.{p}": offset for p, offset in state.progress.items()}
+        floor.counts = {
+            "records": ledger.read, "duplicate": ledger.total("duplicate"), "lost": ledger.total("damaged"),
+            f"{COPIED} {self._spool.name}": rows,
+        }  # fmt: skip
+        floor.epoch, floor.plan = tables.epoch, self._embedded.plan.version
+        tables.save(floor, pa.table({}))

@@ -1,0 +1,236 @@
+"""From a laptop to a cluster: every event is on the other side once, whatever ends the promotion in the middle."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
+from test_spark_lander import _Kept, events, is_json, plain, spark  # noqa: F401
+
+from questlog.cli import cli
+from questlog.errors import LanderBusy, QuestlogError
+from questlog.land.spark import SparkLander, commit_offsets
+from questlog.log.kafka.spool import Spool
+from questlog.log.kafka.topic import create_topic
+from questlog.pipeline import ClusterPipeline, open_pipeline
+from questlog.promote import Promotion
+from questlog.promote.compare import PLACES
+from questlog.record import encode_record
+
+FIRST = """
+[game]
+name = "swords"
+[events.purchase_sword]
+table = "sword_purchases"
+[events.purchase_sword.fields]
+sword = "string"
+price = "decimal(12,2)"
+tags = "list<string>"
+extra = "map<string,double>"
+place = "struct<x:int,seen:timestamp>"
+[events.join_guild]
+description = "A player joined."
+[events.join_guild.fields]
+guild = "string"
+level = "int"
+"""
+SECOND = FIRST.replace('guild = "string"', 'clan = { type = "string", aliases = ["guild"] }') + (
+    '[events.unheard_of.fields]\nn = "int"\n'
+)
+THIRD = SECOND.replace('level = "int"', 'level = "long"\nfine = "double"').replace("unheard_of", "never_seen")
+"""Columns added, renamed and widened; a type that was unknown becomes known, and is forgotten again."""
+pytestmark = pytest.mark.timeout(1200)
+RECEIVED_MS = 1_795_000_000_000
+_numbers = itertools.count()
+
+
+class Game:
+    """A project on a laptop whose questlog.toml already says where the cluster is."""
+
+    def __init__(self, folder: Path, servers: dict[str, str], presto: str, session: Any) -> None:
+        self.folder, self.servers, self.spark = folder, servers, session
+        self.name = f"promote{os.getpid()}_{next(_numbers)}"
+        self.kafka = {"bootstrap.servers": servers["kafka"]}
+        settings = {
+            "topic": self.name, "namespace": self.name, "metastore": servers["metastore"], "topic_partitions": 2,
+            "warehouse": servers["warehouse"], "spark_master": "local[2]", "batch_records": 2_000,
+        }  # fmt: skip
+        lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        lines += ["[kafka]", f'bootstrap.servers = "{servers["kafka"]}"', "[presto]", f'url = "{presto}"']
+        lines += ["[spark]", f'"spark.jars" = "{servers["spark_jars"]}"', '"spark.driver.memory" = "1g"']
+        (folder / "questlog.toml").write_text("\n".join(lines))
+        self.plan(FIRST)
+        embedded, cluster = (open_pipeline(folder, profile=profile) for profile in ("embedded", "cluster"))
+        assert isinstance(cluster, ClusterPipeline)
+        cluster.lander = self.lander  # type: ignore[method-assign]
+        self.embedded, self.cluster = embedded, cluster
+        self.sent: list[str] = []
+
+    def plan(self, text: str) -> None:
+        (self.folder / "plan.toml").write_text(text)
+
+    def lander(self) -> SparkLander:
+        """Return a lander on the tests' one session."""
+        return SparkLander(
+            lambda: _Kept(self.spark), lambda: self.cluster.plan, topic=self.name, kafka=self.kafka,
+            namespace=self.name, data=self.cluster.project.data,
+            publish=lambda position: commit_offsets(self.kafka, self.name, position),
+        )  # fmt: skip
+
+    def send(self, *bodies: bytes, chosen: str = "") -> None:
+        ids = [chosen or f"e{next(_numbers)}" for _ in bodies]
+        self.sent += [each for each in ids if each not in self.sent or not chosen]
+        self.embedded.log.append(
+            [
+                encode_record(
+                    body, id=each, received_ms=RECEIVED_MS + next(_numbers), headers={"Host": "a.com"},
+                    client_id=bool(chosen), is_json=is_json(body),
+                )
+                for each, body in zip(ids, bodies, strict=True)
+            ]
+        )  # fmt: skip
+
+    def land(self) -> None:
+        with self.embedded.lander() as lander:
+            lander.drain()
+
+    def forward_and_land(self) -> Any:
+        """Do what `questlog up` does after the promotion."""
+        with Spool(self.cluster.project.data, self.cluster.project.log_folder) as spool:
+            self.cluster.forwarder(spool).drain(threading.Event())
+        with self.lander() as lander:
+            return lander.drain()
+
+    def promote(self) -> list[Any]:
+        """Promote to the end, and return the answers."""
+        with Promotion(self.embedded, self.cluster) as promotion:
+            promotion.land()
+            promotion.copy(lambda *_: None)
+            caught = promotion.catch_up()
+            return list(promotion.compare(caught.through))
+
+    def tables(self) -> list[str]:
+        return sorted(r.tableName for r in self.spark.sql(f"show tables in lake.{self.name}").collect())
+
+    def ids(self) -> list[str]:
+        """Return the ids of all rows of all tables of the cluster."""
+        return sorted(
+            row.event_id
+            for table in self.tables()
+            for row in self.spark.sql(f"select event_id from lake.{self.name}.{table}").collect()
+        )
+
+    def check_equal_rows(self) -> None:
+        """Compare every column of every row of every table, but for where and when each side landed it."""
+        assert self.tables() == [t for t in sorted(self.embedded.engine.tables()) if t != "events"]
+        for table in self.tables():
+            names = [c for c in self.embedded.sql(f"select * from {table} limit 0").columns if c not in PLACES]
+            columns = ", ".join(names)
+            theirs = {row[0]: plain(row) for row in self.embedded.sql(f"select {columns} from {table}").rows()}
+            found = self.spark.sql(f"select {columns} from lake.{self.name}.{table}").collect()
+            assert {row[0]: plain(tuple(row)) for row in found} == theirs
+            assert len(found) == len(theirs)
+
+
+@pytest.fixture
+def game(tmp_path: Path, request: pytest.FixtureRequest, servers: dict[str, str], spark: Any) -> Iterator[Game]:  # noqa: F811
+    presto = os.environ.get("QUESTLOG_PRESTO_URL") or request.getfixturevalue("stack").addresses.presto
+    found = Game(tmp_path, servers, presto, spark)
+    yield found
+    for pipeline in (found.embedded, found.cluster):
+        pipeline.close()
+        pipeline.log.close()
+
+
+GUILD = b'{"event_type": "join_guild", "guild": "wolves", "level": 3}'
+LATER = b'{"event_type": "join_guild", "clan": "bears", "level": 5000000000, "fine": 0.1}'
+
+
+def test_everything_is_on_the_other_side_once_while_the_game_goes_on(game: Game) -> None:
+    """Three plans, hostile values, unknown types, chosen ids; events come while it runs, and after it."""
+    hostile = events(900)
+    for plan, bodies in ((FIRST, hostile[:300]), (SECOND, hostile[300:600]), (THIRD, hostile[600:])):
+        game.plan(plan)
+        game.send(*bodies)
+        game.send(GUILD, chosen="mine")
+        game.land()
+    game.send(LATER, GUILD)
+    stop = threading.Event()
+
+    def play() -> None:
+        while not stop.wait(0.05):
+            game.send(LATER, b"?")
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    try:
+        answers = game.promote()
+    finally:
+        stop.set()
+        thread.join()
+    assert [answer.question.name for answer in answers if not answer.equal] == []
+    assert "rows of unheard_of" in [answer.question.name for answer in answers]
+    game.send(GUILD, chosen="mine")
+    game.send(GUILD, LATER)
+    landed = game.forward_and_land()
+    assert landed.duplicates == 1
+    assert game.ids() == sorted(game.sent)
+    (game.embedded.project.data / "forward.db").unlink()  # the forwarder forgets, and sends the whole log again
+    assert game.forward_and_land().records == 0
+    assert game.ids() == sorted(game.sent)
+    game.land()
+    game.check_equal_rows()
+
+
+def test_a_difference_is_shown_and_nothing_is_written_until_both_sides_are_equal(
+    game: Game, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClusterPipeline, "lander", lambda _: game.lander())
+    (game.folder / "queries").mkdir()
+    (game.folder / "queries" / "guilds.sql").write_text("select guild, count(*) as players from join_guild group by 1")
+    settings = (game.folder / "questlog.toml").read_text()
+    game.send(GUILD, GUILD)
+    looked = CliRunner().invoke(cli, ["-C", str(game.folder), "promote", "--check"])
+    assert (looked.exit_code, "land 2 records, then copy" in looked.output) == (0, True)
+    with Promotion(game.embedded, game.cluster) as promotion:
+        promotion.land()
+        promotion.copy(lambda *_: None)
+    table = f"lake.{game.name}.join_guild"
+    game.spark.sql(f"insert into {table} select * from {table} limit 1")
+    ran = CliRunner().invoke(cli, ["-C", str(game.folder), "promote", "--write"])
+    assert ran.exit_code == 1
+    assert "DIFFERENT: guilds" in ran.output
+    assert "(1 rows that only this side has, of 1)" in ran.output
+    assert (game.folder / "questlog.toml").read_text() == settings
+    game.spark.sql(f"call lake.system.rollback_to_snapshot('{game.name}.join_guild', {first_snapshot(game, table)})")
+    ran = CliRunner().invoke(cli, ["-C", str(game.folder), "promote", "--write", "--json"])
+    report = json.loads(ran.stdout)
+    assert (ran.exit_code, report["verdict"], report["written"]) == (0, "equal", True)
+    assert [q["question"] for q in report["questions"]][-1] == "guilds"
+    assert (game.folder / "questlog.toml").read_text() == f'profile = "cluster"\n{settings}\n'
+
+
+def first_snapshot(game: Game, table: str) -> int:
+    rows = game.spark.sql(f"select snapshot_id from {table}.snapshots order by committed_at").collect()
+    return int(rows[0].snapshot_id)
+
+
+def test_a_target_that_others_use_and_a_lander_at_work_are_refused(game: Game) -> None:
+    game.send(GUILD)
+    with game.embedded.lander(), pytest.raises(LanderBusy) as busy:
+        Promotion(game.embedded, game.cluster).__enter__()
+    assert "stop questlog up" in busy.value.hint
+    create_topic(game.kafka, game.name, partitions=1, replication=1, retention_hours=1)
+    game.forward_and_land()
+    with pytest.raises(QuestlogError, match="holds events that came through a topic already"):
+        game.promote()
+    assert len(game.ids()) == 1

@@ -1,0 +1,183 @@
+"""A promotion's parts that need no cluster: what counts as equal, what is asked, what the log keeps meanwhile."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from questlog.errors import QuestlogError
+from questlog.log.kafka.spool import Handover, Spool, needed
+from questlog.log.sqlite import SqliteLog
+from questlog.pipeline import Pipeline, open_pipeline
+from questlog.promote.compare import Side, compare, differences, questions
+from questlog.promote.look import write_profile
+from questlog.promote.rest import UpTo
+from questlog.record import encode_record
+
+PLAN = '[game]\nname = "g"\n[events.join_guild.fields]\nguild = "string"\n'
+
+
+def side(*rows: tuple[Any, ...], columns: str = "a b") -> Side:
+    return Side(columns.split(), rows)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "only"),
+    [
+        ([(1, "x"), (2, "y")], [(2, "y"), (1, "x")], ([], [])),
+        ([(1, "x"), (1, "x")], [(1, "x")], ([(1, "x")], [])),
+        ([(0.1 + 0.2, None)], [(0.3, None)], ([], [])),
+        ([(float("nan"), 1)], [(float("nan"), 1)], ([], [])),
+        ([(10**15, 1)], [(10**15 + 1, 1)], ([(10**15, 1)], [(10**15 + 1, 1)])),
+        ([(Decimal("1.50"), 1)], [(Decimal("1.5"), 1)], ([], [])),
+        ([(Decimal("1.50"), 1)], [(1.5, 1)], ([], [])),
+        ([("", 1)], [(None, 1)], ([("", 1)], [(None, 1)])),
+        ([(True, 1)], [(1, 1)], ([], [])),
+        ([({"k": 1 / 3, "l": [None]}, 1)], [({"l": [None], "k": 1 / 3 + 1e-16}, 1)], ([], [])),
+        ([({"k": "v"}, 1)], [({"k": "w"}, 1)], ([({"k": "v"}, 1)], [({"k": "w"}, 1)])),
+        ([(b"\xff", 1)], [(bytearray(b"\xff"), 1)], ([], [])),
+    ],
+)  # fmt: skip
+def test_rows_are_equal_whatever_their_order_and_but_for_a_floats_last_digits(
+    ours: list[Any], theirs: list[Any], only: tuple[list[Any], list[Any]]
+) -> None:
+    if isinstance(ours[0][0], bool):
+        only = ([], [(1, 1)]) if only[0] else only
+    assert differences(side(*ours), side(*theirs)) == only
+
+
+def test_columns_are_found_by_name_and_the_time_of_landing_is_each_sides_own() -> None:
+    ours = side((1, "x", 5), columns="a b landed_time")
+    assert differences(ours, side((6, "x", 1), columns="landed_time b a")) == ([], [])
+
+
+class Fixed:
+    """An engine that knows one answer."""
+
+    def __init__(self, pipeline: Pipeline, text: str) -> None:
+        self._pipeline, self._text = pipeline, text
+
+    def run(self, text: str) -> Any:
+        return self._pipeline.sql(self._text or text)
+
+
+def test_a_column_that_one_side_lacks_and_an_error_are_differences(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    with open_pipeline(tmp_path) as pipeline:
+        asked = questions(tmp_path, [], {})
+        one, two = Fixed(pipeline, "select 1 as a"), Fixed(pipeline, "select 1 as a, 2 as b")
+        assert [answer.equal for answer in compare(asked, one, one)] == [True]
+        assert [answer.equal for answer in compare(asked, one, two)] == [False]
+        (answer,) = compare(asked, one, Fixed(pipeline, "select nothing"))
+        assert (answer.equal, "nothing" in answer.cluster.error) == (False, True)
+
+
+def test_saved_queries_are_asked_in_place_of_the_usual_ones(tmp_path: Path) -> None:
+    usual = [question.name for question in questions(tmp_path, ["join_guild", "quarantine"], {})]
+    assert usual == [
+        "count join_guild", "count quarantine", "show tables", "describe join_guild", "rows of join_guild",
+        "describe quarantine", "rows of quarantine", "guilds by host", "guilds",
+    ]  # fmt: skip
+    (tmp_path / "queries").mkdir()
+    (tmp_path / "queries" / "daily.sql").write_text("select 1;\nselect ';'")
+    (tmp_path / "queries" / "top.sql").write_text("-- the best\nselect 2")
+    found = questions(tmp_path, ["quarantine"], {})
+    assert [question.name for question in found] == ["count quarantine", "daily 1", "daily 2", "top"]
+    assert found[2].sql == "select ';'"
+
+
+def test_of_a_long_table_the_first_rows_by_id_are_compared(tmp_path: Path) -> None:
+    rows = next(q for q in questions(tmp_path, ["t"], {"t": 10_001}) if q.name == "rows of t")
+    assert rows.sql == 'select * from "t" order by event_id limit 10000'
+
+
+def records(count: int) -> list[bytes]:
+    body = b'{"event_type": "join_guild", "guild": "wolves"}'
+    return [encode_record(body, id=f"e{n}", received_ms=1) for n in range(count)]
+
+
+def test_a_log_up_to_a_place_ends_there_however_much_follows(tmp_path: Path) -> None:
+    logs = [SqliteLog(tmp_path, min_free_bytes=0) for _ in range(2)]  # a partition each
+    for _ in range(5):
+        for log in logs:
+            log.append(records(10))
+    one, other = sorted(logs[0].end())
+    until = {one: 15, other: 40}
+    found, position = [], {}
+    log = UpTo(logs[0], until)
+    while batch := log.read(position, 7):
+        found += [(entry.partition, entry.offset) for entry in batch.entries]
+        position = dict(batch.through)
+    assert sorted(found) == [(p, offset) for p, end in sorted(until.items()) for offset in range(end)]
+    assert position == until
+    for log in logs:
+        log.close()
+
+
+def test_a_hand_over_that_is_not_sealed_lets_nobody_else_forward(tmp_path: Path) -> None:
+    begun = Handover("x", "schema s")
+    with Spool(tmp_path, tmp_path / "log", handing_over=True) as spool:
+        spool.hand_over(begun, {0: 7})
+    with pytest.raises(QuestlogError, match="not all in schema s yet"), Spool(tmp_path, tmp_path / "log"):
+        pass
+    with Spool(tmp_path, tmp_path / "log", handing_over=True) as spool:
+        assert (spool.handover, spool.sent) == (begun, {0: 7})
+        spool.seal("sealed", {0: 9, 1: 2})
+    with Spool(tmp_path, tmp_path / "log") as spool:
+        assert spool.sent == {0: 9, 1: 2}
+        spool.abandon()
+        assert (spool.handover, spool.sent) == (None, {})
+
+
+def test_the_laptops_lander_keeps_the_log_that_the_cluster_was_promised(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    pipeline = open_pipeline(tmp_path, keep_log_hours=0)
+    project = pipeline.project
+    log = SqliteLog(project.log_folder, min_free_bytes=0, segment_bytes=1, trim_grace_seconds=0)
+    pipeline.log = log  # type: ignore[misc]
+
+    def first_kept() -> int:
+        return log.read({}, 1).entries[0].offset
+
+    def land() -> None:
+        with pipeline.lander() as lander:
+            lander.drain()
+
+    for _ in range(4):
+        log.append(records(10))
+    (partition,) = log.end()
+    with Spool(project.data, project.log_folder, handing_over=True) as spool:
+        spool.hand_over(Handover("x", "schema s"), {partition: 10})
+        spool.seal("sealing")
+    assert needed(project.data) == {partition: 10}
+    for _ in range(2):
+        land()
+    assert first_kept() == 10
+    with Spool(project.data, project.log_folder, handing_over=True) as spool:
+        spool.abandon()
+    assert needed(project.data) is None
+    for _ in range(2):
+        land()
+    assert first_kept() > 10
+    pipeline.close()
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, 'profile = "cluster"\n'),
+        ('# ours\nprofile = "embedded"  # for now\n[kafka]\nprofile = "x"\n',
+         '# ours\nprofile = "cluster"\n[kafka]\nprofile = "x"\n'),
+        ('topic = "t"\n[spark]\n', 'profile = "cluster"\ntopic = "t"\n[spark]\n'),
+    ],
+)  # fmt: skip
+def test_the_profile_is_written_and_every_other_line_left_alone(tmp_path: Path, before: str | None, after: str) -> None:
+    path = tmp_path / "questlog.toml"
+    if before is not None:
+        path.write_text(before)
+    write_profile(path)
+    assert path.read_text() == after
