@@ -24,14 +24,34 @@ def drain(lander: LandingLoop, stop: StopSignal | None = None) -> Landed:
         return lander.drain(stop, lambda landed, total: show(landed, landed, total))
 
 
+def _path(asked: str) -> str:
+    if asked == "job":
+        from questlog import jobs
+
+        return str(Path(jobs.__path__[0]) / "land.py")
+    from questlog.stack import jars
+
+    return ",".join(jars("spark"))
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--print", "asked", type=click.Choice(["job", "jars"]),
+              help="Land nothing; print the path of the job, or of the jars, for spark-submit.")  # fmt: skip
 @click.pass_obj
-def land(folder: Path, as_json: bool) -> None:
+def land(folder: Path, as_json: bool, asked: str | None) -> None:
     """Land everything logged so far, then stop.
 
-    `questlog up` lands all the time; this is for scripts and for projects that land now and then.
+    `questlog up` lands all the time; this is for scripts and for projects that land now and then. On the cluster
+    profile it lands what is in the topic, on the Spark master that spark_master names; Spark's own command does it
+    too:
+
+    \b
+      spark-submit --jars "$(questlog land --print jars)" "$(questlog land --print job)" -C . --once
     """
+    if asked:
+        click.echo(_path(asked))
+        return
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

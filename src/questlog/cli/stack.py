@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from questlog.settings import find_project, load_settings
 if TYPE_CHECKING:
     from questlog.stack import Stack
 
-_SERVERS = "kafka, namenode, datanode, metastore, presto"
+_SERVERS = "kafka, namenode, datanode, metastore, presto, trino, spark, spark-worker"
 
 
 @click.group()
@@ -36,7 +37,7 @@ def stack(context: click.Context, place: Path | None) -> None:
     context.obj = (context.obj, place)
 
 
-def _stack(where: tuple[Path, Path | None], only: str = "") -> Stack:
+def _stack(where: tuple[Path, Path | None], only: str = "", also: Sequence[str] = ()) -> Stack:
     """Return the stack of the project, or of the folder that --dir names."""
     from questlog.stack import Stack
 
@@ -50,7 +51,7 @@ def _stack(where: tuple[Path, Path | None], only: str = "") -> Stack:
     else:
         settings = load_settings(Path("questlog.toml"))
     names = [name.strip() for name in only.split(",") if name.strip()]
-    return Stack(place, ports=settings.stack_ports, only=names)
+    return Stack(place, ports=settings.stack_ports, only=names, also=also)
 
 
 class _Lines:
@@ -76,16 +77,17 @@ class _Lines:
 @stack.command()
 @click.argument("parts", nargs=-1)
 def fetch(parts: tuple[str, ...]) -> None:
-    """Bring what the servers are made of from Maven Central: all, or only PARTS.
+    """Bring what the servers are made of from Maven Central: all but Trino, or only PARTS.
 
     What is here is not brought again. An interrupted fetch goes on where it stopped. Every file is compared
     with its recorded sum. It is kept in the user's cache folder, for every project.
     """
     from questlog.stack import fetch as bring
 
-    unknown = [part for part in parts if part not in bring.PARTS]
+    unknown = [part for part in parts if part not in (*bring.PARTS, *bring.OPTIONAL)]
     if unknown:
-        raise click.UsageError(f"there is no part {unknown[0]}; parts: {', '.join(bring.PARTS)}")
+        known = ", ".join((*bring.PARTS, *bring.OPTIONAL))
+        raise click.UsageError(f"there is no part {unknown[0]}; parts: {known}")
     for part in parts or bring.PARTS:
         show = _Lines()
         started = time.monotonic()
@@ -96,15 +98,17 @@ def fetch(parts: tuple[str, ...]) -> None:
 
 @stack.command()
 @click.option("--only", default="", metavar="NAMES", help=f"Start only these, separated by commas: {_SERVERS}.")
+@click.option("--trino", is_flag=True, help="Start Trino too: 0.8 GB more to fetch, and it needs Java 24 or newer.")
+@click.option("--spark", is_flag=True, help="Start a standalone Spark master and worker too.")
 @click.option("-d", "--detach", is_flag=True, help="Return once every server works; `down` ends them.")
 @click.pass_obj
-def up(where: tuple[Path, Path | None], only: str, detach: bool) -> None:
+def up(where: tuple[Path, Path | None], only: str, trino: bool, spark: bool, detach: bool) -> None:
     """Start the servers and keep them until Ctrl-C.
 
     A server is healthy when it did something real: Kafka gave back a record, HDFS a file, the metastore its
     databases, Presto the answer of a query. What dies is started again.
     """
-    mine = _stack(where, only)
+    mine = _stack(where, only, [name for name, wanted in (("trino", trino), ("spark", spark)) if wanted])
     started = time.monotonic()
     if detach:
         show = _Lines()
@@ -142,8 +146,10 @@ def _keep(mine: Stack) -> None:
 
 
 def _addresses(mine: Stack) -> None:
+    optional = {server.option for server in mine.servers}
     for name, address in asdict(mine.addresses).items():
-        click.echo(f"{name:<10} {address}")
+        if name not in ("trino", "spark") or name in optional:
+            click.echo(f"{name:<10} {address}")
 
 
 @stack.command()
@@ -160,7 +166,7 @@ def status(where: tuple[Path, Path | None], as_json: bool) -> None:
             state = f"{each.state:<11}"
             shown = click.style(state, fg=color) if sys.stdout.isatty() and uses_color() else state
             more = f", {each.restarts} restarts" if each.restarts else ""
-            click.echo(f"{each.name:<10} {shown} {each.port:>5}  {each.memory_mb:>5.0f} MB{more}  {each.found}")
+            click.echo(f"{each.name:<12} {shown} {each.port:>5}  {each.memory_mb:>5.0f} MB{more}  {each.found}")
     if not all(each.healthy for each in found):
         raise SystemExit(1)
 
@@ -222,6 +228,7 @@ def exec_(where: tuple[Path, Path | None], tool: str, arguments: tuple[str, ...]
       questlog stack exec kcat -C -t events -o beginning -e
       questlog stack exec hadoop fs -ls -R /warehouse
       questlog stack exec presto --execute 'show tables'
+      questlog stack exec trino --execute 'show tables'
       questlog stack exec spark-sql -e 'show tables in lake.swords'
       questlog stack exec spark-submit job.py
     """

@@ -1,4 +1,4 @@
-"""The cluster's servers as local processes: Kafka, HDFS, Hive Metastore, Presto, and Spark's jars.
+"""The cluster's servers as local processes: Kafka, HDFS, Hive Metastore, Presto; Trino and Spark when asked for.
 
 from questlog.stack import Stack
 
@@ -39,6 +39,8 @@ class Addresses:
     warehouse: str
     metastore: str
     presto: str
+    trino: str
+    spark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +67,20 @@ def addresses(folder: Path) -> Addresses:
         warehouse=f"{hdfs}/warehouse",
         metastore=f"thrift://127.0.0.1:{ports['metastore']}",
         presto=f"http://127.0.0.1:{ports['presto']}",
+        trino=f"trino+http://127.0.0.1:{ports['trino']}",
+        spark=f"spark://127.0.0.1:{ports['spark']}",
     )
 
 
 class Stack:
     """The servers whose data lie in *folder*. As a context it is up inside and down after, whatever happens."""
 
-    def __init__(self, folder: Path | str, *, ports: str = "", only: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path | str, *, ports: str = "", only: Sequence[str] = (), also: Sequence[str] = ()
+    ) -> None:
+        """Name the stack. *only* are the servers to start; without it all but those that *also* asks for by option."""
         self.folder = Path(folder).resolve()
-        self._ports, self._only = ports, tuple(only)
+        self._ports, self._only, self._also = ports, tuple(only), tuple(also)
 
     @property
     def place(self) -> Place:
@@ -97,12 +104,16 @@ class Stack:
         unknown = [name for name in self._only if name not in SERVERS]
         if unknown:
             raise QuestlogError(f"there is no server {unknown[0]}", hint=f"servers: {', '.join(SERVERS)}")
-        return [server for name, server in SERVERS.items() if not self._only or name in self._only]
+        if self._only:
+            return [s for n, s in SERVERS.items() if n in self._only or (s.option and s.option in self._also)]
+        return [server for server in SERVERS.values() if not server.option or server.option in self._also]
 
     def fetch(self, tell: Tell = lambda line: None) -> None:
-        """Bring what the servers are made of."""
+        """Bring what the servers are made of, once it is sure that this machine can run them."""
         from questlog.stack.fetch import fetch
 
+        for server in self.servers:
+            server.requires()
         for part in dict.fromkeys(server.part for server in self.servers):
             fetch(part, tell)
 
@@ -115,7 +126,7 @@ class Stack:
         (self.folder / "logs").mkdir(exist_ok=True)
         self.fetch(tell)
         words = [sys.executable, "-m", "questlog.stack", str(self.folder), "--ports", self._ports]
-        words += ["--only", ",".join(self._only), "--while", str(while_pid)]
+        words += ["--only", ",".join(server.name for server in self.servers), "--while", str(while_pid)]
         with (self.folder / "logs" / "supervisor.log").open("wb") as log:
             started = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
@@ -171,11 +182,16 @@ class Stack:
         return ran
 
     def status(self) -> list[Health]:
-        """Ask every server now to do something real."""
+        """Ask every server now to do something real; one that is started by option only if it was."""
         from concurrent.futures import ThreadPoolExecutor
 
+        from questlog.stack.servers import SERVERS
+        from questlog.stack.supervisor import read_states
+
+        mine, started = {server.name for server in self.servers}, read_states(self.folder / "run")
+        asked = [s for n, s in SERVERS.items() if n in mine or (s.option and n in started and not self._only)]
         with ThreadPoolExecutor(max_workers=8) as pool:
-            return list(pool.map(self._ask, self.servers))
+            return list(pool.map(self._ask, asked))
 
     def _ask(self, server: Server) -> Health:
         from questlog.stack.supervisor import read_states

@@ -8,6 +8,10 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from questlog.errors import NotInstalled, QuestlogError
+from questlog.stack.spark import spark_environment
 
 if TYPE_CHECKING:
     from questlog.stack.place import Place
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
 HEALTH_TOPIC = "_questlog_health"
 _SECONDS = 10.0
 """How long one act may take."""
+_JOB_SECONDS = 150.0
+"""A task starts two JVMs, which a busy machine may take a minute for."""
 
 
 def kafka(place: Place) -> str:
@@ -116,6 +123,49 @@ def metastore(place: Place) -> str:
 def presto(place: Place) -> str:
     """Run a query on the Iceberg catalog."""
     return ask_iceberg(f"http://127.0.0.1:{place.ports['presto']}", "Presto")
+
+
+def trino(place: Place) -> str:
+    """Run a query on the Iceberg catalog."""
+    return ask_iceberg(f"http://127.0.0.1:{place.ports['trino']}", "Trino")
+
+
+def spark(place: Place) -> str:
+    """Let the master list its workers."""
+    return f"listed {len(_workers(place))} workers"
+
+
+def spark_worker(place: Place) -> str:
+    """Run a task in Python, unless the worker runs an application's executors anyway."""
+    mine = [each for each in _workers(place) if each["port"] == place.ports["spark_worker"]]
+    if not mine:
+        raise QuestlogError("the master does not know it yet")
+    if mine[0]["coresused"]:
+        return f"runs executors on {mine[0]['coresused']} of its {mine[0]['cores']} cores"
+    master = f"spark://127.0.0.1:{place.ports['spark']}"
+    command = [sys.executable, "-m", "questlog.stack.try_spark", master]
+    environment = {**os.environ, **spark_environment(place)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as job:
+        try:
+            said, _ = job.communicate(timeout=_JOB_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(job.pid, signal.SIGKILL)
+            raise QuestlogError(f"a task took more than {_JOB_SECONDS:g} s") from None
+    if said.split()[-1:] != ["42"]:
+        reasons = [line for line in said.splitlines() if "Exception" in line or "Error" in line]
+        raise QuestlogError(f"a task failed: {(reasons or said.splitlines() or ['it said nothing'])[-1][:300]}")
+    return "ran a task in Python"
+
+
+def _workers(place: Place) -> list[dict[str, Any]]:
+    """Return the workers that the master has heard of lately."""
+    _, body, _ = _http("GET", f"http://127.0.0.1:{place.ports['spark_ui']}/json/")
+    found = json.loads(body)
+    if found["status"] != "ALIVE":
+        raise QuestlogError(f"the master is {found['status'].lower()}")
+    return [worker for worker in found["workers"] if worker["state"] == "ALIVE"]
 
 
 def ask_iceberg(url: str, dialect: str) -> str:

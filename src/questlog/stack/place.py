@@ -26,6 +26,8 @@ USUAL_PORTS = {
 JAVA_VERSIONS = range(17, 24)
 """Kafka and Spark need 17; Hadoop needs the security manager, which 24 took away."""
 GET_JAVA = "install Java 17, for example: apt install openjdk-17-jre-headless (or brew install openjdk@17)"
+TRINO_VERSIONS = range(24, 31)
+GET_TRINO_JAVA = "install Java 25 beside the other, for example: apt install temurin-25-jdk (or brew install openjdk)"
 LOCK_SECONDS = 45
 """After how long the metastore frees the table lock of a writer that died; a commit that lives renews its own."""
 
@@ -151,15 +153,25 @@ def _free_ports() -> dict[str, int]:
 
 
 def find_java() -> Path:
-    """Return a Java that every server runs on: JAVA_HOME's, the path's, or one that lies where systems put them."""
+    """Return a Java that every server but Trino runs on."""
+    return _find_java("the servers need", JAVA_VERSIONS, GET_JAVA)
+
+
+def find_trino_java() -> Path:
+    """Return a Java that Trino runs on, which is newer than what the other servers can use."""
+    return _find_java("Trino needs", TRINO_VERSIONS, GET_TRINO_JAVA)
+
+
+def _find_java(who: str, versions: range, hint: str) -> Path:
+    """Return JAVA_HOME's, the path's, or one that lies where systems put them."""
     seen = []
     for path in _javas():
         version = java_version(path)
-        if version in JAVA_VERSIONS:
+        if version in versions:
             return path
         seen.append(f"{path} is {version or 'no Java'}")
     found = "; ".join(seen) or "none was found"
-    raise NotInstalled(f"the servers need Java {JAVA_VERSIONS[0]} to {JAVA_VERSIONS[-1]}: {found}", hint=GET_JAVA)
+    raise NotInstalled(f"{who} Java {versions[0]} to {versions[-1]}: {found}", hint=hint)
 
 
 def _javas() -> Iterator[Path]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from questlog.stack import health
 from questlog.stack.fetch import fetched
-from questlog.stack.place import Place
+from questlog.stack.place import Place, find_java, find_trino_java
+from questlog.stack.spark import master_words, spark_environment, spark_home, worker_words
 
 _OPEN = [
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
@@ -44,13 +45,17 @@ class Server:
     """Folder below the data folder -> the command that makes it; run once, before the first start."""
     needs: tuple[str, ...] = ()
     """Servers that are healthy before this one starts."""
-    environment: Callable[[], Mapping[str, str]] = dict
+    environment: Callable[[Place], Mapping[str, str]] = lambda place: {}
+    option: str = ""
+    """Which option of `up` asks for it; "" starts always."""
+    requires: Callable[[], object] = find_java
+    """Raises `NotInstalled` for what a fetch cannot bring."""
     stop_seconds: float = 20.0
 
 
-def _java(place: Place, heap: str, *options: str) -> list[str]:
+def _java(place: Place, heap: str, *options: str, java: Path | None = None) -> list[str]:
     # the folder among the arguments tells this stack's processes from everybody else's
-    return [str(place.java), f"-Xmx{heap}", *_FRUGAL, f"-Dquestlog.stack={place.folder}", *options]
+    return [str(java or place.java), f"-Xmx{heap}", *_FRUGAL, f"-Dquestlog.stack={place.folder}", *options]
 
 
 def _class_path(*entries: Path | str) -> list[str]:
@@ -111,7 +116,7 @@ def _metastore(place: Place) -> list[str]:
     return [*java, *_metastore_class_path(place), main, "-p", str(place.ports["metastore"])]
 
 
-def _metastore_home() -> Mapping[str, str]:
+def _metastore_home(place: Place) -> Mapping[str, str]:
     return {"METASTORE_HOME": f"{fetched('metastore')}/hive"}
 
 
@@ -122,15 +127,39 @@ def _create_schema(place: Place) -> list[str]:
 
 
 def _presto(place: Place) -> list[str]:
-    folder, etc = fetched("presto"), place.etc / "presto"
-    options = [
-        "-Djdk.attach.allowAttachSelf=true", "-Dnode.environment=questlog", "-Dnode.id=questlog",
-        "-Dnode.internal-address=127.0.0.1", f"-Dnode.data-dir={place.data}/presto",
-        f"-Dconfig={etc}/config.properties", f"-Dlog.levels-file={etc}/log.properties",
-        f"-Dcatalog.config-dir={etc}/catalog", f"-Dplugin.dir={folder}/plugin",
-    ]  # fmt: skip
+    folder = fetched("presto")
+    options = ["-Djdk.attach.allowAttachSelf=true", *_engine(place, "presto", folder / "plugin")]
     java = _java(place, "1g", *_OPEN, *_OPEN_TO_PRESTO, *options)
     return [*java, *_class_path(f"{folder}/lib/*"), "com.facebook.presto.server.PrestoServer"]
+
+
+def _trino(place: Place) -> list[str]:
+    folder = fetched("trino") / "server"
+    options = [
+        "--add-modules=jdk.incubator.vector", "--enable-native-access=ALL-UNNAMED",
+        "--sun-misc-unsafe-memory-access=allow", "-XX:ReservedCodeCacheSize=256M",
+        "-Djdk.nio.maxCachedBufferSize=2000000", f"-Dsecrets-plugins-dir={folder}/secrets-plugin",
+    ]  # fmt: skip
+    java = _java(place, "1g", *options, *_engine(place, "trino", folder / "plugin"), java=find_trino_java())
+    return [*java, *_class_path(f"{folder}/lib/*"), "io.trino.server.TrinoServer"]
+
+
+def _engine(place: Place, name: str, plugins: Path) -> list[str]:
+    """Return what Presto and its cousin read from Java's properties."""
+    etc = place.etc / name
+    return [
+        "-Dnode.environment=questlog", "-Dnode.id=questlog", "-Dnode.internal-address=127.0.0.1",
+        f"-Dnode.data-dir={place.data}/{name}", f"-Dconfig={etc}/config.properties",
+        f"-Dlog.levels-file={etc}/log.properties", f"-Dcatalog.config-dir={etc}/catalog", f"-Dplugin.dir={plugins}",
+    ]  # fmt: skip
+
+
+def _spark(place: Place) -> list[str]:
+    return [*_java(place, "256m", *_OPEN), *master_words(place)]
+
+
+def _spark_worker(place: Place) -> list[str]:
+    return [*_java(place, "256m", *_OPEN), *worker_words(place)]
 
 
 SERVERS: Mapping[str, Server] = {
@@ -153,6 +182,18 @@ SERVERS: Mapping[str, Server] = {
             {"metastore": _create_schema}, ("datanode",), _metastore_home,
         ),
         Server("presto", "Presto", "presto", ("presto",), _presto, health.presto),
+        Server(
+            "trino", "Trino", "trino", ("trino",), _trino, health.trino, needs=("metastore",), option="trino",
+            requires=find_trino_java,
+        ),
+        Server(
+            "spark", "Spark master", "spark", ("spark", "spark_ui"), _spark, health.spark,
+            environment=spark_environment, option="spark", requires=spark_home,
+        ),
+        Server(
+            "spark-worker", "Spark worker", "spark", ("spark_worker", "spark_worker_ui"), _spark_worker,
+            health.spark_worker, needs=("spark",), environment=spark_environment, option="spark", requires=spark_home,
+        ),
     )
 }  # fmt: skip
 """In the order of starting; they stop in the opposite order."""

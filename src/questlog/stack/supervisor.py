@@ -151,7 +151,7 @@ class Supervisor:
             shutil.rmtree(folder, ignore_errors=True)
             with self._log(server).open("ab") as log:
                 ran = subprocess.Popen(command(self._place), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                       cwd=self._place.logs, env={**os.environ, **server.environment()},
+                                       cwd=self._place.logs, env={**os.environ, **server.environment(self._place)},
                                        start_new_session=True)  # fmt: skip
                 while ran.poll() is None:
                     if self._stop.wait(0.05):
@@ -173,7 +173,7 @@ class Supervisor:
         with self._log(server).open("ab") as log:
             process = subprocess.Popen(
                 server.command(self._place), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                cwd=self._place.logs, env={**os.environ, **server.environment()}, start_new_session=True,
+                cwd=self._place.logs, env={**os.environ, **server.environment(self._place)}, start_new_session=True,
             )  # fmt: skip
         identity = remember(self._pid_file(server), process.pid)
         self._note(server, "starting", pid=process.pid)

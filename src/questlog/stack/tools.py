@@ -1,18 +1,17 @@
-"""The tools an analyst knows, pointed at the stack: Kafka's, Hadoop's, Spark's, Presto's own command lines."""
+"""The tools an analyst knows, pointed at the stack: Kafka's, Hadoop's, Spark's, Presto's, Trino's own command lines."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-from questlog.errors import NotInstalled, QuestlogError
+from questlog.errors import QuestlogError
 from questlog.stack.fetch import fetched
 from questlog.stack.kcat import GET_KCAT
-from questlog.stack.place import Place
+from questlog.stack.place import Place, find_trino_java
 from questlog.stack.servers import hadoop_class_path, kafka_class_path
+from questlog.stack.spark import spark_environment, spark_home, spark_options
 
 Command = tuple[list[str], dict[str, str]]
 """What to run, and what to add to its environment."""
@@ -68,54 +67,22 @@ def _hdfs(place: Place, arguments: Sequence[str], schema: str) -> Command:
 
 
 def _presto(place: Place, arguments: Sequence[str], schema: str) -> Command:
-    told = {word.partition("=")[0] for word in arguments}
-    url = f"http://127.0.0.1:{place.ports['presto']}"
-    usual = {"--server": url, "--catalog": "iceberg", "--schema": schema, "--user": "questlog"}
-    options = [word for name, value in usual.items() if name not in told for word in (name, value)]
+    words = _usual(f"http://127.0.0.1:{place.ports['presto']}", arguments, schema)
     jar = str(fetched("presto") / "presto-cli.jar")
-    return [str(place.java), *_QUICK, "-Duser.timezone=UTC", "-jar", jar, *options, *arguments], {}
+    return [str(place.java), *_QUICK, "-Duser.timezone=UTC", "-jar", jar, *words], {}
 
 
-def spark_home() -> Path:
-    """Return where pip laid Spark."""
-    found = importlib.util.find_spec("pyspark")
-    if found is None or found.origin is None:
-        raise NotInstalled("pyspark is not installed", hint="pip install 'questlog[spark]'")
-    return Path(found.origin).parent
+def _trino(place: Place, arguments: Sequence[str], schema: str) -> Command:
+    words = _usual(f"http://127.0.0.1:{place.ports['trino']}", arguments, schema)
+    jar = str(fetched("trino") / "trino-cli.jar")
+    return [str(find_trino_java()), *_QUICK, "-Duser.timezone=UTC", "-jar", jar, *words], {}
 
 
-def spark_environment(place: Place) -> dict[str, str]:
-    """Return what Spark reads from the environment."""
-    return {
-        "SPARK_HOME": str(spark_home()),
-        "JAVA_HOME": str(place.java.resolve().parent.parent),
-        "PYSPARK_PYTHON": sys.executable,
-        "PYSPARK_DRIVER_PYTHON": sys.executable,
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "HADOOP_CONF_DIR": str(place.etc / "hadoop"),
-    }
-
-
-def spark_options(place: Place) -> Mapping[str, str]:
-    """Return the settings that give a Spark session the stack's catalog as `lake`, and UTC."""
-    path = f"{fetched('spark')}/*"
-    return {
-        # named here rather than in --jars, which copies 59 MB at each start
-        "spark.driver.extraClassPath": path,
-        "spark.executor.extraClassPath": path,
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.hadoop.fs.defaultFS": place.hdfs,
-        "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
-        "spark.sql.catalog.lake": "org.apache.iceberg.spark.SparkCatalog",
-        "spark.sql.catalog.lake.type": "hive",
-        "spark.sql.catalog.lake.uri": f"thrift://127.0.0.1:{place.ports['metastore']}",
-        "spark.sql.catalog.lake.warehouse": place.warehouse,
-        # a stream's batches run in a session of their own: this one would go on reading what it saw first
-        "spark.sql.catalog.lake.cache-enabled": "false",
-        "spark.sql.session.timeZone": "UTC",
-        "spark.sql.timestampType": "TIMESTAMP_NTZ",
-    }
+def _usual(url: str, arguments: Sequence[str], schema: str) -> list[str]:
+    """Return *arguments* with where to ask and as whom, unless they say so themselves."""
+    told = {word.partition("=")[0] for word in arguments}
+    usual = {"--server": url, "--catalog": "iceberg", "--schema": schema, "--user": "questlog"}
+    return [word for name, value in usual.items() if name not in told for word in (name, value)] + list(arguments)
 
 
 def _spark(tool: str) -> Callable[[Place, Sequence[str], str], Command]:
@@ -135,5 +102,6 @@ _OTHERS: Mapping[str, Callable[[Place, Sequence[str], str], Command]] = {
     "pyspark": _spark("pyspark"),
     "spark-sql": _spark("spark-sql"),
     "spark-submit": _spark("spark-submit"),
+    "trino": _trino,
 }
 TOOLS = tuple(sorted({*_KAFKA, *_OTHERS}))

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from questlog.errors import LanderFenced, LogUnavailable, PlanError, QuestlogError
+from questlog.errors import LakeUnavailable, LanderFenced, LogUnavailable, PlanError, QuestlogError
 from questlog.land import Landed, StopSignal
 from questlog.land.moment import landed_at
-from questlog.land.spark.session import java_options
+from questlog.land.spark.session import is_alive, java_options
 from questlog.land.spark.tables import Floor, SparkTables
 from questlog.land.spark.upkeep import SparkUpkeep
 from questlog.land.spark.workers import RESULT, Task, shape_task
@@ -70,6 +70,7 @@ class SparkLander:
         self._lock = -1
         self._total = Landed()
         self._error: BaseException | None = None
+        self._shown: Callable[[], None] = lambda: None
 
     def __enter__(self) -> SparkLander:
         """Take this machine's lock, start Spark, and take over the tables."""
@@ -88,11 +89,17 @@ class SparkLander:
 
     # -- the contract ----------------------------------------------------------------------------
 
-    def drain(self, stop: StopSignal | None = None) -> Landed:
-        """Land everything that is in the topic now, then return."""
+    def drain(self, stop: StopSignal | None = None, shown: Callable[[int, int], None] | None = None) -> Landed:
+        """Land everything that is in the topic now, or until told to stop, then return.
+
+        *shown* is told after each batch how many records are landed, and of how many.
+        """
         self._total = Landed()
         self._begin()
-        self._stream(None, {"availableNow": True})
+        if shown is not None:
+            waiting = self._waiting()
+            self._shown = lambda: shown(self._total.records, waiting)
+        self._stream(stop, {"availableNow": True})
         return self._total
 
     def run(self, stop: StopSignal) -> None:
@@ -108,6 +115,10 @@ class SparkLander:
             except Exception as error:
                 if stop.is_set():  # who stops us may have stopped Spark too; the tables know how far it got
                     return
+                if not is_alive(self._spark):  # a process has one Spark: `questlog up` starts another
+                    raise LakeUnavailable(
+                        f"Spark has ended: {_first_line(error)}", hint="questlog up starts it again"
+                    ) from error
                 if (said := _first_line(error)) != trouble:
                     trouble = said
                     logger.error("stage=land waiting, events stay in the topic: %s", said)
@@ -174,6 +185,13 @@ class SparkLander:
             )
         return {str(p): position.get(p, beginning) for p in ends}
 
+    def _waiting(self) -> int:
+        """Return how many records of the topic are not landed."""
+        from questlog.log.kafka.topic import describe_topic
+
+        parts = describe_topic(self._kafka, self._topic).partitions
+        return sum(p.end - max(p.first, self._floor.position.get(p.id, 0)) for p in parts)
+
     def _stream(self, stop: StopSignal | None, trigger: dict[str, Any]) -> None:
         """Run one stream until it ends, fails or is told to stop; a stop waits for the batch under way."""
         reader = self._source(self._spark.readStream, self._floor.position)
@@ -232,6 +250,7 @@ class SparkLander:
         self._total += Landed(
             counts["records"], {name: table.num_rows for name, table in rows.items()}, counts["duplicate"]
         )
+        self._shown()
         logger.info(
             "stage=land records=%d quarantined=%d duplicate=%d ms=%d",
             counts["records"], rows[QUARANTINE].num_rows if QUARANTINE in rows else 0, counts["duplicate"],

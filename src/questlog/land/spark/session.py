@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from questlog.errors import NotInstalled
+from questlog.land.spark.ship import package_zip
 from questlog.land.spark.tables import CATALOG
 
 if TYPE_CHECKING:
@@ -20,10 +24,11 @@ def open_session(
 ) -> SparkSession:
     """Return a session whose catalog `lake` is the Hive Metastore; *options* go over ours."""
     try:
+        from pyspark import SparkFiles
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise NotInstalled("the cluster profile lands with Spark", hint="pip install 'questlog[cluster]'") from error
-    # A worker must be the Python that has questlog, not the first one on the PATH.
+    # On this machine a worker is the Python that has questlog's libraries, not the first one on the PATH.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     catalog = f"spark.sql.catalog.{CATALOG}"
     settings = {
@@ -46,14 +51,37 @@ def open_session(
         **({"spark.jars": ",".join(jars)} if jars else {}),
         **options,
     }
-    if master.startswith("local"):
+    master = settings["spark.master"]
+    if master.startswith("local") or _is_loopback(master):
         settings = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", **settings}
+    if not master.startswith("local"):
+        # one batch is one task; without a limit the lander would hold every core of the cluster, idle
+        settings = {"spark.cores.max": "2", **settings}
     builder = SparkSession.builder
     for key, value in settings.items():
         builder = builder.config(key, value)
-    spark = builder.getOrCreate()
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    spark = builder.getOrCreate()
+    if not master.startswith("local"):
+        # in Spark's own folder: executors that start later fetch it too, and it goes when Spark does
+        spark.sparkContext.addPyFile(str(package_zip(Path(SparkFiles.getRootDirectory()))))
     return spark
+
+
+def is_alive(spark: SparkSession) -> bool:
+    """Return whether Spark still runs: its process can be killed, and a master that is gone too long ends it."""
+    try:
+        return not spark.sparkContext._jsc.sc().isStopped()
+    except Exception:  # whatever comes of asking a process that is gone
+        return False
+
+
+def _is_loopback(master: str) -> bool:
+    host = urlsplit(master).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 _SASL = {

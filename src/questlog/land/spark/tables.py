@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from questlog.errors import LanderFenced, PlanError
-from questlog.lake.schema import aligned
 from questlog.log import Position, merge
 from questlog.plan import Plan, Type
 from questlog.plan.columns import QUARANTINE_TABLE, Column, table_columns
@@ -214,6 +213,8 @@ class SparkTables:
 
     def _append(self, namespace: str, name: str, rows: pa.Table, state: Mapping[str, Any] | None) -> None:
         from pyspark.sql.pandas.types import to_arrow_schema
+
+        from questlog.lake.schema import aligned  # here, so that a worker need not have PyIceberg
 
         target = f"{CATALOG}.{namespace}.{name}"
         schema = self.spark.table(target).schema
