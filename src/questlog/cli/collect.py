@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from questlog.errors import QuestlogError
 
 if TYPE_CHECKING:
     from questlog.collect.keys.rate import Rates
+    from questlog.collect.metrics import Metrics
     from questlog.pipeline import Pipeline
 
 DEFAULT_PORT = 8090
@@ -55,14 +56,13 @@ def collect(folder: Path, host: str | None, port: int | None, workers: int, as_j
     settings = find_project(folder).settings
     host = settings.collect_host if host is None else host
     port = (settings.collect_port or DEFAULT_PORT) if port is None else port
-    with ExitStack() as stack:
-        code = Supervisor(folder, *collector_parts(stack, folder, host, port, workers)).run()
+    code = Supervisor(folder, *collector_parts(folder, host, port, workers)).run()
     if code:
         sys.exit(code)
 
 
 def collector_parts(
-    stack: ExitStack, folder: Path, host: str, port: int, workers: int
+    folder: Path, host: str, port: int, workers: int
 ) -> tuple[dict[str, Part], dict[str, Sequence[socket.socket]]]:
     """Return a collector's worker processes by name, and the sockets they serve.
 
@@ -71,7 +71,8 @@ def collector_parts(
     from questlog.collect.keys.gate import LOOPBACK
     from questlog.collect.keys.rate import Rates
     from questlog.collect.keys.store import KeyStore
-    from questlog.collect.metrics import share_counts
+    from questlog.collect.metrics import Counts, Metrics
+    from questlog.collect.openapi import ENDPOINTS
     from questlog.settings import find_project
 
     project = find_project(folder)
@@ -81,17 +82,20 @@ def collector_parts(
             f"without a write key the collector listens on this machine only, not on {host}",
             hint="questlog key create game makes a key; --host 127.0.0.1 needs none",
         )
-    stack.enter_context(share_counts())
     sockets = _listen_when_free(host, port, workers)
     name, taken = sockets[0].getsockname()[:2]
     logger.info("collecting for %s on http://%s:%d", project.root, f"[{name}]" if ":" in name else name, taken)
     if not keys:
         logger.info("no write key: whoever is on this machine may send, and nobody else can")
-    rates = Rates()
+    rates, counts = Rates(), Counts([each.path for each in ENDPOINTS], workers)
     doors: dict[str, Sequence[socket.socket]] = {
         "collector" if workers == 1 else f"collector {number}": [each] for number, each in enumerate(sockets, 1)
     }
-    return {name: partial(run_collector, door, rates, here) for name, door in doors.items()}, doors
+    parts: dict[str, Part] = {
+        name: partial(run_collector, door, rates, Metrics(counts, number), here)
+        for number, (name, door) in enumerate(doors.items())
+    }
+    return parts, doors
 
 
 def _listen_when_free(host: str, port: int, workers: int) -> list[socket.socket]:
@@ -116,6 +120,7 @@ def _listen_when_free(host: str, port: int, workers: int) -> list[socket.socket]
 def run_collector(
     sockets: Sequence[socket.socket],
     rates: Rates,
+    metrics: Metrics,
     open_without_keys: bool,
     folder: Path,
     stop: threading.Event,
@@ -132,7 +137,7 @@ def run_collector(
 
         new_loop = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_serve(pipeline, sockets, rates, open_without_keys, stop, ready))
+        runner.run(_serve(pipeline, sockets, rates, metrics, open_without_keys, stop, ready))
     logger.info("stopped; everything answered is durable")
 
 
@@ -140,6 +145,7 @@ async def _serve(
     pipeline: Pipeline,
     sockets: Sequence[socket.socket],
     rates: Rates,
+    metrics: Metrics,
     open_without_keys: bool,
     stop: threading.Event,
     ready: Callable[[], None],
@@ -148,22 +154,24 @@ async def _serve(
     from questlog.collect.http.commit import Committer
     from questlog.collect.http.server import Server
     from questlog.collect.keys.gate import Gate
-    from questlog.collect.metrics import Metrics
+    from questlog.collect.metrics import REFUSED
     from questlog.collect.pages import MetricsPage, Readiness, openapi
     from questlog.collect.script import PATH, script
 
-    project, metrics = pipeline.project, Metrics()
+    project = pipeline.project
     committer = Committer(pipeline.log, metrics.appended)
     pages: dict[str, Page] = {
         "/readyz": Readiness(pipeline.log.probe),
-        "/metrics": MetricsPage(project.root, project.log_folder),
+        "/metrics": MetricsPage(metrics.counts, project.root, project.log_folder),
         "/openapi.json": openapi(),
         PATH: script,
     }
     gate = Gate(project.data, rates, open_without_keys=open_without_keys)
     collector = Collector(lambda: pipeline.plan, committer, gate, metrics, pages)
-    server = Server(collector, refused=lambda status: metrics.answered("refused", status, 0))
+    server = Server(collector, refused=lambda status: metrics.answered(REFUSED, status, 0))
     warm_up(pipeline.plan)
+    gc.collect()
+    gc.freeze()  # what is here stays: looking through it again and again would stop the loop for 30 ms each time
     ready()
     await server.serve(sockets, stop.is_set)
     await committer.close()

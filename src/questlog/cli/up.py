@@ -59,14 +59,13 @@ def up(folder: Path, only: str | None, collect: bool, as_json: bool) -> None:
 
     start_logging(as_json)
     settings = find_project(folder).settings
-    with contextlib.ExitStack() as stack:
-        parts = dict(_parts(folder, only))
-        doors: Mapping[str, Sequence[socket.socket]] = {}
-        port = settings.collect_port or (DEFAULT_PORT if collect else 0)
-        if port and (collect or only is None):
-            collectors, doors = collector_parts(stack, folder, settings.collect_host, port, workers=1)
-            parts |= collectors
-        code = Supervisor(folder, parts, doors).run()
+    parts = dict(_parts(folder, only))
+    doors: Mapping[str, Sequence[socket.socket]] = {}
+    port = settings.collect_port or (DEFAULT_PORT if collect else 0)
+    if port and (collect or only is None):
+        collectors, doors = collector_parts(folder, settings.collect_host, port, workers=1)
+        parts |= collectors
+    code = Supervisor(folder, parts, doors).run()
     if code:
         sys.exit(code)
 

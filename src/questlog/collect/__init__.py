@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,7 @@ NEVER_KEPT = frozenset(
     {"authorization", "cookie", "proxy-authorization", "set-cookie", "x-write-key", "x-signature", "x-signature-time"}
 )
 """Headers that hold secrets: no plan can keep them."""
+OUTCOMES = ("accepted", "duplicate", "quarantined", "rejected")
 TOO_LARGE = "too_large"
 """The reason of an event that is refused for its size; it is never recorded, so no table knows it."""
 _decoder = msgspec.json.Decoder()
@@ -94,8 +96,7 @@ def receive(
 
     What is quarantined, or a duplicate, is recorded like everything else: only what is `rejected` is not.
     """
-    from questlog.shape import describe, glance  # imports Arrow, which a sender without receipts does not need
-
+    describe, glance = _judges()
     receipts: list[Receipt] = []
     records: list[bytes] = []
     here: set[str] = set()
@@ -121,6 +122,14 @@ def receive(
             records.append(record)
         receipts.append(receipt)
     return Accepted(receipts, records, here)
+
+
+@cache
+def _judges() -> tuple[Callable[[bytes, Plan], Judged], Callable[[bytes, Plan], tuple[Any, str | None] | None]]:
+    """Return what judges a record, and what sees a usual event."""
+    from questlog.shape import describe, glance  # imports Arrow, which a sender without receipts does not need
+
+    return describe, glance
 
 
 def keep_headers(plan: Plan, headers: Mapping[str, str]) -> dict[str, str]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from questlog.collect import NEVER_KEPT, Accepted, Receipt, as_text, receive
+from questlog.collect import NEVER_KEPT, OUTCOMES, Accepted, Receipt, as_text, receive
 from questlog.collect.http import Request, Respond, Response, refuse
 from questlog.collect.http.body import inflate
 from questlog.collect.http.commit import Committer
 from questlog.collect.http.limits import LIMITS, Limits
 from questlog.collect.keys.gate import LOOPBACK, Gate
-from questlog.collect.metrics import Metrics
+from questlog.collect.metrics import OTHER, Metrics
 from questlog.collect.pages import healthz
 from questlog.collect.recent import RecentIds
 from questlog.collect.ways import Read, Sent, segment
@@ -28,7 +27,6 @@ from questlog.plan import Plan
 
 PLAN_SECONDS = 0.1
 """How far the plan may be behind its file."""
-OUTCOMES = ("accepted", "duplicate", "quarantined", "rejected")
 
 logger = logging.getLogger("questlog.collect")
 _encoder = msgspec.json.Encoder()
@@ -62,6 +60,8 @@ class Collector:
         self._limits, self._pages = limits, {"/healthz": healthz, **pages}
         self._recent = RecentIds()
         self._plan: Plan | None = None
+        self._window_ms = 0
+        self._kept: list[tuple[bytes, str]] = []
         self._look_again = 0.0
 
     # -- Handler ---------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class Collector:
     def _take(self, way: Way, request: Request, respond: Respond) -> None:
         """1 read  2 judge  3 append  4 answer, once the events are durable."""
         received_ms = time.time_ns() // 1_000_000
-        plan = self.plan
+        plan, window_ms = self.plan, self._window_ms
         body = inflate(request, self._limits.max_body_bytes)
         sent = body if isinstance(body, Response) else way.read(request, body, plan)
         if isinstance(sent, Response):
@@ -120,12 +120,11 @@ class Collector:
         if refusal is not None:
             respond(refusal)
             return
-        window_ms = int(plan.dedup_hours * 3_600_000)
         accepted = receive(
             sent.events,
             plan,
             received_ms=received_ms,
-            kept=_kept(plan, request.headers),
+            kept=_kept(self._kept, request.headers) if self._kept else {},
             sent_ms=sent.at_ms,
             known=lambda event_id: self._recent.knows(event_id, received_ms, window_ms),
             max_event_bytes=self._limits.max_event_bytes,
@@ -167,16 +166,24 @@ class Collector:
 
     def _known(self, path: str) -> str:
         """Return a path for a count: what nobody serves is one thing, however it is called."""
-        return path if path in WAYS or path in self._pages else "other"
+        return path if path in WAYS or path in self._pages else OTHER
 
     @property
     def plan(self) -> Plan:
         """The project's plan, at most `PLAN_SECONDS` behind its file."""
         now = time.monotonic()
         if self._plan is None or now > self._look_again:
-            self._plan = self._read_plan()
+            self._use(self._read_plan())
             self._look_again = now + PLAN_SECONDS
+        assert self._plan is not None
         return self._plan
+
+    def _use(self, plan: Plan) -> None:
+        """Work out once what each request needs of a plan."""
+        if plan is not self._plan:
+            self._plan, self._window_ms = plan, int(plan.dedup_hours * 3_600_000)
+            names = [name for name in plan.headers if name.lower() not in NEVER_KEPT]
+            self._kept = [(name.lower().encode(), name) for name in names]
 
 
 def warm_up(plan: Plan) -> None:
@@ -187,16 +194,15 @@ def warm_up(plan: Plan) -> None:
 def answer_of(request: Request, accepted: Accepted) -> Response:
     """Return the receipts; a client that prefers a minimal answer gets those that it has to look at."""
     receipts = list(accepted.receipts)
-    count = Counter([receipt.outcome for receipt in receipts])
+    outcomes = [receipt.outcome for receipt in receipts]
+    counted, duplicate, quarantined, rejected = map(outcomes.count, OUTCOMES)
     headers: tuple[bytes, ...] = ()
     if b"prefer" in request.headers and "return=minimal" in request.header(b"prefer"):
         receipts = [receipt for receipt in receipts if receipt.outcome != "accepted"]
         headers = (b"preference-applied: return=minimal",)
     return Response(
         200,
-        _encoder.encode(
-            Answer(count["accepted"], count["duplicate"], count["quarantined"], count["rejected"], receipts)
-        ),
+        _encoder.encode(Answer(counted, duplicate, quarantined, rejected, receipts)),
         headers=headers,
     )
 
@@ -224,14 +230,9 @@ _INSIDE = ("/metrics",)
 """Pages that only this machine sees without a key."""
 
 
-def _kept(plan: Plan, headers: Mapping[bytes, bytes]) -> dict[str, str]:
+def _kept(names: Sequence[tuple[bytes, str]], headers: Mapping[bytes, bytes]) -> dict[str, str]:
     """Return the allow-listed headers under the plan's spelling."""
-    kept = {}
-    for name in plan.headers:
-        value = headers.get(name.lower().encode())
-        if value is not None and name.lower() not in NEVER_KEPT:
-            kept[name] = as_text(value.decode("latin-1"))
-    return kept
+    return {name: as_text(headers[sent].decode("latin-1")) for sent, name in names if sent in headers}
 
 
 def _unavailable(error: QuestlogError) -> Response:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from questlog import __version__
+from questlog.collect import OUTCOMES
 
 REFUSALS: Mapping[int, str] = {
     400: "The request cannot be read; nothing of it is recorded.",
@@ -25,7 +26,6 @@ REFUSALS: Mapping[int, str] = {
     503: "Not durable now (the disk is full or too much waits); `Retry-After` says when to try again.",
     505: "Another HTTP version than 1.1 or 1.0.",
 }
-OUTCOMES = ("accepted", "duplicate", "quarantined", "rejected")
 _ANY_EVENT = {"type": "object", "description": "One event, as the plan's envelope describes it."}
 _SEGMENT = {"type": "object", "description": "A message as Segment's SDKs send it."}
 _CLOUD = {

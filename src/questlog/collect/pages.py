@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from questlog.collect.http import Request, Respond, Response, refuse
-from questlog.collect.metrics import Gauge, exposition
+from questlog.collect.metrics import Counts, Gauge, exposition
 from questlog.collect.openapi import document
 from questlog.errors import QuestlogError
 
@@ -72,8 +72,8 @@ class Readiness:
 class MetricsPage:
     """`/metrics`: what all workers counted, and the project's own figures as `questlog status` finds them."""
 
-    def __init__(self, root: Path, log_folder: Path) -> None:
-        self._root, self._log_folder = root, log_folder
+    def __init__(self, counts: Counts, root: Path, log_folder: Path) -> None:
+        self._counts, self._root, self._log_folder = counts, root, log_folder
         self._status: dict[str, Any] = {}
         self._until = 0.0
         self._lock = asyncio.Lock()
@@ -88,7 +88,7 @@ class MetricsPage:
                 if time.monotonic() > self._until:
                     self._status = await self._ask()
                     self._until = time.monotonic() + STATUS_SECONDS
-            kind, text = await asyncio.to_thread(lambda: exposition(self._gauges()))
+            kind, text = await asyncio.to_thread(lambda: exposition(self._counts, self._gauges()))
             respond(Response(200, text, kind))
         except Exception:
             logger.exception("stage=collect path=/metrics")

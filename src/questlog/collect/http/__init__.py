@@ -33,7 +33,8 @@ class Request:
 
     def header(self, name: bytes) -> str:
         """Return a header as text, "" if it was not sent."""
-        return self.headers.get(name, b"").decode("latin-1").strip()
+        found = self.headers.get(name)
+        return "" if found is None else found.decode("latin-1").strip()
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):

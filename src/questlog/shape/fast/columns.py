@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, localcontext
 from functools import partial
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -192,6 +193,20 @@ def decimals(rule: FieldRule) -> Build:
         if bad:
             raise Unusual(bad)
         return pc.coalesce(numbers, pa.array(found, arrow))
+
+    return build
+
+
+def structs(slots: Sequence[str], members: Sequence[pa.Field]) -> Build:
+    """Return the builder of a struct column from objects that hold each member in its slot."""
+    getters = [attrgetter(slot) for slot in slots]
+
+    def build(values: list[Any]) -> pa.Array:
+        arrays = [
+            pa.array([None if value is None else get(value) for value in values], member.type)
+            for get, member in zip(getters, members, strict=True)
+        ]
+        return pa.StructArray.from_arrays(arrays, fields=members, mask=pa.array([value is None for value in values]))
 
     return build
 

@@ -316,6 +316,24 @@ def _list(rule: FieldRule) -> tuple[Any, Build] | None:
     return whole, columns.of(pa.list_(arrow))
 
 
+def _struct(rule: FieldRule) -> tuple[Any, Build] | None:
+    """Structs of what has no bounds of its own, without structs inside."""
+    members = rule.field.type.fields
+    if not members or _has_limits(rule) or rule.default is not None:
+        return None
+    if any(type_.kind not in _ITEMS for _, type_ in members):
+        return None
+    slots = [f"m{index}" for index in range(len(members))]
+    types: list[Any] = [_optional(_ITEMS[type_.kind][0]) for _, type_ in members]
+    type_ = msgspec.defstruct(
+        "UsualStruct", [(slot, type_, None) for slot, type_ in zip(slots, types, strict=True)],
+        rename=dict(zip(slots, [name for name, _ in members], strict=True)), kw_only=True, frozen=True, gc=False,
+        forbid_unknown_fields=True,
+    )  # fmt: skip
+    arrow = [pa.field(name, _ITEMS[each.kind][1]) for name, each in members]
+    return type_, columns.structs(slots, arrow)
+
+
 def _has_limits(rule: FieldRule) -> bool:
     field = rule.field
     return bool(field.enum) or any(
@@ -326,6 +344,7 @@ def _has_limits(rule: FieldRule) -> bool:
 _KINDS: Mapping[str, Callable[[FieldRule], tuple[Any, Build] | None]] = {
     "string": _string, "bool": _bool, "int": _whole, "long": _whole, "float": _real, "double": _real,
     "decimal": _decimal, "timestamp": _timestamp, "date": _date, "list": _list,
+    "struct": _struct,
 }  # fmt: skip
 _ITEMS: Mapping[str, tuple[Any, pa.DataType]] = {
     "string": (str, pa.string()),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import datetime
 from decimal import localcontext
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ from questlog.shape.fields import FieldRule
 from questlog.shape.read import is_null, read_value
 from questlog.shape.values import EXACT_DIGITS, DoesNotFit, to_timestamp
 
+fromisoformat = datetime.fromisoformat
 _Check = tuple[Callable[[Any], Any], Callable[[Any], bool]]
 """Where a value stands in a decoded event, and whether it is usual."""
 
@@ -76,6 +78,12 @@ class Glance:
 
 
 def _is_time(value: Any) -> bool:
+    if type(value) is str:
+        try:
+            if 1 < fromisoformat(value).year < 9999:  # so no time zone leads out of the years that tables hold
+                return True
+        except ValueError:
+            return False
     return not to_timestamp(value)[1]
 
 
