@@ -1,12 +1,20 @@
 """What a collector says about itself: alive, ready, its counts over all workers, its own description."""
 
+import asyncio
 import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
 from kit import Collector, wait_for
 from prometheus_client.parser import text_string_to_metric_families
+
+from questlog.collect import pages
+from questlog.collect.http import Request, Response
+from questlog.collect.metrics import Counts, Metrics
+from questlog.collect.pages import MetricsPage
 
 
 def samples(collector: Collector) -> dict[tuple[str, ...], float]:
@@ -27,7 +35,14 @@ def test_the_counts_of_several_workers_are_summed(tmp_path: Path) -> None:
         collector.send({"event_type": "join_guild"}, {"event_type": "join_guild", "more": "x" * (256 << 10)})
         workers = {path.name for path in (tmp_path / ".questlog" / "log").glob("*.db")}
         assert len(workers) > 1, "only one worker was asked, so nothing was summed"
-        found = samples(collector)
+        found: dict[tuple[str, ...], float] = {}
+
+        def has_figures() -> bool:  # each worker has its own, and asks for them anew when they are old
+            found.clear()
+            found.update(samples(collector))
+            return ("questlog_ledger_balanced",) in found
+
+        wait_for(has_figures, "the project's figures", 60)
         events = {key[1:]: value for key, value in found.items() if key[0] == "questlog_events_total"}
         seen = {outcome: sum(v for key, v in events.items() if key[0] == outcome) for outcome, _ in events}
         assert sum(events.values()) == 65
@@ -41,6 +56,27 @@ def test_the_counts_of_several_workers_are_summed(tmp_path: Path) -> None:
         assert found["questlog_tail_events", "join_guild"] == 51, "10 of 61 are there already"
         assert found["questlog_lag_seconds", "join_guild"] > 0
         assert found["questlog_ledger_balanced",] == 1
+
+
+def test_the_counts_do_not_wait_for_figures_that_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(MetricsPage):
+        async def _ask(self) -> dict[str, Any]:
+            await asyncio.sleep(3600)
+            return {}
+
+    async def ask() -> Response:
+        answer = asyncio.get_running_loop().create_future()
+        Slow(counts, tmp_path, tmp_path)(Request("GET", b"/metrics", {}, 0, "127.0.0.1"), answer.set_result)
+        return await answer
+
+    monkeypatch.setattr(pages, "FIGURES_SECONDS", 0.05)
+    counts = Counts(["/v1/events"])
+    Metrics(counts).answered("/v1/events", 200, 0.001)
+    answer = asyncio.run(ask())
+    assert answer.status == 200
+    assert b'questlog_requests_total{path="/v1/events",status="200"} 1.0' in answer.body
+    assert b"questlog_log_bytes" in answer.body
+    assert b"questlog_tail_events" not in answer.body
 
 
 def test_the_counts_survive_a_worker_that_was_killed(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from questlog.errors import QuestlogError
 PROBE_SECONDS = 0.5
 """A probe costs an fsync: who asks more often hears the last answer."""
 STATUS_SECONDS = 2.0
+FIGURES_SECONDS = 3.0
+"""How long an answer waits for the project's figures; Prometheus gives up after 10 s."""
 _STATUS_TIMEOUT = 20.0
 logger = logging.getLogger("questlog.collect")
 
@@ -76,7 +78,7 @@ class MetricsPage:
         self._counts, self._root, self._log_folder = counts, root, log_folder
         self._status: dict[str, Any] = {}
         self._until = 0.0
-        self._lock = asyncio.Lock()
+        self._asking: asyncio.Task[None] | None = None
 
     def __call__(self, request: Request, respond: Respond) -> None:
         """Answer a request, with figures at most `STATUS_SECONDS` old."""
@@ -84,15 +86,29 @@ class MetricsPage:
 
     async def _answer(self, respond: Respond) -> None:
         try:
-            async with self._lock:
-                if time.monotonic() > self._until:
-                    self._status = await self._ask()
-                    self._until = time.monotonic() + STATUS_SECONDS
+            await self._look()
             kind, text = await asyncio.to_thread(lambda: exposition(self._counts, self._gauges()))
             respond(Response(200, text, kind))
         except Exception:
             logger.exception("stage=collect path=/metrics")
             respond(refuse(500, "internal", "the figures could not be read", "questlog status"))
+
+    async def _look(self) -> None:
+        """Bring the project's figures up to date, or leave them out when that takes too long."""
+        if time.monotonic() > self._until and self._asking is None:
+            self._asking = asyncio.get_running_loop().create_task(self._renew())
+        if self._asking is not None:
+            await asyncio.wait({self._asking}, timeout=FIGURES_SECONDS)
+
+    async def _renew(self) -> None:
+        self._status = {}
+        try:
+            self._status = await self._ask()
+        except Exception:
+            logger.exception("stage=collect path=/metrics")
+        finally:
+            self._until = time.monotonic() + STATUS_SECONDS
+            self._asking = None
 
     async def _ask(self) -> dict[str, Any]:
         """Return what `questlog status` says; in a process of its own, for shaping a long tail would stop this one."""
