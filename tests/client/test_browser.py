@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,37 +16,18 @@ from website import SCRIPT, Website
 sys.path.insert(0, str(Path(__file__).parents[1] / "collect"))
 from kit import Collector
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: make lint installs it")
-
 PLAN = """
 [events.level_failed.fields]
 level = { type = "int", required = true }
 [events.identify.fields]
 country = "string"
 """
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
     with Collector(tmp_path_factory.mktemp("arcade"), plan=PLAN) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture
@@ -205,32 +184,3 @@ def test_a_page_that_may_not_store_anything_sends_all_the_same(
     wait_for(lambda: settled(browser), "it is sent")
     assert rows(collector, browser) == [(1,)]
     browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
-
-
-def test_a_page_of_an_allowed_origin_sends_to_a_collector_elsewhere_with_its_key(
-    browser: Any, collector: Collector, tmp_path: Path
-) -> None:
-    """No proxy between: the collector serves the script, asks for the key, and lets this origin read its answers."""
-    site = Website(collector.port)
-    origin = site.url.replace("127.0.0.1", "localhost").rstrip("/")
-    with Collector(tmp_path, plan=PLAN) as keyed:
-        create = ["-m", "questlog", "-C", str(tmp_path), "key", "create", "web", "--origin", origin, "--json"]
-        made = subprocess.run([sys.executable, *create], capture_output=True, text=True, check=True)
-        key = json.loads(made.stdout)["key"]
-        wait_for(lambda: keyed.send({"event_type": "level_failed"}).status == 401, "the collector knows of the key")
-        tag = f'<script src="http://127.0.0.1:{keyed.port}/v1/questlog.js" data-key="%s"></script>'
-        try:
-            site.page = (tag % "qlk_wrong").encode()
-            browser.get(origin)
-            track(browser, 5)
-            assert not browser.execute_async_script("questlog.flush().then(arguments[0])"), "a wrong key loses nothing"
-            site.page = (tag % key).encode()
-            browser.get(origin)
-            track(browser, 6)
-            wait_for(lambda: settled(browser), "the events are sent")
-            assert keyed.sql("select level from level_failed order by level") == [(5,), (6,)]
-            browser.execute_script("questlog.track('level_failed', {level: 7}); location.href = 'about:blank'")
-            wait_for(lambda: len(keyed.sql("select 1 from level_failed")) == 3, "the beacon arrives")
-        finally:
-            browser.get("about:blank")
-            site.close()

@@ -9,6 +9,7 @@ from questlog.collect.http import Request, Respond, Response
 
 PATH = "/v1/questlog.js"
 _HEADERS = (
+    b"vary: origin",  # what was kept of an answer to a plain tag is none to a tag with crossorigin
     b"cache-control: public, max-age=3600",
     b"cross-origin-resource-policy: cross-origin",  # pages of any site may load it; who may send is asked elsewhere
 )

@@ -1,0 +1,153 @@
+"""Pages that send to a collector of another origin, in real Chromium: with questlog.js, and with a bare beacon."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from website import Website
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "collect"))
+from kit import Collector, wait_for
+
+PLAN = """
+[events.level_failed.fields]
+level = { type = "int", required = true }
+"""
+
+
+@dataclass
+class Elsewhere:
+    """A collector on one port that asks for keys, a site on another one, and the key of that site's pages."""
+
+    collector: Collector
+    site: Website
+    key: str
+
+    @property
+    def origin(self) -> str:
+        return self.site.url.replace("127.0.0.1", "localhost").rstrip("/")
+
+    @property
+    def script(self) -> str:
+        return f"http://127.0.0.1:{self.collector.port}/v1/questlog.js"
+
+    def levels(self) -> list[int]:
+        return [level for (level,) in self.collector.sql("select level from level_failed order by level")]
+
+
+@pytest.fixture
+def elsewhere(browser: Any, tmp_path: Path) -> Iterator[Elsewhere]:
+    with Collector(tmp_path, plan=PLAN) as collector:
+        site = Website(collector.port)
+        site.page = b"<!doctype html><title>game</title>"
+        found = Elsewhere(collector, site, "")
+        create = ["-m", "questlog", "-C", str(tmp_path), "key", "create", "web", "--origin", found.origin, "--json"]
+        made = subprocess.run([sys.executable, *create], capture_output=True, text=True, check=True)
+        found.key = json.loads(made.stdout)["key"]
+        wait_for(lambda: collector.send({"event_type": "level_failed"}).status == 401, "the collector knows of the key")
+        try:
+            yield found
+        finally:
+            browser.get("about:blank")
+            site.close()
+
+
+def settled(browser: Any) -> bool:
+    return bool(browser.execute_script("return questlog.waiting() === 0"))
+
+
+def track(browser: Any, level: int) -> None:
+    browser.execute_script("questlog.track('level_failed', {level: arguments[0]})", level)
+
+
+def load(browser: Any, url: str, **attributes: str) -> bool:
+    """Add a script to the page; return whether it ran."""
+    code = """
+        const script = document.createElement('script'), done = arguments[2];
+        for (const [name, value] of Object.entries(arguments[1])) script.setAttribute(name, value);
+        script.onload = () => done(true);
+        script.onerror = () => done(false);
+        script.src = arguments[0];
+        document.head.append(script);
+    """
+    return bool(browser.execute_async_script(code, url, attributes))
+
+
+def test_a_page_of_an_allowed_origin_sends_with_its_key(browser: Any, elsewhere: Elsewhere) -> None:
+    """No proxy between: the collector serves the script, asks for the key, and lets this origin read its answers."""
+    tag = f'<script src="{elsewhere.script}" data-key="%s"></script>'
+    elsewhere.site.page = (tag % "qlk_wrong").encode()
+    browser.get(elsewhere.origin)
+    track(browser, 5)
+    assert not browser.execute_async_script("questlog.flush().then(arguments[0])"), "a wrong key loses nothing"
+    elsewhere.site.page = (tag % elsewhere.key).encode()
+    browser.get(elsewhere.origin)
+    track(browser, 6)
+    wait_for(lambda: settled(browser), "the events are sent")
+    assert elsewhere.levels() == [5, 6]
+    browser.execute_script("questlog.track('level_failed', {level: 7}); location.href = 'about:blank'")
+    wait_for(lambda: elsewhere.levels() == [5, 6, 7], "the beacon arrives")
+
+
+def test_the_script_is_loaded_by_any_page_and_with_crossorigin_by_those_that_may_send(
+    browser: Any, elsewhere: Elsewhere
+) -> None:
+    """Also one after the other: what the browser kept of the first is no answer to the second."""
+    browser.get(elsewhere.origin)
+    assert load(browser, elsewhere.script)
+    assert load(browser, elsewhere.script, crossorigin="anonymous")
+    assert load(browser, elsewhere.script)
+    browser.get(elsewhere.site.url)  # by its number it is another origin
+    assert load(browser, elsewhere.script)
+    assert not load(browser, elsewhere.script, crossorigin="anonymous")
+    browser.get(elsewhere.origin)
+    assert load(browser, elsewhere.script, crossorigin="anonymous", **{"data-key": elsewhere.key})
+    track(browser, 1)
+    wait_for(lambda: settled(browser), "a script that was loaded so sends")
+    assert elsewhere.levels() == [1]
+
+
+@pytest.mark.parametrize("moment", ["now", "pagehide", "unload"])
+def test_a_beacon_needs_no_script_but_the_key_and_the_right_origin(
+    browser: Any, elsewhere: Elsewhere, moment: str
+) -> None:
+    """`text/plain`, so that the browser does not ask first: a page that ends has no time for it."""
+    collector = elsewhere.collector
+    code = """
+        const [port, key, level, moment] = arguments;
+        const send = () => {
+            const bodies = {
+                events: {event_type: 'level_failed', level},
+                track: {event: 'level_failed', properties: {level: level + 1}},
+            };
+            for (const [way, body] of Object.entries(bodies))
+                navigator.sendBeacon(`http://127.0.0.1:${port}/v1/${way}?key=${key}`, JSON.stringify(body));
+        };
+        if (moment === 'now') send();
+        else {
+            addEventListener(moment, send);
+            location.href = 'about:blank';
+        }
+    """
+    browser.get(elsewhere.site.url)  # another origin, so it is refused
+    browser.execute_script(code, collector.port, elsewhere.key, 7, moment)
+    browser.get(elsewhere.origin)
+    browser.execute_script(code, collector.port, elsewhere.key, 1, moment)
+    wait_for(lambda: len(elsewhere.levels()) == 2, "both beacons arrive")
+    browser.get(elsewhere.origin)
+    browser.execute_script(code, collector.port, "qlk_wrong", 9, "now")
+    figure = 'questlog_requests_total{path="/v1/track",status="%d"} '
+    wait_for(lambda: figure % 401 in metrics(elsewhere), "the wrong key is refused", 60)
+    assert figure % 403 in metrics(elsewhere), "and before it the wrong origin"
+    assert elsewhere.levels() == [1, 2]
+
+
+def metrics(elsewhere: Elsewhere) -> str:
+    return elsewhere.collector.request("GET", "/metrics", None, {"x-write-key": elsewhere.key}).body.decode()
