@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -245,6 +246,23 @@ def test_keys_are_made_listed_rotated_and_revoked_by_command(keys: Keys) -> None
     assert keys.post(bearer(after["key"])).status == 200
     questlog(keys, "revoke", "tool")
     wait_for(lambda: keys.post(bearer(after["key"])).status == 401, "the collector knows that it was revoked")
+
+
+def test_keys_that_cannot_be_read_let_nobody_in_and_blame_no_client(tmp_path: Path) -> None:
+    with Collector(tmp_path) as collector:
+        assert collector.send({"event_type": "join_guild"}).status == 200, "there is no key yet"
+        (tmp_path / ".questlog" / "keys.db").write_bytes(b"no keys " * 1000)
+        wait_for(lambda: collector.send({"event_type": "join_guild"}).status == 503, "it notices")
+        for _ in range(20):
+            answer = collector.send({"event_type": "join_guild"})
+            assert (answer.status, "keys.db" in answer.json["message"]) == (503, True)
+            assert int(answer.headers["retry-after"]) > 0
+        assert collector.request("GET", "/healthz").status == 200
+        command = [sys.executable, "-m", "questlog", "-C", str(tmp_path), "collect", "--port", "0"]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert ran.returncode == 1 and "keys.db cannot be read" in ran.stderr and "Traceback" not in ran.stderr
+        (tmp_path / ".questlog" / "keys.db").unlink()
+        wait_for(lambda: collector.send({"event_type": "join_guild"}).status == 200, "it notices that it is over")
 
 
 def test_zz_no_key_was_ever_repeated_or_kept(keys: Keys) -> None:

@@ -67,12 +67,18 @@ class Collector:
     # -- Handler ---------------------------------------------------------------------------------
 
     def look(self, request: Request) -> Response | None:
-        """Return the answer to a request whose headers decide it."""
-        refusal = self._look(request)
-        if refusal is None:
-            return None
-        self._metrics.answered(self._known(request.path), refusal.status, 0)
-        return self._readable(request, refusal)
+        """Return the answer to a request whose headers decide it; nobody enters while the keys cannot be read."""
+        try:
+            refusal = self._look(request)
+            if refusal is not None:
+                refusal = self._readable(request, refusal)
+        except QuestlogError as error:
+            refusal = _unavailable(error)
+        except Exception:
+            refusal = _fault(self._known(request.path))
+        if refusal is not None:
+            self._metrics.answered(self._known(request.path), refusal.status, 0)
+        return refusal
 
     def _look(self, request: Request) -> Response | None:
         way = WAYS.get(request.path)
@@ -104,8 +110,7 @@ class Collector:
         except QuestlogError as error:
             answer(_unavailable(error))
         except Exception:
-            logger.exception("stage=collect path=%s", path)
-            answer(refuse(500, "internal", "this should not have happened", "the collector's log says more"))
+            answer(_fault(path))
 
     def _take(self, way: Way, request: Request, respond: Respond) -> None:
         """1 read  2 judge  3 append  4 answer, once the events are durable."""
@@ -238,6 +243,12 @@ def _kept(names: Sequence[tuple[bytes, str]], headers: Mapping[bytes, bytes]) ->
 def _unavailable(error: QuestlogError) -> Response:
     seconds = max(1, round(error.retry_after or 5))
     return refuse(503, "unavailable", str(error), error.hint or "send it again", b"retry-after: %d" % seconds)
+
+
+def _fault(path: str) -> Response:
+    """Log the exception at hand, and return what its request is answered."""
+    logger.exception("stage=collect path=%s", path)
+    return refuse(500, "internal", "this should not have happened", "the collector's log says more")
 
 
 def _not_allowed(methods: str) -> Response:

@@ -155,11 +155,11 @@ class Gate:
         """Return the keys, at most `LOOK_SECONDS` behind their file."""
         now = time.monotonic()
         if self._keys is None or now > self._look_again:
-            self._look_again = now + LOOK_SECONDS
             version = self._store.version()
             if self._keys is None or version != self._version:
                 self._keys = {key.digest[:8]: key for key in self._store.read()}
                 self._version = version
+            self._look_again = now + LOOK_SECONDS  # last: while the file cannot be read, what we knew lets nobody in
         return self._keys
 
 

@@ -35,7 +35,8 @@ class KeyStore:
         """Return every key, also those that are over."""
         if not self.exists():
             return []
-        rows = self._open().execute("select * from keys order by number").fetchall()
+        with self._readable():
+            rows = self._open().execute("select * from keys order by number").fetchall()
         return [
             Key(number, identity, source, digest, tuple(json.loads(origins)), rate, secret, created, ends)
             for number, identity, source, digest, origins, rate, secret, created, ends in rows
@@ -43,7 +44,8 @@ class KeyStore:
 
     def version(self) -> object:
         """Return something that changes when another process changes the keys."""
-        return self._open().execute("pragma data_version").fetchone() if self.exists() else None
+        with self._readable():
+            return self._open().execute("pragma data_version").fetchone() if self.exists() else None
 
     def create(self, source: str, origins: Sequence[str], rate: float, *, signed: bool) -> tuple[Key, str]:
         """Make a key; return it and its text, which is kept nowhere."""
@@ -106,6 +108,17 @@ class KeyStore:
         if self._connection is None:
             self._connection = _connect(self._path, "full", _KEYS)
         return self._connection
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Say of a file that holds no keys, or that another process keeps, what can be done."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise QuestlogError(
+                f"the write keys in {self._path.name} cannot be read: {error}",
+                hint="bring the file back from a copy, or move it away and make new keys",
+            ) from error
 
 
 class UsedSignatures:
