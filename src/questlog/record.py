@@ -83,9 +83,15 @@ def encode_record(
     client_id: bool = False,
     sent_ms: int | None = None,
     is_json: bool = True,
+    is_shallow: bool = False,
 ) -> bytes:
-    """Return one line, no newline inside, from which `decode_record` gives back every byte of *event*."""
-    fits = is_json and b"\n" not in event and b"\r" not in event and not is_too_deep(event)
+    """Return one line, no newline inside, from which `decode_record` gives back *event* but for space around it.
+
+    *is_shallow* says that somebody has seen that it does not nest too deep.
+    """
+    fits = is_json and b"\n" not in event and b"\r" not in event and (is_shallow or not is_too_deep(event))
+    if fits and event and not headers and not client_id and sent_ms is None:  # what most are, in a third of the time
+        return b'{"questlog":1,"id":%b,"received":%d,"event":%b}' % (_encoder.encode(id), received_ms, event)
     return _encoder.encode(
         Record(
             format=1,

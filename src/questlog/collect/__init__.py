@@ -111,7 +111,14 @@ def receive(
         else:
             event_id, chosen, valid = read_id(raw, plan)
         record = encode_record(
-            raw, id=event_id, received_ms=received_ms, headers=kept, client_id=chosen, sent_ms=sent_ms, is_json=valid
+            raw,
+            id=event_id,
+            received_ms=received_ms,
+            headers=kept,
+            client_id=chosen,
+            sent_ms=sent_ms,
+            is_json=valid,
+            is_shallow=usual is not None,
         )
         receipt = Receipt(event_id, "accepted") if usual is not None else _receipt(event_id, describe(record, plan))
         if receipt.outcome != "rejected":
