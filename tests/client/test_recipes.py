@@ -27,6 +27,8 @@ class Recipe:
     tool: str
     build: tuple[str, ...]
     run: tuple[str, ...]
+    stage: str = ""
+    """A file of ours that stands for the engine the recipe is written for."""
 
 
 RUN_HERE = (
@@ -34,6 +36,8 @@ RUN_HERE = (
     Recipe("go", "questlog.go", "go", ("go", "build", "questlog.go"), ("./questlog",)),
     Recipe("java", "Questlog.java", "javac", ("javac", "-Xlint:all", "-Werror", "Questlog.java"),
            ("java", "-cp", ".", "Questlog")),
+    Recipe("unity", "Questlog.cs", "mcs", ("mcs", "-warnaserror", "-out:unity.exe", "Questlog.cs", "unity.cs"),
+           ("mono", "unity.exe"), "unity.cs"),
     Recipe("rust", "questlog.rs", "rustc", ("rustc", "-Dwarnings", "questlog.rs"), ("./questlog",)),
 )  # fmt: skip
 
@@ -43,6 +47,8 @@ def test_a_recipe_sends_its_event_once_its_collector_is_there(recipe: Recipe, tm
     if not shutil.which(recipe.tool):
         pytest.skip(f"no {recipe.tool} here to run {recipe.file} with")
     shutil.copyfile(RECIPES / recipe.file, tmp_path / recipe.file)
+    if recipe.stage:
+        shutil.copyfile(Path(__file__).with_name(recipe.stage), tmp_path / recipe.stage)
     if recipe.build:
         subprocess.run(recipe.build, cwd=tmp_path, check=True, timeout=200)
     port = free_port()
