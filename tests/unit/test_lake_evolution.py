@@ -11,7 +11,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 
 from questlog.errors import PlanError, QuestlogError
 from questlog.lake.evolve import table_columns
-from questlog.lake.schema import aligned
+from questlog.lake.parquet import aligned
 from questlog.lake.state import load_state
 from questlog.pipeline import open_pipeline
 from questlog.plan.load import parse_type

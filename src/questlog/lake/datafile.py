@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyiceberg.io.pyarrow import (
     compute_statistics_plan,
@@ -22,19 +21,10 @@ from pyiceberg.schema import Schema
 from pyiceberg.typedef import Record
 
 from questlog.lake.fileio import NewFiles
-from questlog.lake.schema import aligned, arrow_schema, names_by_id
+from questlog.lake.parquet import METRICS, ROW_GROUP_ROWS, aligned, day_name, open_writer, split_by_day
+from questlog.lake.schema import arrow_schema, names_by_id
 
-ROW_GROUP_ROWS = 65_536
 ROW_GROUP_BYTES = 32 << 20
-DAY_COLUMN = "received_time"
-UNLIKE = frozenset({"event_id", "raw_event", "event_time", "received_time"})
-"""Columns whose values hardly ever repeat: a dictionary of them takes a quarter of the writer's time for nothing."""
-METRICS = {
-    # Bounds of every column would copy players' words into manifests, where erasure would have to find them.
-    "write.metadata.metrics.default": "counts",
-    "write.metadata.metrics.column.received_time": "full",
-    "write.metadata.metrics.column.event_time": "full",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +35,18 @@ class Shape:
     arrow: pa.Schema
     statistics: Mapping[int, Any]
     paths: Mapping[str, int]
-    dictionaries: Sequence[str]
 
 
 @lru_cache(maxsize=64)
 def _shape_of(text: str) -> Shape:
     schema = Schema.model_validate_json(text)
     arrow, paths = arrow_schema(schema), parquet_path_to_id_mapping(schema)
-    unlike = UNLIKE.union(column.name for column in arrow if pa.types.is_floating(column.type))
-    dictionaries = [path for path in paths if path.split(".", 1)[0] not in unlike]
-    return Shape(schema, arrow, compute_statistics_plan(schema, METRICS), paths, dictionaries)
+    return Shape(schema, arrow, compute_statistics_plan(schema, METRICS), paths)
 
 
 def shape_of(schema: Schema) -> Shape:
     """Return how files of *schema* are written."""
     return _shape_of(schema.model_dump_json())
-
-
-def split_by_day(rows: pa.Table) -> list[tuple[int, pa.Table]]:
-    """Return the rows of each day of received time; nearly always there is one."""
-    days = rows.column(DAY_COLUMN).cast(pa.date32(), safe=False).cast(pa.int32())
-    bounds = pc.min_max(days)
-    if bounds["min"] == bounds["max"]:
-        return [(bounds["min"].as_py(), rows)]
-    return [(day, rows.filter(pc.equal(days, day))) for day in sorted(pc.unique(days).to_pylist())]
 
 
 def write_rows(rows: pa.Table, shape: Shape, folder: Path, files: NewFiles) -> list[DataFile]:
@@ -88,8 +66,7 @@ def merge_files(
 
 
 def _new_path(folder: Path, day: int | None) -> Path:
-    name = "null" if day is None else pa.scalar(day, pa.int32()).cast(pa.date32()).as_py().isoformat()
-    return folder / f"received_day={name}" / f"{uuid.uuid4()}.parquet"
+    return folder / f"received_day={day_name(day)}" / f"{uuid.uuid4()}.parquet"
 
 
 def _row_groups(paths: Sequence[str], shape: Shape, beat: Callable[[], None]) -> Iterator[pa.Table]:
@@ -117,10 +94,7 @@ def _write_file(
     parts: Sequence[pa.Table] | Iterator[pa.Table], shape: Shape, path: Path, day: int | None, files: NewFiles
 ) -> DataFile:
     with files.open(path) as stream:
-        with pq.ParquetWriter(
-            stream, shape.arrow, compression="zstd", use_dictionary=shape.dictionaries, store_schema=False,
-            store_decimal_as_integer=True,
-        ) as writer:  # fmt: skip
+        with open_writer(stream, shape.arrow) as writer:
             for part in parts:
                 writer.write_table(part, row_group_size=ROW_GROUP_ROWS)
         stream.flush()

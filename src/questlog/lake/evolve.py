@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
 from questlog.errors import PlanError
@@ -40,21 +41,27 @@ def refuse_breaking(plan: Plan, connection: sqlite3.Connection, path_of_plan: st
     the column stays as wide as it is.
     """
     landed_before = connection.execute("select 1 from questlog_plans where version = ?", (plan.version,)).fetchone()
-    schemas = read_schemas(connection)
+    schemas = {name: table_columns(schema) for name, schema in read_schemas(connection).items()}
+    faults = breaking_faults(plan, schemas, landed_before=landed_before is not None)
+    if faults:
+        raise PlanError(path_of_plan, faults)
+
+
+def breaking_faults(plan: Plan, tables: Mapping[str, Mapping[str, Type]], *, landed_before: bool) -> list[str]:
+    """Return how *plan* would change columns of *tables* in ways that lose values."""
     faults = []
     for table, events in plan.tables.items():
-        columns = table_columns(schemas[table]) if table in schemas else {}
+        columns = tables.get(table, {})
         paths = {field.name: f"events.{event.name}.fields.{field.name}" for event in events for field in event.fields}
         for column in planned_columns(plan, table):
             path = paths.get(column.name, "headers.keep")
-            fault = _fault(path, table, column, columns, tolerant=landed_before is not None)
+            fault = _fault(path, table, column, columns, tolerant=landed_before)
             if fault:
                 faults.append(fault)
-    if faults:
-        raise PlanError(path_of_plan, list(dict.fromkeys(faults)))
+    return list(dict.fromkeys(faults))
 
 
-def _fault(path: str, table: str, column: Column, columns: dict[str, Type], *, tolerant: bool) -> str:
+def _fault(path: str, table: str, column: Column, columns: Mapping[str, Type], *, tolerant: bool) -> str:
     """Return what is wrong with *column*, or "". One the table has by another name counts too."""
     name = next((n for n in (column.name, *column.aliases) if n in columns), None)
     if name is None or column_change(columns[name], column.type) != "breaking":

@@ -17,11 +17,12 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.transforms import DayTransform
 
 from questlog.errors import LakeUnavailable, QuestlogError
-from questlog.lake.datafile import DAY_COLUMN, METRICS, merge_files, shape_of, write_rows
+from questlog.lake.datafile import merge_files, shape_of, write_rows
 from questlog.lake.evolve import refuse_breaking
 from questlog.lake.fileio import NewFiles
 from questlog.lake.ledger import count_rows
-from questlog.lake.schema import Growth, aligned, grown
+from questlog.lake.parquet import DAY_COLUMN, METRICS, aligned
+from questlog.lake.schema import Growth, grown
 from questlog.lake.state import (
     CATALOG,
     NAMESPACE,

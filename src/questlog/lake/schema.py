@@ -167,21 +167,6 @@ def _arrow_type(type_: IcebergType) -> pa.DataType:
     return next(arrow for arrow, iceberg in _SCALARS if iceberg == type_)
 
 
-def aligned(rows: pa.Table, target: pa.Schema, renamed: Mapping[str, str] | None = None) -> pa.Table:
-    """Return *rows* with exactly the columns of *target*: cast to wider types, null where absent."""
-    names = {(renamed or {}).get(name, name): name for name in rows.column_names}
-    lost = names.keys() - set(target.names)
-    if lost or len(names) < rows.num_columns:
-        raise QuestlogError(f"no column for {', '.join(sorted(lost)) or 'a field'}", hint="report this as a defect")
-    columns = [
-        rows.column(names[field.name]).cast(field.type)
-        if field.name in names
-        else pa.chunked_array([pa.nulls(rows.num_rows, field.type)])
-        for field in target
-    ]
-    return pa.Table.from_arrays(columns, schema=target)
-
-
 def names_by_id(file: pa.Schema, current: Schema) -> dict[str, str]:
     """Return a file's column names -> the table's names now, by field id."""
     now = {field.field_id: field.name for field in current.fields}

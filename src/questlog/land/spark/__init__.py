@@ -10,19 +10,20 @@ import contextlib
 import json
 import logging
 import os
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from questlog.errors import LakeUnavailable, LanderFenced, LogUnavailable, PlanError, QuestlogError
 from questlog.land import Landed, StopSignal
-from questlog.land.moment import landed_at
+from questlog.land.spark.commits import File
+from questlog.land.spark.ids import Ids, seen_table
+from questlog.land.spark.locks import release_locks
 from questlog.land.spark.session import is_alive, java_options
 from questlog.land.spark.tables import Floor, SparkTables
 from questlog.land.spark.upkeep import SparkUpkeep
@@ -38,9 +39,7 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 2.0
 COLUMNS = ["value", "partition", "offset", "unix_millis(timestamp) as ms", "headers"]
-_SEEN = pa.schema(
-    [("event_id", pa.string()), ("part", pa.int32()), ("offset", pa.int64()), ("received_ms", pa.int64())]
-)
+COMMITS_AT_ONCE = 4
 
 logger = logging.getLogger("questlog.land")
 Publish = Callable[[Position], None]
@@ -133,9 +132,10 @@ class SparkLander:
 
     def take_over(self) -> Floor:
         """Be the one lander of these tables from now on; return what they hold."""
+        self._tables.forget()
         if self._began:
             return self._tables.floor()
-        if released := self._tables.release_locks():
+        if released := release_locks(self._spark, (self._tables.namespace, self._tables.own)):
             logger.info("stage=land released %d lock(s) that a dead lander had left", released)
         floor = self._tables.open()
         self._began = True
@@ -146,7 +146,7 @@ class SparkLander:
         self._floor = self.take_over()
         positions = self._tables.positions()
         self._held = {name: position for name, (position, _) in positions.items()}
-        self._ids = _Ids(self._tables, self._plan().dedup_hours)
+        self._ids = Ids(self._tables, self._plan().dedup_hours)
         self._adopted = ""
         half = merge(self._floor.position, *self._held.values())
         if half != self._floor.position:
@@ -233,49 +233,59 @@ class SparkLander:
         """1 shape, once  2 commit each table with its position  3 move the floor, last  4 tell."""
         started = time.monotonic()
         if self._adopted != plan.version:
-            self._tables.adopt(plan)
-            self._tables.remember(plan)
+            self._targets = self._tables.adopt(plan)
             self._adopted = plan.version
-        counts, rows = self._shape(frame, plan)
+        counts, files = self._shape(frame, plan)
         if not counts:
             return
         through = merge(self._floor.position, {int(p): o for p, o in counts["through"].items()})
         if through == self._floor.position:
             return
-        now_ms = time.time_ns() // 1_000_000
-        for name, table in rows.items():
-            self._tables.commit(name, landed_at(table, now_ms), merge(self._held.get(name, {}), through), plan.version)
-            self._held[name] = merge(self._held.get(name, {}), through)
-        self._save(counts, rows, through, plan)
-        self._total += Landed(
-            counts["records"], {name: table.num_rows for name, table in rows.items()}, counts["duplicate"]
-        )
+        shaped = time.monotonic()
+        self._commit(files, through, plan)
+        committed = time.monotonic()
+        self._save(counts, through, plan)
+        rows = {name: sum(file.rows for file in found) for name, found in files.items()}
+        self._total += Landed(counts["records"], rows, counts["duplicate"])
         self._shown()
         logger.info(
-            "stage=land records=%d quarantined=%d duplicate=%d ms=%d",
-            counts["records"], rows[QUARANTINE].num_rows if QUARANTINE in rows else 0, counts["duplicate"],
-            (time.monotonic() - started) * 1000,
+            "stage=land records=%d quarantined=%d duplicate=%d ms=%d shape_ms=%d commit_ms=%d",
+            counts["records"], rows.get(QUARANTINE, 0), counts["duplicate"], (time.monotonic() - started) * 1000,
+            (shaped - started) * 1000, (committed - shaped) * 1000,
         )  # fmt: skip
 
-    def _shape(self, frame: DataFrame, plan: Plan) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+    def _shape(self, frame: DataFrame, plan: Plan) -> tuple[dict[str, Any], dict[str, list[File]]]:
         """Shape the batch in one worker; again, knowing which ids came before, if any did."""
         held = {name: merge(position, self._floor.position) for name, position in self._held.items()}
-        task = Task(plan.text, held, self._floor.spools)
-        counts, rows = _collect(frame, task)
-        known = self._ids.known(counts["seen"])
+        task = Task(plan.text, self._targets, held, self._floor.spools, time.time_ns() // 1_000_000)
+        counts, files = _collect(frame, task)
+        known = self._ids.known(counts["seen"]) if counts else {}
         if known:
-            counts, rows = _collect(frame, Task(plan.text, held, self._floor.spools, known))
-        return counts, rows
+            counts, files = _collect(frame, replace(task, seen=known))
+        return counts, files
 
-    def _save(self, counts: dict[str, Any], rows: Mapping[str, pa.Table], through: Position, plan: Plan) -> None:
+    def _commit(self, files: Mapping[str, list[File]], through: Position, plan: Plan) -> None:
+        """Commit all tables, some at a time: a commit is waiting, for HDFS and the Metastore, not work."""
+        self._tables.check()
+
+        def commit(name: str) -> None:
+            position = merge(self._held.get(name, {}), through)
+            self._tables.commit(name, files[name], position, plan.version)
+            self._held[name] = position
+
+        with ThreadPoolExecutor(COMMITS_AT_ONCE) as pool:
+            done = [pool.submit(commit, name) for name in files]
+        for future in done:  # all have ended, so what failed is finished by the next start, not beside it
+            future.result()
+
+    def _save(self, counts: dict[str, Any], through: Position, plan: Plan) -> None:
         """Move the floor, in memory too only once the table holds it."""
         sums = dict(self._floor.counts)
         for name in ("records", "resent", "lost", "duplicate"):
             sums[name] = sums.get(name, 0) + counts[name]
         spools = {**self._floor.spools, **counts["spools"]}
         floor = Floor(dict(through), spools, sums, self._tables.epoch, plan.version)
-        seen = [dict(zip(_SEEN.names, row, strict=True)) for row in counts["seen"]]
-        self._tables.save(floor, pa.Table.from_pylist(seen, schema=_SEEN))
+        self._tables.save(floor, seen_table(counts["seen"]))
         self._floor = floor
         self._ids.add(counts["seen"])
         try:
@@ -284,39 +294,16 @@ class SparkLander:
             logger.warning("stage=land cannot say how far it is: %s", error)
 
 
-class _Ids:
-    """Ids that clients chose within the window, and the place each was first seen; on disk beside Spark's files."""
-
-    def __init__(self, tables: SparkTables, hours: float) -> None:
-        self._db = sqlite3.connect("", check_same_thread=False)
-        self._db.execute("create table ids (id text primary key, part integer, offset integer, ms integer)")
-        frame = tables.ids(hours)
-        for row in frame.toLocalIterator():
-            self.add([(row.event_id, row.part, row.offset, row.received_ms)])
-
-    def known(self, seen: list[Any]) -> dict[str, tuple[int, int, int]]:
-        """Return which of the ids were first seen elsewhere, and where."""
-        found = {}
-        for event_id, partition, offset, _ in seen:
-            row = self._db.execute("select part, offset, ms from ids where id = ?", (event_id,)).fetchone()
-            if row is not None and row[:2] != (partition, offset):
-                found[event_id] = row
-        return found
-
-    def add(self, seen: list[Any]) -> None:
-        self._db.executemany("insert or replace into ids values (?, ?, ?, ?)", seen)
-
-
-def _collect(frame: DataFrame, task: Task) -> tuple[dict[str, Any], dict[str, pa.Table]]:
-    """Return the counts, and the rows of each table. One worker sees the whole batch, in order."""
+def _collect(frame: DataFrame, task: Task) -> tuple[dict[str, Any], dict[str, list[File]]]:
+    """Return the counts, and the files of each table. One worker sees the whole batch, in order."""
     counts: dict[str, Any] = {}
-    rows = {}
+    files: dict[str, list[File]] = {}
     for row in frame.coalesce(1).mapInArrow(partial(shape_task, task), RESULT).collect():
         if row.name:
-            rows[row.name] = pa.ipc.open_stream(pa.py_buffer(row.rows)).read_all()
+            files.setdefault(row.name, []).append(File(row.day, row.rows, bytes(row.file)))
         else:
-            counts = json.loads(bytes(row.rows))
-    return counts, rows
+            counts = json.loads(bytes(row.file))
+    return counts, files
 
 
 def _first_line(error: BaseException) -> str:

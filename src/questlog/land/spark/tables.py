@@ -1,38 +1,28 @@
-"""Iceberg tables as Spark writes them: made and grown from the plan, each commit with its position in it."""
+"""The game's Iceberg tables and the lander's own: what each holds, and each commit with that in it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from questlog.errors import LanderFenced, PlanError
+from questlog.errors import LanderFenced
+from questlog.lake.parquet import aligned, parquet_bytes, split_by_day
+from questlog.land.spark.commits import STATE, Commits, File
+from questlog.land.spark.growth import follow_plan, table_properties, target_of
+from questlog.land.spark.workers import Target
 from questlog.log import Position, merge
-from questlog.plan import Plan, Type
-from questlog.plan.columns import QUARANTINE_TABLE, Column, table_columns
-from questlog.plan.ddl import create_statements
+from questlog.plan import Plan
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 CATALOG = "lake"
-STATE = "questlog.state"
 COPIED = "copied"
 """In a table's state: of which copy its rows are; in the floor's counts: how many rows were copied in all."""
-_PROPERTIES = {
-    "format-version": "2",
-    "write.parquet.compression-codec": "zstd",
-    "write.distribution-mode": "none",
-    "write.spark.fanout.enabled": "true",
-    "write.metadata.delete-after-commit.enabled": "true",
-    "write.metadata.previous-versions-max": "20",
-}
-_WIDER = {("int", "bigint"), ("float", "double")}
-_SPARK = {"string": "string", "bool": "boolean", "int": "int", "long": "bigint", "float": "float", "double": "double",
-          "timestamp": "timestamp_ntz", "date": "date", "binary": "binary", "enum": "string"}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -51,8 +41,11 @@ class SparkTables:
 
     def __init__(self, spark: SparkSession, namespace: str) -> None:
         self.spark, self.namespace = spark, namespace
-        self.own = f"{namespace}_state"
+        self.own, self.catalog = f"{namespace}_state", CATALOG
         self.epoch = 0
+        self._commits = Commits(spark._jvm)
+        self._opened: dict[tuple[str, str], Any] = {}
+        self._checked: int | None = None
 
     def open(self) -> Floor:
         """Make the lander's own tables, take over, and return the floor."""
@@ -62,14 +55,12 @@ class SparkTables:
         self._make(self.own, "plans", "version string, text string")
         floor = self.floor()
         self.epoch = floor.epoch + 1
-        self.save(Floor(floor.position, floor.spools, floor.counts, self.epoch, floor.plan), pa.table({}))
+        self.save(Floor(floor.position, floor.spools, floor.counts, self.epoch, floor.plan))
         return self.floor()
 
     def _make(self, namespace: str, name: str, columns: str) -> None:
-        properties = ", ".join(f"'{k}' = '{v}'" for k, v in _PROPERTIES.items())
         self.spark.sql(
-            f"create table if not exists {CATALOG}.{namespace}.{name} ({columns}) using iceberg"
-            f" tblproperties ({properties})"
+            f"create table if not exists {CATALOG}.{namespace}.{name} ({columns}) using iceberg {table_properties(columns)}"
         )
 
     # -- state -----------------------------------------------------------------------------------
@@ -106,19 +97,34 @@ class SparkTables:
         return sorted(row.tableName for row in rows)
 
     def _states(self, namespace: str, name: str) -> list[Any]:
-        found = []
-        for snapshot in self.java(namespace, name).snapshots():
-            text = snapshot.summary().get(STATE)
-            if text is not None:
-                found.append(json.loads(text))
-        return found
+        """Return what the live snapshots say, oldest first; upkeep's say nothing."""
+        summaries = [snapshot["summary"] for snapshot in self.metadata(namespace, name).get("snapshots", [])]
+        return [json.loads(summary[STATE]) for summary in summaries if STATE in summary]
+
+    def metadata(self, namespace: str, name: str) -> Any:
+        """Return a table's metadata as it is now, in Iceberg's JSON: one trip to the JVM for all of it."""
+        jvm: Any = self.spark._jvm
+        return json.loads(
+            jvm.org.apache.iceberg.TableMetadataParser.toJson(self._operations(namespace, name).current())
+        )
 
     def java(self, namespace: str, name: str) -> Any:
-        """Return Iceberg's own table, as it is now."""
-        jvm: Any = self.spark._jvm
-        return jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(
-            self.spark._jsparkSession, f"{CATALOG}.{namespace}.{name}"
-        )
+        """Return Iceberg's own table; opened once, it sees what others commit when it is refreshed."""
+        if (namespace, name) not in self._opened:
+            jvm: Any = self.spark._jvm
+            self._opened[namespace, name] = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(
+                self.spark._jsparkSession, f"{CATALOG}.{namespace}.{name}"
+            )
+        return self._opened[namespace, name]
+
+    def forget(self) -> None:
+        """Open every table anew: it may have been dropped and made again."""
+        self._opened.clear()
+
+    def _operations(self, namespace: str, name: str) -> Any:
+        table = self.java(namespace, name)
+        table.refresh()
+        return table.operations()
 
     def remembered(self, version: str) -> str | None:
         """Return the text of a plan that has landed here."""
@@ -136,7 +142,7 @@ class SparkTables:
 
     def know(self, seen: pa.Table) -> None:
         """Keep ids that clients chose, seen elsewhere than in the topic; the floor stays where it is."""
-        self._check_epoch()
+        self.check()
         self._append(self.own, "progress", seen, None)
 
     def ids(self, hours: float) -> DataFrame:
@@ -150,85 +156,73 @@ class SparkTables:
             f"select * from {table} where received_ms >= (select coalesce(max(received_ms), 0) - {span} from {table})"
         )
 
-    # -- locks -----------------------------------------------------------------------------------
-
-    def release_locks(self) -> int:
-        """Release the Metastore's locks on our tables that this machine's dead landers left; return how many.
-
-        Call it with the machine's lock held: whoever took them then is dead. Without it the next commit
-        would wait until the Metastore times them out.
-        """
-        jvm: Any = self.spark._jvm
-        hive = jvm.org.apache.hadoop.hive
-        configuration = hive.conf.HiveConf()
-        configuration.set("hive.metastore.uris", self.spark.conf.get(f"spark.sql.catalog.{CATALOG}.uri"))
-        client = hive.metastore.HiveMetaStoreClient(configuration)
-        host, released = jvm.java.net.InetAddress.getLocalHost().getHostName(), 0
-        try:
-            for lock in client.showLocks(hive.metastore.api.ShowLocksRequest()).getLocks():
-                if lock.getDbname() in (self.namespace, self.own) and lock.getHostname() == host:
-                    client.unlock(lock.getLockid())
-                    released += 1
-        finally:
-            client.close()
-        return released
-
     # -- commits ---------------------------------------------------------------------------------
 
-    def commit(self, table: str, rows: pa.Table, through: Position, plan: str) -> None:
-        """Add *rows* and remember *through* in one snapshot; raise `LanderFenced` if another lander took over."""
-        self._check_epoch()
-        state = {"position": {str(p): o for p, o in through.items()}, "plan": plan, "epoch": self.epoch}
-        self._append(self.namespace, table, rows, state)
+    def adopt(self, plan: Plan) -> dict[str, Target]:
+        """Make the plan's tables, grow those that are there, and return how rows of each are written."""
+        targets = follow_plan(self, plan)
+        self.remember(plan)
+        return targets
 
-    def save(self, floor: Floor, seen: pa.Table) -> None:
-        """Move the floor, with the ids that clients chose, in one snapshot."""
-        self._check_epoch()
+    def commit(self, table: str, files: Sequence[File], through: Position, plan: str) -> None:
+        """Add *files* and remember *through* in one snapshot."""
+        state = {"position": {str(p): o for p, o in through.items()}, "plan": plan, "epoch": self.epoch}
+        self._commits.append(self.java(self.namespace, table), files, _text(state))
+
+    def save(self, floor: Floor, seen: pa.Table | None = None) -> None:
+        """Move the floor, with the ids that clients chose, in one snapshot; raise `LanderFenced` as `check` does."""
+        self.check()
         state = {
             "position": {str(p): o for p, o in floor.position.items()}, "spools": floor.spools,
             "counts": floor.counts, "epoch": self.epoch, "plan": floor.plan,
         }  # fmt: skip
-        if seen.num_rows:
-            self._append(self.own, "progress", seen, state)
-            return
-        self.java(self.own, "progress").newAppend().set(STATE, _text(state)).commit()
+        self._append(self.own, "progress", seen, state)
 
     def carry(self, namespace: str, name: str) -> None:
         """Commit the table's state anew, merged: the snapshots that hold it may then be forgotten."""
-        self._check_epoch()
-        if name == "progress" and namespace == self.own:
-            self.save(self.floor(), pa.table({}))
+        if namespace == self.own:
+            self.save(self.floor())
             return
+        self.check()
         position, plan = self.positions()[name]
-        state = {"position": {str(p): o for p, o in position.items()}, "plan": plan, "epoch": self.epoch}
-        self.java(namespace, name).newAppend().set(STATE, _text(state)).commit()
+        self.commit(name, (), position, plan)
 
-    def _check_epoch(self) -> None:
-        newest = max((state["epoch"] for state in self._states(self.own, "progress")), default=0)
-        if newest > self.epoch:
-            raise LanderFenced(
-                f"another lander took over these tables (it is number {newest}, this one {self.epoch})",
-                hint="let one lander run",
-            )
+    def check(self) -> None:
+        """Raise `LanderFenced` if another lander took over since we last looked."""
+        table = self.java(self.own, "progress")
+        table.refresh()
+        snapshot = newest = table.currentSnapshot()
+        while snapshot is not None and snapshot.snapshotId() != self._checked:
+            text = snapshot.summary().get(STATE)
+            epoch = json.loads(text)["epoch"] if text is not None else 0
+            if epoch > self.epoch:
+                raise LanderFenced(
+                    f"another lander took over these tables (it is number {epoch}, this one {self.epoch})",
+                    hint="let one lander run",
+                )
+            parent = snapshot.parentId()
+            snapshot = table.snapshot(parent) if parent is not None else None
+        self._checked = newest.snapshotId() if newest is not None else None
 
-    def _append(self, namespace: str, name: str, rows: pa.Table, state: Mapping[str, Any] | None) -> None:
-        from pyspark.sql.pandas.types import to_arrow_schema
-
-        from questlog.lake.schema import aligned  # here, so that a worker need not have PyIceberg
-
-        target = f"{CATALOG}.{namespace}.{name}"
-        schema = self.spark.table(target).schema
-        frame = self.spark.createDataFrame(aligned(rows, to_arrow_schema(schema)), schema)
-        writer = frame.coalesce(1).writeTo(target)
-        if state is not None:
-            writer = writer.option(f"snapshot-property.{STATE}", _text(state))
-        writer.append()
+    def _append(self, namespace: str, name: str, rows: pa.Table | None, state: Mapping[str, Any] | None) -> None:
+        """Add rows that are here, not in a worker, to a table; the lander's own have no days."""
+        files = []
+        if rows is not None and rows.num_rows:
+            rows = aligned(rows, target_of(self.metadata(namespace, name)).schema)
+            parts = [(None, rows)] if namespace == self.own else split_by_day(rows)
+            files = [File(day, part.num_rows, parquet_bytes(part)) for day, part in parts]
+        self._commits.append(self.java(namespace, name), files, None if state is None else _text(state))
 
     # -- copies ----------------------------------------------------------------------------------
 
+    def create(self, statement: str) -> None:
+        """Make a table of the game as *statement* says, with the properties that all of them have."""
+        self.spark.sql(f"use {CATALOG}.{self.namespace}")
+        self.spark.sql(f"{statement}\n{table_properties(statement)}")
+
     def copy(self, table: str, rows: pa.Table, plan: str, copied: Mapping[str, Any]) -> None:
         """Add rows that were landed elsewhere, and remember of which copy they are; no position of the topic moves."""
-        self._check_epoch()
+        self.check()
         state = {"position": {}, "plan": plan, "epoch": self.epoch, COPIED: copied}
         self._append(self.namespace, table, rows, state)
 
@@ -238,85 +232,14 @@ class SparkTables:
 
     def records(self, table: str) -> int:
         """Return how many rows the table has."""
-        snapshot = self.java(self.namespace, table).currentSnapshot()
+        snapshot = self._operations(self.namespace, table).current().currentSnapshot()
         return 0 if snapshot is None else int(snapshot.summary().get("total-records"))
 
     def drop(self, table: str) -> None:
         """Forget the table and its files."""
-        self._check_epoch()
+        self.check()
         self.spark.sql(f"drop table {CATALOG}.{self.namespace}.`{table}` purge")
-
-    # -- schema ----------------------------------------------------------------------------------
-
-    def create(self, statement: str) -> None:
-        """Make a table of the game as *statement* says, with the properties that all of them have."""
-        properties = ", ".join(f"'{k}' = '{v}'" for k, v in _PROPERTIES.items())
-        self.spark.sql(f"use {CATALOG}.{self.namespace}")
-        self.spark.sql(f"{statement}\nTBLPROPERTIES ({properties})")
-
-    def adopt(self, plan: Plan) -> None:
-        """Make the plan's tables, and grow those that are there; raise `PlanError` where one cannot follow."""
-        have = set(self.names())
-        self.spark.sql(f"use {CATALOG}.{self.namespace}")
-        faults: list[str] = []
-        for name, create in zip((*plan.tables, QUARANTINE_TABLE), create_statements(plan, "spark"), strict=True):
-            if name not in have:
-                self.create(create)
-            else:
-                faults += self._grow(name, table_columns(plan, name))
-        if faults:
-            raise PlanError("plan.toml", faults)
-
-    def _grow(self, table: str, columns: tuple[Column, ...]) -> list[str]:
-        """Give the table what the plan asks for: columns, names, wider types, comments; return what cannot be."""
-        schema = self.spark.table(f"{CATALOG}.{self.namespace}.{table}").schema
-        there = {f.name: f.dataType.simpleString() for f in schema}
-        alter, faults = f"alter table {CATALOG}.{self.namespace}.`{table}`", []
-        planned = {column.name for column in columns}
-        for column in columns:
-            wanted, old = _ddl(column.type), None
-            if column.name not in there:
-                old = next((a for a in column.aliases if a in there and a not in planned), None)
-                if old is None:
-                    self.spark.sql(f"{alter} add column `{column.name}` {wanted} comment {_quoted(column.comment)}")
-                    continue
-                self.spark.sql(f"{alter} rename column `{old}` to `{column.name}`")
-                there[column.name] = there.pop(old)
-            found = there[column.name]
-            if found == wanted or (wanted, found) in _WIDER:
-                continue
-            if (found, wanted) in _WIDER or _more_digits(found, wanted):
-                self.spark.sql(f"{alter} alter column `{column.name}` type {wanted}")
-            else:
-                faults.append(
-                    f"column {column.name} of table {table} holds {found}, and the plan says {wanted};"
-                    " keep the type, or add a field with a new name"
-                )
-        return faults
-
-
-def _ddl(type_: Type) -> str:
-    """Return a type as Spark writes it."""
-    if type_.kind == "decimal":
-        return f"decimal({type_.precision},{type_.scale})"
-    if type_.kind == "list" and type_.item is not None:
-        return f"array<{_ddl(type_.item)}>"
-    if type_.kind == "map" and type_.item is not None:
-        return f"map<string,{_ddl(type_.item)}>"
-    if type_.kind == "struct":
-        return "struct<" + ",".join(f"{name}:{_ddl(inner)}" for name, inner in type_.fields) + ">"
-    return _SPARK[type_.kind]
-
-
-def _more_digits(found: str, wanted: str) -> bool:
-    if not (found.startswith("decimal(") and wanted.startswith("decimal(")):
-        return False
-    (p, s), (q, t) = (map(int, text[8:-1].split(",")) for text in (found, wanted))
-    return s == t and q > p
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        self._opened.pop((self.namespace, table), None)
 
 
 def _text(state: Mapping[str, Any]) -> str:

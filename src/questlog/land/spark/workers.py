@@ -10,23 +10,36 @@ from typing import Any
 
 import pyarrow as pa
 
+from questlog.lake.parquet import aligned, parquet_bytes, split_by_day
+from questlog.land.moment import landed_at
 from questlog.log import Entry, Gap, Position
 from questlog.plan import Plan
 from questlog.plan.load import parse_plan
 from questlog.shape import Place, shape
 
-RESULT = "name string, rows binary"
-"""What a worker returns: one row per table, as an Arrow stream, and one named "" with the counts as JSON."""
+RESULT = "name string, day int, rows long, file binary"
+"""What a worker returns: one row per Parquet file of a table, and one named "" with the counts as JSON."""
+_FILE = pa.schema([("name", pa.string()), ("day", pa.int32()), ("rows", pa.int64()), ("file", pa.binary())])
 _SPOOL, _SEQUENCE, _GAP = "spool", "sequence", "gap"
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """How rows of a table are written: its columns with Iceberg's ids, and those it has under another name."""
+
+    schema: pa.Schema
+    moved: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
-    """All a worker needs to know: the plan, what each table holds, the highest sequences, ids sent before."""
+    """All a worker needs to know: the plan, the tables and what each holds, the highest sequences, ids sent before."""
 
     plan: str
+    targets: Mapping[str, Target]
     held: Mapping[str, Position]
     spools: Mapping[str, int]
+    now_ms: int
     seen: Mapping[str, Place] = field(default_factory=dict)
 
 
@@ -54,16 +67,12 @@ def shape_task(task: Task, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
         "through": dict(read.through), "spools": dict(read.spools), "resent": read.resent, "lost": read.lost,
         "records": len(read.entries), "duplicate": shaped.duplicates, "seen": shaped.seen,
     }  # fmt: skip
-    names = ["", *shaped.tables]
-    blobs = [json.dumps(counts).encode(), *map(_stream, shaped.tables.values())]
-    yield pa.RecordBatch.from_arrays([pa.array(names), pa.array(blobs, pa.binary())], ["name", "rows"])
-
-
-def _stream(rows: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    return bytes(sink.getvalue())
+    found: list[tuple[str, int | None, int, bytes]] = [("", None, 0, json.dumps(counts).encode())]
+    for name, rows in shaped.tables.items():
+        target = task.targets[name]
+        for day, part in split_by_day(aligned(landed_at(rows, task.now_ms), target.schema, target.moved)):
+            found.append((name, day, part.num_rows, parquet_bytes(part)))
+    yield pa.RecordBatch.from_pylist([dict(zip(_FILE.names, row, strict=True)) for row in found], _FILE)
 
 
 def read_records(batches: Iterable[pa.RecordBatch], spools: Mapping[str, int]) -> Read:
