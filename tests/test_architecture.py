@@ -98,3 +98,13 @@ def test_a_middleware_needs_no_web_framework() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_spark_worker_needs_no_table_format() -> None:
+    """Each of a cluster's workers would pay the second and the 70 MB."""
+    program = (
+        "import sys, questlog.land.spark.workers;"
+        "print([m for m in sys.modules if m.split('.')[0] in ('pyiceberg', 'sqlalchemy', 'pydantic', 'pyspark')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyiceberg.schema import Schema
 
 from questlog.errors import PlanError
 from questlog.lake.evolve import breaking_faults, table_columns
-from questlog.lake.parquet import METRICS
 from questlog.lake.schema import Growth, arrow_schema, grown
+from questlog.land.spark.tables import SparkTables
 from questlog.land.spark.workers import Target
 from questlog.plan import Plan
 from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.plan.ddl import create_statements
 from questlog.plan.schema import table_schema
 
-if TYPE_CHECKING:
-    from questlog.land.spark.tables import SparkTables
-
 RENAMED = "questlog.renamed"
 COMMENT = "comment"
-PROPERTIES = {
-    "format-version": "2",
-    "write.parquet.compression-codec": "zstd",
-    "write.distribution-mode": "none",
-    "write.spark.fanout.enabled": "true",
-    "write.metadata.delete-after-commit.enabled": "true",
-    "write.metadata.previous-versions-max": "20",
-}
 
 
 def follow_plan(tables: SparkTables, plan: Plan) -> dict[str, Target]:
@@ -51,13 +39,6 @@ def follow_plan(tables: SparkTables, plan: Plan) -> dict[str, Target]:
             found[name] = tables.metadata(tables.namespace, name)
         targets[name] = _grow(tables, plan, name, found[name])
     return targets
-
-
-def table_properties(statement: str) -> str:
-    """Return how a table is written, as SQL; *statement* names its columns."""
-    kept = {key: text for key, text in METRICS.items() if ".column." not in key or key.rsplit(".", 1)[1] in statement}
-    said = ", ".join(f"'{key}' = '{text}'" for key, text in {**PROPERTIES, **kept}.items())
-    return f"tblproperties ({said})"
 
 
 def target_of(metadata: dict[str, Any]) -> Target:

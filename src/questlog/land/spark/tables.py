@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from questlog.errors import LanderFenced
-from questlog.lake.parquet import aligned, parquet_bytes, split_by_day
+from questlog.lake.parquet import METRICS, aligned, parquet_bytes, split_by_day
 from questlog.land.spark.commits import STATE, Commits, File
-from questlog.land.spark.growth import follow_plan, table_properties, target_of
 from questlog.land.spark.workers import Target
 from questlog.log import Position, merge
 from questlog.plan import Plan
@@ -23,6 +22,14 @@ if TYPE_CHECKING:
 CATALOG = "lake"
 COPIED = "copied"
 """In a table's state: of which copy its rows are; in the floor's counts: how many rows were copied in all."""
+PROPERTIES = {
+    "format-version": "2",
+    "write.parquet.compression-codec": "zstd",
+    "write.distribution-mode": "none",
+    "write.spark.fanout.enabled": "true",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+}
 
 
 @dataclass(slots=True)
@@ -41,7 +48,7 @@ class SparkTables:
 
     def __init__(self, spark: SparkSession, namespace: str) -> None:
         self.spark, self.namespace = spark, namespace
-        self.own, self.catalog = f"{namespace}_state", CATALOG
+        self.own = f"{namespace}_state"
         self.epoch = 0
         self._commits = Commits(spark._jvm)
         self._opened: dict[tuple[str, str], Any] = {}
@@ -59,9 +66,8 @@ class SparkTables:
         return self.floor()
 
     def _make(self, namespace: str, name: str, columns: str) -> None:
-        self.spark.sql(
-            f"create table if not exists {CATALOG}.{namespace}.{name} ({columns}) using iceberg {table_properties(columns)}"
-        )
+        table = f"{CATALOG}.{namespace}.{name}"
+        self.spark.sql(f"create table if not exists {table} ({columns}) using iceberg {table_properties(columns)}")
 
     # -- state -----------------------------------------------------------------------------------
 
@@ -160,6 +166,8 @@ class SparkTables:
 
     def adopt(self, plan: Plan) -> dict[str, Target]:
         """Make the plan's tables, grow those that are there, and return how rows of each are written."""
+        from questlog.land.spark.growth import follow_plan  # here, so that a worker need not have PyIceberg
+
         targets = follow_plan(self, plan)
         self.remember(plan)
         return targets
@@ -206,6 +214,8 @@ class SparkTables:
 
     def _append(self, namespace: str, name: str, rows: pa.Table | None, state: Mapping[str, Any] | None) -> None:
         """Add rows that are here, not in a worker, to a table; the lander's own have no days."""
+        from questlog.land.spark.growth import target_of
+
         files = []
         if rows is not None and rows.num_rows:
             rows = aligned(rows, target_of(self.metadata(namespace, name)).schema)
@@ -240,6 +250,13 @@ class SparkTables:
         self.check()
         self.spark.sql(f"drop table {CATALOG}.{self.namespace}.`{table}` purge")
         self._opened.pop((self.namespace, table), None)
+
+
+def table_properties(statement: str) -> str:
+    """Return how a table is written, as SQL; *statement* names its columns."""
+    kept = {key: text for key, text in METRICS.items() if ".column." not in key or key.rsplit(".", 1)[1] in statement}
+    said = ", ".join(f"'{key}' = '{text}'" for key, text in {**PROPERTIES, **kept}.items())
+    return f"tblproperties ({said})"
 
 
 def _text(state: Mapping[str, Any]) -> str:
