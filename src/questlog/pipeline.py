@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from questlog.land.loop import LandingLoop
     from questlog.land.spark import SparkLander
     from questlog.log import Log
+    from questlog.log.kafka import KafkaLog
     from questlog.log.kafka.forward import Forwarder
     from questlog.log.kafka.spool import Spool
     from questlog.query import Params
@@ -140,6 +141,13 @@ class ClusterPipeline(Pipeline):
             retry_after=settings.retry_after_seconds,
             floor=lambda: forwarded(self.project.data),
         )
+
+    @cached_property
+    def topic_log(self) -> KafkaLog:
+        """The topic, for whoever reads it without Spark."""
+        from questlog.log.kafka import KafkaLog
+
+        return KafkaLog(self.project.settings.topic, self.project.settings.kafka, self.project.data / "claims")
 
     def forwarder(self, spool: Spool, log: Log | None = None) -> Forwarder:
         """Return what moves the spool, or *log* in its place, to the topic; entering *spool* makes it the only one."""

@@ -14,7 +14,7 @@ import click
 from questlog.cli.rows import human_bytes, table_text
 from questlog.lake.ledger import Ledger, read_ledger
 from questlog.land.lease import last_holder
-from questlog.pipeline import Pipeline, open_pipeline
+from questlog.pipeline import ClusterPipeline, Pipeline, open_pipeline
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,10 +43,12 @@ class _Table:
 def status(folder: Path, as_json: bool) -> None:
     """Show per table where its events are, and the ledger: every accepted event is somewhere, once.
 
-    Exits with 1 if the ledger does not balance.
+    On the cluster profile: this machine's spool and forwarder, the topic, and the tables as Presto finds them.
+
+    Exits with 1 if the ledger does not balance, or, on the cluster profile, if something is in the way.
     """
     pipeline = open_pipeline(folder)
-    if pipeline.project.settings.profile == "cluster":
+    if isinstance(pipeline, ClusterPipeline):
         from questlog.cli.spooled import show_spool
 
         show_spool(pipeline, as_json)

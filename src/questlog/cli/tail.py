@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,18 @@ import click
 
 from questlog.cli.rows import clean
 from questlog.cli.terminal import uses_color
-from questlog.log import Entry, Log, merge
-from questlog.pipeline import open_pipeline
+from questlog.errors import LogUnavailable
+from questlog.log import Entry, Log, Position, merge
+from questlog.pipeline import ClusterPipeline, Pipeline, open_pipeline
 from questlog.plan import Plan
 from questlog.record import decode_record
 from questlog.shape import describe
 
 POLL_SECONDS = 0.05
+TOPIC_POLL_SECONDS = 0.25
+"""Asking brokers costs a request for each partition."""
 _READ = 1000
+_PATIENCE = 1.0
 
 
 @click.command()
@@ -28,15 +32,17 @@ _READ = 1000
 @click.option("--follow/--no-follow", "-f/ ", default=True, help="Go on with new events until Ctrl-C.  [default: yes]")
 @click.option("--event", "types", multiple=True, metavar="TYPE", help="Only events of this type; may be given again.")
 @click.option("--bad", is_flag=True, help="Only events that do not fit the plan.")
+@click.option("--here", is_flag=True, help="On the cluster profile: only what this machine accepted, from its log.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_obj
-def tail(folder: Path, lines: int, follow: bool, types: tuple[str, ...], bad: bool, as_json: bool) -> None:
+def tail(folder: Path, lines: int, follow: bool, types: tuple[str, ...], bad: bool, here: bool, as_json: bool) -> None:
     """Follow events as they are accepted; those that do not fit the plan are marked with the reason.
 
-    An event stands here as soon as it is durable, landed or not.
+    An event stands here as soon as it is durable, landed or not. On the cluster profile these are the topic's
+    events, of all machines.
     """
     pipeline = open_pipeline(folder)
-    log = pipeline.log
+    log, poll_seconds = _open(pipeline, here)
     end = log.end()
 
     def show(entries: Sequence[Entry]) -> None:
@@ -48,15 +54,45 @@ def tail(folder: Path, lines: int, follow: bool, types: tuple[str, ...], bad: bo
 
     if lines:
         show(_last(log, end, lines))
-    position = end
-    while follow:
-        batch = log.read(position, _READ)
+    if follow:
+        _follow(log, end, show, poll_seconds)
+
+
+def _open(pipeline: Pipeline, here: bool) -> tuple[Log, float]:
+    """Return the log to follow and how often to look: on the cluster profile the topic, if it can be asked."""
+    if here or not isinstance(pipeline, ClusterPipeline):
+        return pipeline.log, POLL_SECONDS
+    try:
+        pipeline.topic_log.end()
+    except LogUnavailable as error:
+        hint = f"{error.hint}; questlog tail --here shows what this machine accepted"
+        raise LogUnavailable(str(error), hint=hint) from error
+    return pipeline.topic_log, TOPIC_POLL_SECONDS
+
+
+def _follow(log: Log, position: Position, show: Callable[[Sequence[Entry]], None], poll_seconds: float) -> None:
+    """Show what comes after *position* until Ctrl-C; brokers that go away and come back are waited for."""
+    trouble = ""
+    while True:
+        try:
+            batch = log.read(position, _READ)
+        except LogUnavailable as error:
+            if poll_seconds == POLL_SECONDS:
+                raise
+            if str(error) != trouble:
+                trouble = str(error)
+                click.echo(f"waiting: {trouble}", err=True)
+            time.sleep(_PATIENCE)
+            continue
+        if trouble:
+            trouble = ""
+            click.echo("it goes on", err=True)
         position = merge(position, batch.through)
         for gap in batch.gaps:
             click.echo(f"the log lost offsets {gap.first} to {gap.until - 1}: {gap.reason}", err=True)
         show(batch.entries)
         if not batch:
-            time.sleep(POLL_SECONDS)
+            time.sleep(poll_seconds)
 
 
 def _last(log: Log, end: Any, count: int) -> list[Entry]:

@@ -127,6 +127,25 @@ def describe_topic(config: Mapping[str, str], name: str) -> Topic:
     return Topic(name, tuple(partitions), {key: options[key].value for key in _KEPT if key in options})
 
 
+def oldest_ms(config: Mapping[str, str], name: str, places: Mapping[int, int]) -> int | None:
+    """Return when the oldest of the records at *places* (partition -> offset) came; None if none can be read."""
+    from confluent_kafka import KafkaException, TopicPartition
+
+    consumer = open_consumer(config)
+    found, patience = dict[int, int](), time.monotonic() + ANSWER_SECONDS
+    try:
+        consumer.assign([TopicPartition(name, partition, offset) for partition, offset in places.items()])
+        while len(found) < len(places) and time.monotonic() < patience:
+            message = consumer.poll(0.2)
+            if message is not None and message.error() is None:
+                found.setdefault(message.partition(), message.timestamp()[1])
+    except KafkaException as error:
+        raise unavailable(config, error, name) from error
+    finally:
+        consumer.close()
+    return min(found.values(), default=None)
+
+
 def _result(futures: Mapping[Any, Future[Any]], config: Mapping[str, str], name: str = "") -> Any:
     """Return the one future's result; without a *name* a refusal is the caller's to judge."""
     from confluent_kafka import KafkaException

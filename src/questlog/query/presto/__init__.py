@@ -19,6 +19,7 @@ from questlog.plan import Plan
 from questlog.plan.columns import QUARANTINE_TABLE, header_column
 from questlog.query import Params
 from questlog.query.presto.client import Answer, Server, ServerError, run
+from questlog.query.presto.held import Held, read_held
 from questlog.query.presto.types import arrow_table, parse_type, plan_type
 from questlog.query.result import Result
 from questlog.query.show import show
@@ -91,6 +92,10 @@ class PrestoEngine:
             if text != self._view or EVENTS not in tables:
                 self._answer(text)
                 self._view = text
+
+    def held(self, seconds: float) -> Held:
+        """Return what the tables hold, by their snapshots; a statement may take *seconds*."""
+        return read_held(self._server, seconds)
 
     def close(self) -> None:
         """Nothing is kept open between statements."""

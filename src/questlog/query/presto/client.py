@@ -23,6 +23,7 @@ _BUSY = {502, 503, 504}
 _TRIES_SECONDS = 10.0
 """How long a server that does not answer is asked again: it may only be starting anew."""
 _CALL_SECONDS = 60.0
+"""How long one request may take; less where the statement has less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def run(server: Server, statement: str, seconds: float) -> Answer:
     """Run *statement*; after *seconds*, or when the caller is interrupted, the server is told to stop."""
     deadline = time.monotonic() + seconds
     answer = Answer()
-    with _connected(server) as connection:
+    with _connected(server, min(_CALL_SECONDS, max(1.0, seconds / 2))) as connection:
         page = _call(connection, server, "POST", "/v1/statement", statement, deadline)
         try:
             while True:
@@ -97,15 +98,15 @@ def run(server: Server, statement: str, seconds: float) -> Answer:
 
 
 @contextlib.contextmanager
-def _connected(server: Server) -> Iterator[http.client.HTTPConnection]:
+def _connected(server: Server, seconds: float) -> Iterator[http.client.HTTPConnection]:
     parts = urlsplit(server.url)
     host, port = parts.hostname or "", parts.port
     connection: http.client.HTTPConnection
     if server.is_secure:
         context = ssl.create_default_context(cafile=server.ca_file or None)
-        connection = http.client.HTTPSConnection(host, port, timeout=_CALL_SECONDS, context=context)
+        connection = http.client.HTTPSConnection(host, port, timeout=seconds, context=context)
     else:
-        connection = http.client.HTTPConnection(host, port, timeout=_CALL_SECONDS)
+        connection = http.client.HTTPConnection(host, port, timeout=seconds)
     try:
         yield connection
     finally:
@@ -143,8 +144,7 @@ def _call(
 
 def _cancel(server: Server, path: str) -> None:
     """Tell the server that nobody waits any more; that it does not hear is no trouble of the caller's."""
-    with contextlib.suppress(OSError, http.client.HTTPException, QueryError), _connected(server) as connection:
-        connection.timeout = 5
+    with contextlib.suppress(OSError, http.client.HTTPException, QueryError), _connected(server, 5) as connection:
         connection.request("DELETE", path, headers=server.headers())
         connection.getresponse().read()
 

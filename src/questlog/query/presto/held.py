@@ -1,0 +1,128 @@
+"""What the cluster's tables hold, by their own snapshots: Presto reads those without looking at a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from questlog.log import Position, merge
+from questlog.plan.columns import QUARANTINE_TABLE
+from questlog.query.presto.client import Server, ServerError, run
+from questlog.query.text import quote_text
+
+STATE = "questlog.state"
+"""The key in a snapshot's summary under which the lander writes how far a table is."""
+GAP = "log_damaged"
+"""The reason of a row that stands for a lost part of a spool: it is no record."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTable:
+    """One table now. `position` is None for a table that no lander wrote."""
+
+    rows: int
+    files: int
+    bytes: int
+    committed_ms: int
+    position: Position | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """How many rows of quarantine claimed to be of a type and have a reason."""
+
+    event_type: str
+    reason: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Every table, and the floor: positions and counts that all of them hold. `epoch` counts landers."""
+
+    tables: Mapping[str, HeldTable] = field(default_factory=dict)
+    floor: Position = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    epoch: int = 0
+    committed_ms: int = 0
+    quarantined: Sequence[Quarantined] = ()
+
+    @property
+    def landed(self) -> int:
+        """Rows that landers wrote into event tables."""
+        return sum(t.rows for n, t in self.tables.items() if n != QUARANTINE_TABLE and t.position is not None)
+
+    @property
+    def quarantined_records(self) -> int:
+        """Rows of quarantine that stand for a record."""
+        table = self.tables.get(QUARANTINE_TABLE)
+        return (table.rows if table else 0) - sum(q.rows for q in self.quarantined if q.reason == GAP)
+
+    @property
+    def half_landed(self) -> bool:
+        """Whether a table is ahead of the floor: a batch is just being committed."""
+        return any(merge(self.floor, t.position or {}) != self.floor for t in self.tables.values())
+
+
+def read_held(server: Server, seconds: float) -> Held:
+    """Return what the tables hold; none of its statements takes longer than *seconds*.
+
+    1 the floor  2 the tables: so they are never behind it  3 quarantine by reason
+    """
+    floor = _floor(server, seconds)
+    if floor is None:
+        return Held()
+    state, committed_ms = floor
+    tables = _tables(server, seconds)
+    return Held(
+        tables, _numbers(state["position"]), state["counts"], state["epoch"], committed_ms,
+        _reasons(server, seconds) if tables.get(QUARANTINE_TABLE) else (),
+    )  # fmt: skip
+
+
+def _floor(server: Server, seconds: float) -> tuple[dict[str, Any], int] | None:
+    """Return the newest floor and when it was committed; None if nothing ever landed."""
+    own = f'"{server.schema}_state"."progress$snapshots"'
+    try:
+        rows = run(server, f"select {_NEWEST} from {own}", seconds).rows
+    except ServerError as error:
+        if error.name in _ABSENT or any(words in str(error) for words in ("does not exist", "Wrong table type")):
+            return None  # Presto takes the name of a table that is not there for one of another kind
+        raise
+    ((*_, committed, text),) = rows
+    return (json.loads(text), int(committed * 1000)) if text else None
+
+
+_ABSENT = ("NOT_FOUND", "SCHEMA_NOT_FOUND", "TABLE_NOT_FOUND")
+_SUMMARY = "max_by(element_at(summary, '{}'), committed_at)"
+_COUNTED = ", ".join(map(_SUMMARY.format, ("total-records", "total-data-files", "total-files-size")))
+_STATED = f"{_SUMMARY.format(STATE)} filter (where element_at(summary, '{STATE}') <> '')"
+_NEWEST = f"{_COUNTED}, to_unixtime(max(committed_at)), {_STATED}"
+
+
+def _tables(server: Server, seconds: float) -> dict[str, HeldTable]:
+    listed = run(
+        server,
+        "select table_name from information_schema.tables"
+        f" where table_schema = {quote_text(server.schema)} and table_type = 'BASE TABLE'",
+        seconds,
+    )
+    parts = [f'select {quote_text(name)}, {_NEWEST} from "{name}$snapshots"' for (name,) in listed.rows]
+    if not parts:
+        return {}
+    found = {}
+    for name, rows, files, size, committed, text in run(server, " union all ".join(parts), seconds).rows:
+        position = _numbers(json.loads(text)["position"]) if text else None
+        found[name] = HeldTable(int(rows or 0), int(files or 0), int(size or 0), int((committed or 0) * 1000), position)
+    return dict(sorted(found.items()))
+
+
+def _reasons(server: Server, seconds: float) -> list[Quarantined]:
+    text = f"select coalesce(event_type, ''), reason, count(*) from {QUARANTINE_TABLE} group by 1, 2 order by 3 desc"
+    return [Quarantined(*row) for row in run(server, text, seconds).rows]
+
+
+def _numbers(position: Mapping[str, int]) -> dict[int, int]:
+    return {int(partition): offset for partition, offset in position.items()}

@@ -1,0 +1,197 @@
+"""The story that must always work, on real servers: ApacheBench in; kcat, hadoop, Metastore and Presto out."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from confluent_kafka import Producer
+from hive_metastore.ThriftHiveMetastore import Client
+from project import Project, bench, environment, get, serving, wait_until
+from thrift.protocol import TBinaryProtocol
+from thrift.transport import TSocket, TTransport
+
+from questlog.stack import Stack
+
+STATEMENTS = [
+    "show tables",
+    "describe sword_purchases",
+    "select * from sword_purchases",
+    "select host as host, count(*) as count from join_guild group by host",
+    "select count(*) as count from join_guild",
+]
+ROUNDS = [
+    ("user1.comcast.com", "/purchase_a_sword", [10, 10, 5]),
+    ("user1.comcast.com", "/join_guild", [10, 10, 5]),
+    ("foo.gmail.com", "/join_guild", [5] * 5),
+]
+SENT = 3 * 25 + 1
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture(scope="module")
+def game(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The game has been played, while `questlog up` forwarded and landed; all of it is in the tables."""
+    project = Project(tmp_path_factory.mktemp("game"), stack)
+    assert "created with 2 partition(s)" in project.run("topic", "create").stdout
+    with project.running("up") as up, serving(project.folder, "game") as port:
+        print("sent by", shutil.which("ab") or "our own client: ab is not installed")
+        for host, path, counts in ROUNDS:
+            for count in counts:
+                bench(port, path, host, count)
+        assert get(port, "/") == (200, "This is the default response!\n")
+        assert get(port, "/purchase_a_swor")[0] == 404
+        wait_until(lambda: project.landed() == SENT, "all is landed", lambda: up.poll() is None, 900)
+        yield project
+
+
+def test_the_topic_reads_with_kcat_from_the_beginning(game: Project) -> None:
+    lines = game.exec("kcat", "-C", "-t", game.topic, "-o", "beginning", "-e").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert Counter(record["event"]["event_type"] for record in records) == {
+        "purchase_sword": 25, "join_guild": 50, "default": 1,
+    }  # fmt: skip
+    described = game.run("topic", "describe").stdout
+    assert f"topic {game.topic}: {SENT} records in 2 partition(s)" in described
+
+
+def test_hdfs_holds_the_tables_folders(game: Project) -> None:
+    listed = game.exec("hadoop", "fs", "-ls", f"/warehouse/{game.name}.db/sword_purchases")
+    assert re.findall(r"sword_purchases/(\w+)$", listed, re.M) == ["data", "metadata"]
+    listed = game.exec("hadoop", "fs", "-ls", "-R", f"/warehouse/{game.name}.db/join_guild/data")
+    assert re.search(r"received_time_day=\d{4}-\d\d-\d\d/.*\.parquet$", listed, re.M), listed
+
+
+def test_the_metastore_lists_the_tables(game: Project) -> None:
+    at = urlsplit(game.stack.addresses.metastore)
+    transport = TTransport.TBufferedTransport(TSocket.TSocket(at.hostname, at.port))
+    transport.open()
+    client = Client(TBinaryProtocol.TBinaryProtocol(transport))
+    tables = {"default", "join_guild", "quarantine", "sword_purchases"}
+    assert set(client.get_all_tables(game.name)) - {"events"} == tables
+    found = client.get_table(game.name, "sword_purchases")
+    assert found.parameters["table_type"] == "ICEBERG"
+    assert found.sd.location == f"{game.stack.addresses.warehouse}/{game.name}.db/sword_purchases"
+    assert {column.name: column.comment for column in found.sd.cols}["price"] == "What it cost."
+    transport.close()
+
+
+def test_the_answers_are_25_and_25_and_25_and_50(game: Project) -> None:
+    assert len(game.presto(STATEMENTS[2])) == len(game.sql(STATEMENTS[2])) == 25
+    by_host = [{"host": "foo.gmail.com", "count": 25}, {"host": "user1.comcast.com", "count": 25}]
+    assert sorted(game.presto(STATEMENTS[3]), key=lambda row: row["host"]) == by_host
+    assert sorted(game.sql(STATEMENTS[3]), key=lambda row: row["host"]) == by_host
+    assert game.presto(STATEMENTS[4]) == game.sql(STATEMENTS[4]) == [{"count": 50}]
+
+
+def test_the_five_statements_answer_the_same_in_questlog_and_in_prestos_own_command_line(game: Project) -> None:
+    ours = {statement: game.sql(statement) for statement in STATEMENTS}
+    theirs = {statement: game.presto(statement) for statement in STATEMENTS}
+    tables, describe, rows, *counts = STATEMENTS
+    names = [row["Table"] for row in theirs[tables]]
+    assert sorted(names) == [row["name"] for row in ours[tables]]
+    assert sorted(names) == ["default", "events", "join_guild", "quarantine", "sword_purchases"]
+    described = [(row["Column"], row["Type"].removesuffix("(3)"), row["Comment"]) for row in theirs[describe]]
+    assert described == [(row["column"], row["type"], row["comment"]) for row in ours[describe]]
+    assert by_id(theirs[rows]) == by_id(ours[rows])
+    for statement in counts:
+        assert sorted(theirs[statement], key=str) == sorted(ours[statement], key=str)
+
+
+def by_id(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return rows by their id, times in one spelling: JSON has none of its own."""
+    return {row["event_id"]: {name: spelled(value) for name, value in row.items()} for row in rows}
+
+
+def spelled(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d[ T][\d:.]+", value):
+        day, moment = re.split("[ T]", value)
+        return f"{day} {moment.rstrip('0').rstrip('.') if '.' in moment else moment}"
+    return value
+
+
+def test_events_and_quarantine_are_there_too(game: Project) -> None:
+    question = "select event_type, count(*) as count from events group by event_type order by event_type"
+    counts = [("default", 1), ("join_guild", 50), ("purchase_sword", 25)]
+    for ask in (game.sql, game.presto):
+        assert [(row["event_type"], row["count"]) for row in ask(question)] == counts
+        assert ask("select count(*) as count from quarantine") == [{"count": 0}]
+
+
+def test_status_says_where_everything_is_and_that_it_balances(game: Project) -> None:
+    report = game.status()
+    assert report["spool"] | {"name": ""} == {
+        "name": "",
+        "accepted": SENT,
+        "forwarded": SENT,
+        "waiting": 0,
+        "landed": SENT,
+    }
+    assert (report["forwarder"], report["trouble"]) == ("runs", None)
+    assert (report["topic"]["records"], report["topic"]["waiting"], report["topic"]["lag_seconds"]) == (SENT, 0, 0.0)
+    assert (report["balanced"], report["half_landed"], report["lake"]["lander"]) == (True, False, 1)
+    assert report["ledger"] == {
+        "read": SENT, "landed": SENT, "quarantined": 0, "duplicate": 0, "resent": 0, "lost": 0, "added": 0,
+    }  # fmt: skip
+    tables = {table["table"]: table for table in report["tables"]}
+    assert {name: table["landed"] for name, table in tables.items()} == {
+        "default": 1, "join_guild": 50, "quarantine": 0, "sword_purchases": 25,
+    }  # fmt: skip
+    assert {sum(table["position"].values()) for table in tables.values()} == {SENT}
+    assert tables["join_guild"]["files"] >= 1 and tables["join_guild"]["bytes"] > 1000
+    assert {table["waiting"] for table in tables.values()} == {0}
+    text = game.run("status").stdout
+    assert f"balances: read {SENT} = landed {SENT} + quarantined 0 + duplicate 0\n" in text
+    assert re.search(r"^join_guild +50 +0 +\d+ .* 0  +0\.0 s", text, re.M), text
+
+
+def test_tail_shows_the_topics_last_events(game: Project) -> None:
+    lines = game.run("tail", "--no-follow", "--json", "-n", "30", "--event", "join_guild").stdout.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert {(event["event_type"], event["reason"]) for event in events} == {("join_guild", None)}
+    assert game.run("tail", "--here", "--no-follow", "-n", "1").stdout.count("default") == 1
+
+
+def test_tail_follows_events_of_other_machines_and_status_counts_bad_ones(game: Project) -> None:
+    """Last of this file: what an old producer sends meanwhile is shown when it comes, then lands in quarantine."""
+    command = [sys.executable, "-m", "questlog", "-C", str(game.folder), "tail", "-n", "0", "--json"]
+    following = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+    assert following.stdout is not None
+    try:
+        wait_until(
+            lambda: (send(game, b'{"event_type": "join_guil"}'), readable(following.stdout, 2))[1], "it is shown"
+        )
+        shown = json.loads(following.stdout.readline())
+        assert (shown["event_type"], shown["reason"]) == ("join_guil", "unknown_event_type")
+        following.send_signal(signal.SIGINT)
+        assert following.wait(20) == 130
+    finally:
+        following.kill()
+        following.wait()
+    wait_until(lambda: game.status()["topic"]["waiting"] == 0, "the bad ones are landed", seconds=300)
+    report = game.status()
+    bad = report["topic"]["records"] - SENT
+    assert report["quarantine"] == {"unknown_event_type": bad}
+    assert (report["balanced"], report["ledger"]["quarantined"]) == (True, bad)
+    assert f"in quarantine: unknown_event_type {bad};" in game.run("status").stdout
+
+
+def send(game: Project, value: bytes) -> None:
+    """Send what a producer without questlog sends."""
+    producer = Producer({"bootstrap.servers": game.stack.addresses.kafka})
+    producer.produce(game.topic, value)
+    producer.flush()
+
+
+def readable(stream: Any, seconds: float) -> bool:
+    return bool(select.select([stream], [], [], seconds)[0])
