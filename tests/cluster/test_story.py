@@ -11,13 +11,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from confluent_kafka import Producer
 from hive_metastore.ThriftHiveMetastore import Client
-from project import Project, bench, environment, get, serving, wait_until
+from project import Project, bench, beside, environment, get, serving, wait_until
 from thrift.protocol import TBinaryProtocol
 from thrift.transport import TSocket, TTransport
 
@@ -153,6 +154,47 @@ def test_status_says_where_everything_is_and_that_it_balances(game: Project) -> 
     text = game.run("status").stdout
     assert f"balances: read {SENT} = landed {SENT} + quarantined 0 + duplicate 0\n" in text
     assert re.search(r"^join_guild +50 +0 +\d+ .* 0  +0\.0 s", text, re.M), text
+
+
+def test_a_collectors_metrics_say_the_same(game: Project) -> None:
+    collector = [sys.executable, "-m", "questlog", "-C", str(game.folder), "collect", "--port", "0"]
+    figures: dict[str, str] = {}
+    with beside(collector, game.folder, environment()):
+        log = game.folder / "beside.log"
+        wait_until(lambda: re.search(r"http://127.0.0.1:(\d+)", log.read_text()) is not None, "the collector listens")
+        port = int(re.findall(r"on http://127.0.0.1:(\d+)", log.read_text())[-1])
+
+        def told() -> bool:
+            _, text = get(port, "/metrics")
+            figures.update(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("questlog_"))
+            return "questlog_ledger_balanced" in figures
+
+        wait_until(told, "the figures are told", seconds=60)
+    assert figures['questlog_landed_events{table="join_guild"}'] == "50.0"
+    assert {name: figures[name] for name in (
+        "questlog_spool_waiting_events", "questlog_topic_waiting_events", "questlog_topic_lag_seconds",
+        "questlog_ledger_balanced", 'questlog_in_the_way{part="forwarder"}', 'questlog_in_the_way{part="topic"}',
+        'questlog_in_the_way{part="lake"}', 'questlog_lag_seconds{table="join_guild"}',
+    )} == {
+        "questlog_spool_waiting_events": "0.0", "questlog_topic_waiting_events": "0.0",
+        "questlog_topic_lag_seconds": "0.0", "questlog_ledger_balanced": "1.0",
+        'questlog_in_the_way{part="forwarder"}': "0.0", 'questlog_in_the_way{part="topic"}': "0.0",
+        'questlog_in_the_way{part="lake"}': "0.0", 'questlog_lag_seconds{table="join_guild"}': "0.0",
+    }  # fmt: skip
+    assert float(figures["questlog_commit_age_seconds"]) > 0
+
+
+def test_what_the_page_says_to_watch_is_in_the_report(game: Project) -> None:
+    """docs/how-to/run-your-own-cluster.md names fields of `questlog status --json`."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "run-your-own-cluster.md").read_text("utf-8")
+    named = set(re.findall(r"`\.((?:\w+\.)*\w+)`", page))
+    report = game.status()
+    assert {"trouble", "topic.lag_seconds", "lake.committed_seconds", "balanced"} <= named
+    for field in named:
+        found: Any = report
+        for part in field.split("."):
+            assert part in found, field
+            found = found[part]
 
 
 def test_tail_shows_the_topics_last_events(game: Project) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from questlog.pipeline import ClusterPipeline
     from questlog.query.presto.held import Held, HeldTable
 
-ANSWER_SECONDS = 10.0
-"""How long a statement about the tables may take; a server that does not answer at all is given half of it."""
+ANSWER_SECONDS = 15.0
+"""How long a statement about the tables may take; a server that does not answer at all gets half of it."""
 METASTORE_SECONDS = 3.0
 QUIET_SECONDS = 60.0
 _COLUMNS = ("table", "landed", "quarantined", "files", "bytes", "waiting", "lag", "last commit")
@@ -103,7 +103,9 @@ def _lake(pipeline: ClusterPipeline) -> dict[str, Any]:
         held = pipeline.engine.held(ANSWER_SECONDS)
     except QuestlogError as error:
         away = _metastore_away(pipeline.project.settings.metastore)
-        raise QuestlogError(away or str(error), hint="is it running? questlog stack status") from error
+        slow = f"{pipeline.engine.address} takes more than {ANSWER_SECONDS:g} s for an answer"
+        said = away or (slow if str(error).startswith("stopped after") else str(error))
+        raise QuestlogError(said, hint="is it running? questlog stack status") from error
     if not held.epoch:
         return {"held": held}
     return {"held": held, "lander": held.epoch, "committed_seconds": _ago(held.committed_ms)}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from questlog.collect.figures import gauges
 from questlog.collect.http import Request, Respond, Response, refuse
 from questlog.collect.metrics import Counts, Gauge, exposition
 from questlog.collect.openapi import document
@@ -22,6 +23,8 @@ PROBE_SECONDS = 0.5
 STATUS_SECONDS = 2.0
 FIGURES_SECONDS = 3.0
 """How long an answer waits for the project's figures; Prometheus gives up after 10 s."""
+CLUSTER_STATUS_SECONDS = 10.0
+"""It asks Kafka and Presto, from every machine that is scraped."""
 _STATUS_TIMEOUT = 20.0
 logger = logging.getLogger("questlog.collect")
 
@@ -101,14 +104,19 @@ class MetricsPage:
             await asyncio.wait({self._asking}, timeout=FIGURES_SECONDS)
 
     async def _renew(self) -> None:
-        self._status = {}
+        if not self._is_cluster():  # servers elsewhere take their time: half a minute old is better than none
+            self._status = {}
         try:
             self._status = await self._ask()
         except Exception:
+            self._status = {}
             logger.exception("stage=collect path=/metrics")
         finally:
-            self._until = time.monotonic() + STATUS_SECONDS
+            self._until = time.monotonic() + (CLUSTER_STATUS_SECONDS if self._is_cluster() else STATUS_SECONDS)
             self._asking = None
+
+    def _is_cluster(self) -> bool:
+        return self._status.get("profile") == "cluster"
 
     async def _ask(self) -> dict[str, Any]:
         """Return what `questlog status` says; in a process of its own, for shaping a long tail would stop this one."""
@@ -128,18 +136,7 @@ class MetricsPage:
 
     def _gauges(self) -> list[Gauge]:
         found: list[Gauge] = [("questlog_log_bytes", "Bytes of the log on disk.", [({}, float(self._log_bytes()))])]
-        if not self._status:
-            return found
-        tables = self._status["tables"]
-        for name, meaning, key in (
-            ("questlog_tail_events", "Events in the log that are not landed yet.", "tail"),
-            ("questlog_lag_seconds", "Age of the oldest event that is not landed.", "lag_seconds"),
-            ("questlog_landed_events", "Rows in the table's files.", "landed"),
-        ):
-            found.append((name, meaning, [({"table": each["table"]}, float(each[key])) for each in tables]))
-        balanced = float(self._status["balanced"])
-        found.append(("questlog_ledger_balanced", "1 if every accepted event is somewhere, once.", [({}, balanced)]))
-        return found
+        return found + gauges(self._status)
 
     def _log_bytes(self) -> int:
         try:

@@ -93,6 +93,11 @@ class PrestoEngine:
                 self._answer(text)
                 self._view = text
 
+    @property
+    def address(self) -> str:
+        """Return who is asked, for a message."""
+        return f"{self._server.dialect} at {self._server.url}"
+
     def held(self, seconds: float) -> Held:
         """Return what the tables hold, by their snapshots; a statement may take *seconds*."""
         return read_held(self._server, seconds)
