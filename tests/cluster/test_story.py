@@ -129,8 +129,21 @@ def test_events_and_quarantine_are_there_too(game: Project) -> None:
         assert ask("select count(*) as count from quarantine") == [{"count": 0}]
 
 
+def complete(game: Project) -> dict[str, Any]:
+    """Return a report for which every server answered in time: on a busy machine not the first one."""
+    report: dict[str, Any] = {}
+
+    def answered() -> bool:
+        report.clear()
+        report.update(game.status())
+        return not any("trouble" in report[part] for part in ("topic", "lake"))
+
+    wait_until(answered, "every server answers in time", seconds=300)
+    return report
+
+
 def test_status_says_where_everything_is_and_that_it_balances(game: Project) -> None:
-    report = game.status()
+    report = complete(game)
     assert report["spool"] | {"name": ""} == {
         "name": "",
         "accepted": SENT,
@@ -151,7 +164,7 @@ def test_status_says_where_everything_is_and_that_it_balances(game: Project) -> 
     assert {sum(table["position"].values()) for table in tables.values()} == {SENT}
     assert tables["join_guild"]["files"] >= 1 and tables["join_guild"]["bytes"] > 1000
     assert {table["waiting"] for table in tables.values()} == {0}
-    text = game.run("status").stdout
+    text = game.run("status", code=None).stdout
     assert f"balances: read {SENT} = landed {SENT} + quarantined 0 + duplicate 0\n" in text
     assert re.search(r"^join_guild +50 +0 +\d+ .* 0  +0\.0 s", text, re.M), text
 
@@ -161,8 +174,9 @@ def test_a_collectors_metrics_say_the_same(game: Project) -> None:
     figures: dict[str, str] = {}
     with beside(collector, game.folder, environment()):
         log = game.folder / "beside.log"
-        wait_until(lambda: re.search(r"http://127.0.0.1:(\d+)", log.read_text()) is not None, "the collector listens")
-        port = int(re.findall(r"on http://127.0.0.1:(\d+)", log.read_text())[-1])
+        said = re.compile(r"collecting for .* on http://127.0.0.1:(\d+)")
+        wait_until(lambda: said.search(log.read_text()) is not None, "the collector listens")
+        port = int(said.findall(log.read_text())[-1])
 
         def told() -> bool:
             _, text = get(port, "/metrics")
@@ -188,7 +202,7 @@ def test_what_the_page_says_to_watch_is_in_the_report(game: Project) -> None:
     """docs/how-to/run-your-own-cluster.md names fields of `questlog status --json`."""
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "run-your-own-cluster.md").read_text("utf-8")
     named = set(re.findall(r"`\.((?:\w+\.)*\w+)`", page))
-    report = game.status()
+    report = complete(game)
     assert {"trouble", "topic.lag_seconds", "lake.committed_seconds", "balanced"} <= named
     for field in named:
         found: Any = report
@@ -201,7 +215,8 @@ def test_tail_shows_the_topics_last_events(game: Project) -> None:
     lines = game.run("tail", "--no-follow", "--json", "-n", "30", "--event", "join_guild").stdout.splitlines()
     events = [json.loads(line) for line in lines]
     assert {(event["event_type"], event["reason"]) for event in events} == {("join_guild", None)}
-    assert game.run("tail", "--here", "--no-follow", "-n", "1").stdout.count("default") == 1
+    (line,) = game.run("tail", "--here", "--no-follow", "-n", "1").stdout.splitlines()
+    assert line.split(None, 1)[1].split() == ["default", '{"event_type":"default"}']
 
 
 def test_tail_follows_events_of_other_machines_and_status_counts_bad_ones(game: Project) -> None:
@@ -220,8 +235,8 @@ def test_tail_follows_events_of_other_machines_and_status_counts_bad_ones(game: 
     finally:
         following.kill()
         following.wait()
-    wait_until(lambda: game.status()["topic"]["waiting"] == 0, "the bad ones are landed", seconds=300)
-    report = game.status()
+    wait_until(lambda: complete(game)["topic"]["waiting"] == 0, "the bad ones are landed", seconds=300)
+    report = complete(game)
     bad = report["topic"]["records"] - SENT
     assert report["quarantine"] == {"unknown_event_type": bad}
     assert (report["balanced"], report["ledger"]["quarantined"]) == (True, bad)

@@ -138,7 +138,7 @@ def _ago(moment_ms: int) -> float:
 def _held(held: Held | None, topic: Mapping[str, Any]) -> dict[str, Any]:
     """Return the rows of the report, and the ledger: every record that was read is somewhere, once."""
     if held is None:
-        return {"tables": [], "ledger": {}, "balanced": None, "quarantine": {}}
+        return {"tables": [], "ledger": {}, "half_landed": None, "balanced": None, "quarantine": {}}
     ends = {int(p): end for p, end in topic.get("ends", {}).items()}
     reasons, types = Counter[str](), Counter[str]()
     for each in held.quarantined:

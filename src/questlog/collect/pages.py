@@ -25,7 +25,7 @@ FIGURES_SECONDS = 3.0
 """How long an answer waits for the project's figures; Prometheus gives up after 10 s."""
 CLUSTER_STATUS_SECONDS = 10.0
 """It asks Kafka and Presto, from every machine that is scraped."""
-_STATUS_TIMEOUT = 20.0
+_STATUS_TIMEOUT = 60.0
 logger = logging.getLogger("questlog.collect")
 
 
