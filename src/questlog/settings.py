@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 import re
@@ -126,9 +127,27 @@ def load_settings(path: Path, **overrides: Any) -> Settings:
     for name in rows:
         if not _is_scalar(rows[name]):
             values[name] = {**values.get(name, {}), **_keys_of_environment(name)}
+    _follow_stack(values, path.parent / str(values.get("data", Settings.__dataclass_fields__["data"].default)))
     if faults:
         raise QuestlogError("settings: " + "; ".join(faults), hint=f"see {path.name} and QUESTLOG_… variables")
     return Settings(**values)
+
+
+def _follow_stack(values: dict[str, Any], data: Path) -> None:
+    """Let addresses that nobody has set be those of the project's own `questlog stack`, if it has one."""
+    try:
+        ports = json.loads((data / "stack" / "ports.json").read_text("utf-8"))
+        kafka, presto = f"127.0.0.1:{ports['kafka']}", f"http://127.0.0.1:{ports['presto']}"
+        metastore = f"thrift://127.0.0.1:{ports['metastore']}"
+        warehouse = f"hdfs://127.0.0.1:{ports['namenode']}/warehouse"
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if "metastore" not in values:  # tables of another metastore belong into another warehouse
+        values["metastore"] = metastore
+        values.setdefault("warehouse", warehouse)
+    if not {"bootstrap.servers", "metadata.broker.list"} & values["kafka"].keys():
+        values["kafka"]["bootstrap.servers"] = kafka
+    values["presto"].setdefault("url", presto)
 
 
 def _is_scalar(row: Any) -> bool:

@@ -254,7 +254,7 @@ def _lander(pipeline: Pipeline) -> Iterator[Finding]:
 def _cluster(pipeline: Pipeline) -> Iterator[Finding]:
     """Say what the cluster's servers would need on this machine; only a cluster project needs them."""
     from questlog.stack.fetch import GET_MAVEN, find_maven
-    from questlog.stack.place import find_java
+    from questlog.stack.place import find_java, find_trino_java
 
     missing = "fault" if pipeline.project.settings.profile == "cluster" else "ok"
     try:
@@ -263,6 +263,10 @@ def _cluster(pipeline: Pipeline) -> Iterator[Finding]:
         yield Finding(
             "java", missing, f"{error}" + (" (the cluster profile alone)" if missing == "ok" else ""), error.hint
         )
+    try:
+        yield Finding("java (trino)", "ok", f"{find_trino_java()} runs Trino")
+    except NotInstalled as error:
+        yield Finding("java (trino)", "ok", f"{error} (questlog stack up --trino alone)", error.hint)
     try:
         yield Finding("maven", "ok", f"{find_maven()} brings the cluster's servers")
     except NotInstalled:
