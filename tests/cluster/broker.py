@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from questlog.stack import jars
@@ -38,6 +38,12 @@ def wait_until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> No
 class Broker:
     """One broker with its log in *folder*, or in *data*: its own controller, or a second one that has the *first*'s."""
 
+    properties = PROPERTIES
+    users: Sequence[str] = ()
+    """SCRAM's."""
+    client: Mapping[str, str] = {}
+    """What its clients must say."""
+
     def __init__(self, folder: Path, *, data: Path | None = None, first: Broker | None = None) -> None:
         self._folder, self._jars = folder, ":".join(jars("kafka"))
         folder.mkdir(exist_ok=True)
@@ -46,13 +52,15 @@ class Broker:
         listeners, self.node = f"PLAINTEXT://127.0.0.1:{self.port}", 1 if first is None else 2
         if first is None:
             listeners += f",CONTROLLER://127.0.0.1:{self._controller}"
-        text = PROPERTIES.format(
+        text = self.properties.format(
             roles="broker,controller" if first is None else "broker", node=self.node, listeners=listeners,
             port=self.port, controller=(first or self)._controller, data=data or folder / "data",
         )  # fmt: skip
         (folder / "server.properties").write_text(text)
-        self._java("kafka.tools.StorageTool", "format", *(["--standalone"] if first is None else []), "-t",
-                   "AAAAAAAAQAC7Jy__uUM5gw", "-c", str(folder / "server.properties")).wait()  # fmt: skip
+        words = ["--standalone"] if first is None else []
+        words += [word for user in self.users for word in ("--add-scram", user)]
+        words += ["-t", "AAAAAAAAQAC7Jy__uUM5gw", "-c", str(folder / "server.properties")]
+        self._java("kafka.tools.StorageTool", "format", *words).wait()
         self.process = self.start()
 
     @property
@@ -71,11 +79,12 @@ class Broker:
         from confluent_kafka.admin import AdminClient
 
         self.process = self._java("kafka.Kafka", str(self._folder / "server.properties"))
+        settings = {**self.client, "bootstrap.servers": self.address, "log_level": 0}
 
         def answers() -> bool:
             assert self.process.poll() is None, (self._folder / "broker.log").read_text()[-2000:]
             try:
-                return bool(AdminClient({"bootstrap.servers": self.address, "log_level": 0}).list_topics(timeout=2))
+                return bool(AdminClient(settings).list_topics(timeout=2))
             except Exception:
                 return False
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
@@ -95,6 +99,50 @@ def bare_python(folder: Path) -> Path:
     python.chmod(0o755)
     assert subprocess.run([python, "-c", "import questlog"], capture_output=True).returncode == 1
     return python
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 600.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.5)
+
+
+def executors(spark: Stack) -> list[psutil.Process]:
+    """Return the processes that run tasks for the worker."""
+    (worker,) = [each for each in spark.status() if each.name == "spark-worker"]
+    children = psutil.Process(worker.pid).children(recursive=True)
+    return [each for each in children if "CoarseGrainedExecutorBackend" in " ".join(each.cmdline())]
+
+
+@pytest.mark.timeout(3000)
+def test_an_executor_a_worker_and_the_master_are_killed_and_every_event_lands_once(game: Game, spark: Stack) -> None:
+    game.send(5)
+    log = game.folder / "up.log"
+    with log.open("wb") as said:
+        lander = subprocess.Popen(
+            [sys.executable, "-m", "questlog", "-C", str(game.folder), "up", "--only", "lander"],
+            stdout=said, stderr=said, start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: game.landed() == (5, 5))
+        for name in ("executor", "spark-worker", "spark", "executor"):
+            if name == "executor":
+                (victim,) = [each.pid for each in executors(spark)]
+            else:
+                (victim,) = [each.pid for each in spark.status() if each.name == name]
+            os.kill(victim, signal.SIGKILL)
+            game.send(5)
+            wait_until(lambda: game.landed() == (game.sent, game.sent))
+        assert lander.poll() is None, log.read_text()
+    finally:
+        lander.send_signal(signal.SIGTERM)
+        try:
+            assert lander.wait(90) == 0
+        finally:
+            if lander.poll() is None:
+                os.killpg(lander.pid, signal.SIGKILL)
+    assert game.landed() == (25, 25)
 
 
 @pytest.mark.timeout(2000)

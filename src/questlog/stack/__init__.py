@@ -26,7 +26,7 @@ from questlog.stack.processes import end, memory_mb, recall
 if TYPE_CHECKING:
     from questlog.stack.servers import Server
 
-UP_SECONDS = 300.0
+UP_SECONDS = 420.0
 Tell = Callable[[str], None]
 
 

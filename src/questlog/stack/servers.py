@@ -137,7 +137,7 @@ def _trino(place: Place) -> list[str]:
     folder = fetched("trino") / "server"
     options = [
         "--add-modules=jdk.incubator.vector", "--enable-native-access=ALL-UNNAMED",
-        "--sun-misc-unsafe-memory-access=allow", "-XX:ReservedCodeCacheSize=256M",
+        "--sun-misc-unsafe-memory-access=allow", "-Djdk.attach.allowAttachSelf=true", "-XX:ReservedCodeCacheSize=256M",
         "-Djdk.nio.maxCachedBufferSize=2000000", f"-Dsecrets-plugins-dir={folder}/secrets-plugin",
     ]  # fmt: skip
     java = _java(place, "1g", *options, *_engine(place, "trino", folder / "plugin"), java=find_trino_java())

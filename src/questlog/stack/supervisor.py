@@ -26,7 +26,7 @@ from questlog.stack.servers import Server
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 STEADY_SECONDS = 60.0
-START_SECONDS = 180.0
+START_SECONDS = 400.0
 ATTEMPTS = 3
 """A server that ends so often before it ever worked will not start by trying again."""
 Tell = Callable[[str], None]

@@ -23,8 +23,9 @@ from questlog.errors import LakeUnavailable, LanderFenced, LogUnavailable, PlanE
 from questlog.land import Landed, StopSignal
 from questlog.land.spark.commits import File
 from questlog.land.spark.ids import Ids, seen_table
+from questlog.land.spark.kafka import java_options
 from questlog.land.spark.locks import release_locks
-from questlog.land.spark.session import is_alive, java_options
+from questlog.land.spark.session import is_alive
 from questlog.land.spark.tables import Floor, SparkTables
 from questlog.land.spark.upkeep import SparkUpkeep
 from questlog.land.spark.workers import RESULT, Task, shape_task

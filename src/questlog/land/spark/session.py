@@ -82,26 +82,3 @@ def _is_loopback(master: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-_SASL = {
-    "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
-    "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",
-    "SCRAM-SHA-512": "org.apache.kafka.common.security.scram.ScramLoginModule",
-}
-_SAME = ("bootstrap.servers", "security.protocol", "client.id")
-
-
-def java_options(kafka: Mapping[str, str]) -> dict[str, str]:
-    """Return librdkafka's keys as the options that Spark gives to Kafka's Java client."""
-    found = {f"kafka.{key}": kafka[key] for key in _SAME if key in kafka}
-    found.setdefault("kafka.bootstrap.servers", "127.0.0.1:9092")
-    mechanism = kafka.get("sasl.mechanism", kafka.get("sasl.mechanisms", ""))
-    if mechanism:
-        found["kafka.sasl.mechanism"] = mechanism
-    if mechanism in _SASL and "sasl.username" in kafka:
-        user, password = (kafka.get(key, "").replace('"', '\\"') for key in ("sasl.username", "sasl.password"))
-        found["kafka.sasl.jaas.config"] = f'{_SASL[mechanism]} required username="{user}" password="{password}";'
-    if "ssl.ca.location" in kafka:
-        found |= {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.location": kafka["ssl.ca.location"]}
-    return found

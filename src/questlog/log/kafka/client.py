@@ -129,15 +129,44 @@ def unavailable(config: Mapping[str, str], error: Any, topic: str = "") -> LogUn
     from confluent_kafka import KafkaException
 
     found: KafkaError = error.args[0] if isinstance(error, KafkaException) else error
+    if found.code() in _silence():
+        found = refusal(config) or found
     text, hint = _words(found, where(config), topic)
     return LogUnavailable(text, hint=hint, retry_after=ANSWER_SECONDS)
+
+
+def refusal(config: Mapping[str, str]) -> KafkaError | None:
+    """Return how a broker that only seems to be silent refuses us, None if it does not.
+
+    One that wants another password or certificate hangs up, and what was asked of it ends with the time it had.
+    """
+    from confluent_kafka import KafkaError
+
+    if "security.protocol" not in config:
+        return None
+    heard: list[KafkaError] = []
+    client = _made(_import().Producer, {**_shared(config), "error_cb": heard.append})
+    patience = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < patience:
+        client.poll(0.1)
+        for error in heard:
+            if error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL):
+                return error
+    return None
+
+
+def _silence() -> tuple[int, ...]:
+    """Return the codes that say that nobody answered."""
+    from confluent_kafka import KafkaError
+
+    return (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE)
 
 
 def _words(error: KafkaError, servers: str, topic: str) -> tuple[str, str]:
     from confluent_kafka import KafkaError
 
     code = error.code()
-    if code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE):
+    if code in _silence():
         return f"Kafka at {servers} does not answer: {error.str()}", "is it running? questlog stack status"
     if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
         return f"topic {topic} does not exist on {servers}", "questlog topic create"
@@ -146,6 +175,8 @@ def _words(error: KafkaError, servers: str, topic: str) -> tuple[str, str]:
         return f"a record is larger than topic {topic} takes", "questlog topic create raises the topic's limit"
     if code in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
         return f"Kafka at {servers} refuses us: {error.str()}", "see sasl… in [kafka] of questlog.toml"
+    if code == KafkaError._SSL:
+        return f"Kafka at {servers}: {error.str()}", "see ssl.ca.location in [kafka] of questlog.toml"
     if code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
         return f"Kafka at {servers} does not let us write: {error.str()}", f"allow this user to write topic {topic}"
     if code in (KafkaError.NOT_ENOUGH_REPLICAS, KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from questlog.errors import LogUnavailable, QuestlogError
-from questlog.log.kafka.client import ANSWER_SECONDS, open_admin, open_consumer, unavailable, watermarks, where
+from questlog.log.kafka.client import ANSWER_SECONDS, open_admin, open_consumer, unavailable, watermarks
 
 RECORD_BYTES = 64 << 20
 """The largest record that the log takes; the topic takes it too, so that none is ever in the way."""
@@ -148,15 +148,13 @@ def oldest_ms(config: Mapping[str, str], name: str, places: Mapping[int, int]) -
 
 def _result(futures: Mapping[Any, Future[Any]], config: Mapping[str, str], name: str = "") -> Any:
     """Return the one future's result; without a *name* a refusal is the caller's to judge."""
-    from confluent_kafka import KafkaException
+    from confluent_kafka import KafkaError, KafkaException
 
     (future,) = futures.values()
     try:
         return future.result(ANSWER_SECONDS * 2)
     except TimeoutError as error:
-        raise LogUnavailable(
-            f"Kafka at {where(config)} does not answer", hint="is it running? questlog stack status"
-        ) from error
+        raise unavailable(config, KafkaError(KafkaError._TIMED_OUT), name) from error
     except KafkaException as error:
         if not name:
             raise

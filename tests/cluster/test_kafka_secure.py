@@ -1,0 +1,204 @@
+"""A broker that asks for TLS and a password: topic, forwarder and lander get through, and no word of a secret gets out.
+
+Its authority is made here. Nothing of it is known to the machine, so it is trusted only where a setting names it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from broker import Broker
+
+pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from questlog.errors import LogUnavailable, QuestlogError
+from questlog.log.kafka.spool import Spool
+from questlog.log.kafka.topic import create_topic
+from questlog.pipeline import ClusterPipeline, open_pipeline
+from questlog.record import encode_record
+from questlog.settings import load_settings
+from questlog.stack import Stack, jars
+
+SCRAM, PLAIN = "scram-s3cret", r'pl"ain\s3cret = {;'
+"""The second one is what quoting must survive."""
+WRONG = "wr0ng-s3cret"
+LOGIN = "org.apache.kafka.common.security.{0}"
+PROPERTIES = r"""
+process.roles={roles}
+node.id={node}
+listeners=SASL_SSL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=SASL_SSL://127.0.0.1:{port}
+listener.security.protocol.map=SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=SASL_SSL
+controller.listener.names=CONTROLLER
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+group.initial.rebalance.delay.ms=0
+log.cleaner.dedupe.buffer.size=16777216
+ssl.keystore.type=PEM
+ssl.keystore.location={data}/../server.pem
+ssl.truststore.type=PEM
+ssl.truststore.location={data}/../ca.pem
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+sasl.mechanism.inter.broker.protocol=PLAIN
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
+  org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.plain.sasl.jaas.config=\
+  org.apache.kafka.common.security.plain.PlainLoginModule required username="broker" password="broker" \
+  user_broker="broker" user_questlog="pl\\"ain\\\\s3cret = {{;";
+"""
+PLAN = '[game]\nname = "swords"\n[events.join_guild.fields]\nguild = "string"\n'
+LAND = """
+import sys
+from questlog.cli.up import start_logging
+from questlog.pipeline import open_pipeline
+start_logging(as_json=False)
+for folder in sys.argv[1:]:
+    try:
+        with open_pipeline(folder).lander() as lander:
+            print("landed", dict(lander.drain().rows))
+    except Exception as error:
+        print("refused", error, getattr(error, "hint", ""))
+"""
+
+
+def make_certificates(folder: Path) -> Path:
+    """Write the broker's key and certificate to server.pem, and return the authority's certificate."""
+    now = dt.datetime.now(dt.UTC)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("an authority", "a broker")]
+
+    def certificate(which: int, *extensions: x509.ExtensionType) -> x509.Certificate:
+        builder = x509.CertificateBuilder(
+            names[0], names[which], keys[which].public_key(), x509.random_serial_number(),
+            now - dt.timedelta(days=1), now + dt.timedelta(days=2),
+        )  # fmt: skip
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        return builder.sign(keys[0], hashes.SHA256())
+
+    def pem(found: x509.Certificate) -> bytes:
+        return found.public_bytes(serialization.Encoding.PEM)
+
+    authority = certificate(0, x509.BasicConstraints(ca=True, path_length=None))
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    key = keys[1].private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "server.pem").write_bytes(key + pem(certificate(1, address)) + pem(authority))
+    (folder / "ca.pem").write_bytes(pem(authority))
+    return folder / "ca.pem"
+
+
+class SecureBroker(Broker):
+    """A broker that knows one user, by either mechanism."""
+
+    properties = PROPERTIES
+    users = (f"SCRAM-SHA-512=[name=questlog,password={SCRAM}]",)
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = make_certificates(folder)
+        self.client = {
+            "security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.username": "questlog",
+            "sasl.password": PLAIN, "ssl.ca.location": str(self.authority),
+        }  # fmt: skip
+        super().__init__(folder)
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
+    broker = SecureBroker(tmp_path_factory.mktemp("secure"))
+    yield broker
+    broker.kill()
+
+
+def project(
+    folder: Path, broker: SecureBroker, authority: Path | None, mechanism: str, password: str, stack: Stack
+) -> Path:
+    """Return a project whose settings name the broker; its password is in a file of its own."""
+    folder.mkdir()
+    (folder / "plan.toml").write_text(PLAN)
+    (folder / "secret").write_text(password + "\n")
+    name, at = f"secure_{os.getpid()}_{folder.name}", stack.addresses
+    trusted = f'ssl.ca.location = "{authority}"\n' if authority else ""
+    (folder / "questlog.toml").write_text(
+        f'profile = "cluster"\ntopic = "{name}"\nnamespace = "{name}"\nmetastore = "{at.metastore}"\n'
+        f'warehouse = "{at.warehouse}"\nspark_master = "local[2]"\n[kafka]\nbootstrap.servers = "{broker.address}"\n'
+        f'security.protocol = "SASL_SSL"\nsasl.mechanism = "{mechanism}"\nsasl.username = "questlog"\n'
+        f'sasl.password = {{ file = "secret" }}\n{trusted}[spark]\nspark.driver.memory = "1g"\n'
+        f'spark.jars = "{",".join(jars("spark"))}"\n'
+    )
+    return folder
+
+
+def make_topic(folder: Path) -> None:
+    settings = load_settings(folder / "questlog.toml")
+    create_topic(settings.kafka, settings.topic, partitions=1, replication=1, retention_hours=1)
+
+
+def forward(folder: Path) -> None:
+    """Log three events and forward them."""
+    pipeline = open_pipeline(folder)
+    assert isinstance(pipeline, ClusterPipeline)
+    body = b'{"event_type": "join_guild", "guild": "wolves"}'
+    pipeline.log.append([encode_record(body, id=f"e{n}", received_ms=1_795_000_000_000) for n in range(3)])
+    with Spool(pipeline.project.data, pipeline.project.log_folder) as spool:
+        pipeline.forwarder(spool).drain(threading.Event())
+
+
+@pytest.mark.timeout(1500)
+def test_events_go_through_it_to_the_tables_and_no_secret_gets_out(
+    secure: SecureBroker, stack: Stack, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    scram = project(tmp_path / "scram", secure, secure.authority, "SCRAM-SHA-512", SCRAM, stack)
+    plain = project(tmp_path / "plain", secure, secure.authority, "PLAIN", PLAIN, stack)
+    wrong = project(tmp_path / "wrong", secure, secure.authority, "PLAIN", WRONG, stack)
+    for folder in (scram, plain):
+        make_topic(folder)
+        forward(folder)
+    ran = subprocess.run([sys.executable, "-c", LAND, *map(str, (scram, plain, wrong))], capture_output=True, text=True)
+    landed, again, refused = ran.stdout.splitlines()
+    assert [landed, again] == ["landed {'join_guild': 3}"] * 2, ran.stderr
+    assert refused.startswith(f"refused Kafka at {secure.address} refuses us"), refused
+    said = ran.stdout + ran.stderr + caplog.text
+    assert [secret for secret in (SCRAM, PLAIN, WRONG, "ain\\s3cret") if secret in said] == []
+
+
+def test_a_wrong_password_is_said_as_that(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:
+    for mechanism in ("PLAIN", "SCRAM-SHA-512"):
+        folder = project(tmp_path / mechanism, secure, secure.authority, mechanism, WRONG, stack)
+        with pytest.raises(LogUnavailable, match="refuses us") as refused:
+            make_topic(folder)
+        assert WRONG not in f"{refused.value} {refused.value.hint} {refused.value!r} {refused.value.__cause__!r}"
+
+
+def test_a_broker_of_an_unknown_authority_is_not_trusted(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:
+    folder = project(tmp_path / "unknown", secure, None, "PLAIN", PLAIN, stack)
+    with pytest.raises(LogUnavailable, match="certificate") as refused:
+        make_topic(folder)
+    assert "ssl.ca.location" in refused.value.hint
+    assert PLAIN not in f"{refused.value!r} {refused.value.__cause__!r}"
+
+
+def test_a_secret_in_the_settings_file_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "questlog.toml").write_text(f'[kafka]\nsasl.password = "{SCRAM}"\n')
+    with pytest.raises(QuestlogError, match="QUESTLOG_KAFKA_SASL_PASSWORD") as refused:
+        load_settings(tmp_path / "questlog.toml")
+    assert SCRAM not in str(refused.value)
