@@ -50,7 +50,10 @@ class Settings:
     topic_replication: int = _row(1, "Cluster: on how many brokers each of its partitions is kept.")
     topic_retention_hours: float = _row(168.0, "Cluster: how long it keeps events; longer than landing may be down.")
     namespace: str = _row("questlog", "Cluster: the schema of the game's tables in the metastore.")
-    metastore: str = _row("thrift://127.0.0.1:9083", "Cluster: the Hive Metastore.")
+    metastore: str = _row(
+        "thrift://127.0.0.1:9083",
+        "Cluster: the Hive Metastore; if not set, that of the project's own `questlog stack`.",
+    )
     warehouse: str = _row("hdfs://127.0.0.1:8020/warehouse", "Cluster: below which folder tables lie.")
     spark_master: str = _row("local[*]", "Cluster: where Spark lands, also spark://HOST:7077.")
     spark: Mapping[str, str] = _table("Cluster: Spark's own settings, e.g. `spark.driver.memory`.")

@@ -53,8 +53,9 @@ def shop(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Sh
     folder = tmp_path_factory.mktemp("shop")
     pipeline = lake.fill_embedded(folder / "game", SEED)
     spark = lake.open_spark(stack)
-    lake.copy_tables(pipeline, spark, "shop", folder)
-    server = Server(stack.addresses.presto, "iceberg", "shop")
+    schema = f"shop_{os.getpid()}"  # a stack that stays has those of other runs
+    lake.copy_tables(pipeline, spark, schema, folder)
+    server = Server(stack.addresses.presto, "iceberg", schema)
     presto = PrestoEngine(server, lambda: pipeline.plan, seconds=60)
     presto.refresh_events()
     yield Shop(pipeline, spark, presto, server)

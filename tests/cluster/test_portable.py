@@ -42,5 +42,5 @@ def test_three_engines_agree(shop: "Shop", name: str, sql: str) -> None:
 def _spark_events(shop: "Shop") -> None:
     """Give Spark the view that the catalog holds in Presto's own words."""
     shared = ", ".join(c.name for c in shop.presto.tables()["events"])
-    parts = [f"select {shared} from lake.shop.{table}" for table in ("purchases", "join_guild")]
+    parts = [f"select {shared} from lake.{shop.server.schema}.{table}" for table in ("purchases", "join_guild")]
     shop.spark.sql("create or replace temp view events as " + " union all ".join(parts))

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 import pytest
 from test_portable import QUERIES, plain_rows
 
-from questlog.errors import QueryError
+from questlog.errors import NotInstalled, QueryError
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.stack import Stack, addresses
+from questlog.stack.place import find_trino_java
 
 if TYPE_CHECKING:
     from conftest import Shop
 
+pytestmark = pytest.mark.timeout(900)
+"""The first use fetches it."""
 FIVE = [
     "show tables",
     "describe purchases",
@@ -41,6 +44,10 @@ def trino(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     if "QUESTLOG_TRINO_STACK" in os.environ:
         yield Stack(os.environ["QUESTLOG_TRINO_STACK"])
         return
+    try:
+        find_trino_java()
+    except NotInstalled as error:
+        pytest.skip(f"{error}: {error.hint}")
     theirs = stack.place.ports
     ports = f"metastore={theirs['metastore']} namenode={theirs['namenode']} trino={free_port()}"
     with Stack(tmp_path_factory.mktemp("trino"), ports=ports, only=["trino"]) as running:
@@ -51,7 +58,7 @@ def trino(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 def asked(shop: Shop, trino: Stack) -> Iterator[Pipeline]:
     """The shop's project on the cluster profile, with its SQL asked of Trino."""
     options = {"url": addresses(trino.folder).trino}
-    with open_pipeline(shop.embedded.project.root, profile="cluster", namespace="shop", presto=options) as found:
+    with open_pipeline(shop.embedded.project.root, profile="cluster", namespace=shop.server.schema, presto=options) as found:
         yield found
 
 
@@ -90,7 +97,7 @@ def test_a_fault_is_a_sentence_that_helps(asked: Pipeline, statement: str, says:
 
 def test_its_own_command_line_answers_through_the_stack(shop: Shop, trino: Stack) -> None:
     words = [sys.executable, "-m", "questlog", "-C", str(shop.embedded.project.root), "stack"]
-    words += ["--dir", str(trino.folder), "exec", "trino", "--schema", "shop", "--output-format", "TSV"]
+    words += ["--dir", str(trino.folder), "exec", "trino", "--schema", shop.server.schema, "--output-format", "TSV"]
     text = "select host as host, count(*) as count from join_guild group by host order by host"
     ran = subprocess.run([*words, "--execute", text], capture_output=True, text=True, timeout=200)
     expected = shop.embedded.sql(text).rows()

@@ -1,4 +1,4 @@
-"""The Spark session of the lander: its jars, its catalog, and Kafka's keys as Java spells them."""
+"""The Spark session of the lander: its jars, its catalog, and itself for workers that have no questlog."""
 
 from __future__ import annotations
 
