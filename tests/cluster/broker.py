@@ -88,7 +88,7 @@ class Broker:
             except Exception:
                 return False
 
-        wait_until(answers, "the broker answers")
+        wait_until(answers, "the broker answers", 180)
         return self.process
 
     def kill(self) -> None:

@@ -167,5 +167,7 @@ def test_a_password_never_goes_unencrypted() -> None:
 )  # fmt: skip
 def test_a_project_on_the_cluster_answers_as_one_on_a_laptop(shop: "Shop", statement: str) -> None:
     options = {"url": shop.server.url}
-    with open_pipeline(shop.embedded.project.root, profile="cluster", namespace=shop.server.schema, presto=options) as cluster:
+    with open_pipeline(
+        shop.embedded.project.root, profile="cluster", namespace=shop.server.schema, presto=options
+    ) as cluster:
         assert cluster.sql(statement).rows() == shop.embedded.sql(statement).rows()
