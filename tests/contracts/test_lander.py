@@ -1,16 +1,24 @@
-"""What every implementation of `Lander` promises: the log in the tables, once, counted, one lander at a time."""
+"""What every implementation of `Lander` promises: the log in the tables, once, counted, one lander at a time.
+
+tests/cluster/test_spark_contract.py runs it on Spark. A third joins by adding a row to GAMES.
+"""
+
+from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
 from questlog.errors import LanderBusy
-from questlog.lake.ledger import Ledger, read_ledger
+from questlog.lake.ledger import read_ledger
 from questlog.lake.state import load_state
-from questlog.pipeline import Pipeline, open_pipeline
+from questlog.pipeline import open_pipeline
 from questlog.record import encode_record
 
 PLAN = """
@@ -34,131 +42,184 @@ def record(event_id: str, body: bytes = GUILD, *, chosen: bool = False) -> bytes
     return encode_record(body, id=event_id, received_ms=now_ms(), client_id=chosen)
 
 
-@pytest.fixture(params=["embedded"])
-def game(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pipeline]:
-    (tmp_path / "plan.toml").write_text(PLAN)
-    pipeline = open_pipeline(tmp_path, profile=request.param, land_seconds=0.2)
-    yield pipeline
-    pipeline.log.close()  # type: ignore[attr-defined]
+@dataclass(frozen=True)
+class Counts:
+    """Where the records of a log are: `rows` per table, quarantine by (claimed type, reason)."""
+
+    accepted: int
+    waiting: int
+    imbalance: int
+    duplicate: int
+    rows: Mapping[str, int]
+    quarantined: Mapping[tuple[str, str], int]
 
 
-def ledger(game: Pipeline) -> Ledger:
-    return read_ledger(game.project.catalog, game.log.end())
+class Game(Protocol):
+    """A log, tables, and landers that move the one into the other."""
+
+    def send(self, *records: bytes) -> None:
+        """Log *records* in one step, where a lander looks for them."""
+
+    def lander(self) -> AbstractContextManager[Any]:
+        """Return a lander, as another process would."""
+
+    def counts(self) -> Counts:
+        """Return where the records are now."""
+
+    def ids(self) -> list[tuple[str, str]]:
+        """Return (table, id) of every row."""
 
 
-def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+class Embedded:
+    """The landing loop over the SQLite log and PyIceberg's tables."""
+
+    def __init__(self, folder: Path, batch_records: int) -> None:
+        folder.mkdir()
+        (folder / "plan.toml").write_text(PLAN)
+        self._pipeline = open_pipeline(folder, batch_records=batch_records, land_seconds=0.2)
+
+    def send(self, *records: bytes) -> None:
+        self._pipeline.log.append(records)
+
+    def lander(self) -> AbstractContextManager[Any]:
+        return self._pipeline.lander()
+
+    def counts(self) -> Counts:
+        ledger = read_ledger(self._pipeline.project.catalog, self._pipeline.log.end())
+        state = load_state(self._pipeline.project.catalog)
+        rows = {name: table.rows for name, table in state.tables.items()}
+        assert {name: facts[0] for name, facts in ledger.tables.items()} == rows
+        bad = {(r.event_type, r.reason): r.records for r in ledger.rows if r.outcome == "quarantined"}
+        return Counts(ledger.accepted, ledger.waiting, ledger.imbalance, ledger.total("duplicate"), rows, bad)
+
+    def ids(self) -> list[tuple[str, str]]:
+        found = []
+        for table in self.counts().rows:
+            found += [(table, *row) for row in self._pipeline.sql(f"select event_id from {table}").rows()]
+        return sorted(found)
+
+    def close(self) -> None:
+        self._pipeline.close()
+        self._pipeline.log.close()
+
+
+GAMES: dict[str, Callable[[Path, int], Any]] = {"embedded": Embedded}
+"""Name -> function that makes a game in a folder, whose landers take so many records at once."""
+
+
+@pytest.fixture(params=sorted(GAMES))
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Game]]:
+    """A function that makes games, each with a log of its own."""
+    made: list[Any] = []
+
+    def new(batch_records: int = 50_000) -> Game:
+        made.append(GAMES[request.param](tmp_path / f"game{len(made)}", batch_records))
+        found: Game = made[-1]
+        return found
+
+    yield new
+    for game in made:
+        game.close()
+
+
+@pytest.fixture
+def game(make: Callable[..., Game]) -> Game:
+    return make()
+
+
+def drain(game: Game) -> Any:
+    with game.lander() as lander:
+        return lander.drain()
+
+
+def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
 
 
-def test_drain_lands_what_is_logged_and_says_what_it_did(game: Pipeline) -> None:
-    game.log.append([record("a"), record("b", SWORD), record("c", BAD)])
+def test_drain_lands_what_is_logged_and_says_what_it_did(game: Game) -> None:
+    game.send(record("a"), record("b", SWORD), record("c", BAD))
     with game.lander() as lander:
         landed = lander.drain()
         assert (landed.records, landed.rows) == (3, {"join_guild": 1, "purchase_sword": 1, "quarantine": 1})
         assert lander.drain().records == 0
-    assert {n: t.rows for n, t in load_state(game.project.catalog).tables.items()} == landed.rows
+    assert game.counts().rows == landed.rows
 
 
-def test_an_empty_log_lands_nothing_and_makes_no_table(game: Pipeline) -> None:
-    with game.lander() as lander:
-        assert lander.drain().records == 0
-    assert load_state(game.project.catalog).tables == {}
+def test_an_empty_log_lands_nothing_and_makes_no_table(game: Game) -> None:
+    assert drain(game).records == 0
+    assert game.counts().rows == {}
 
 
-def test_the_ledger_balances_per_table_type_and_reason(game: Pipeline) -> None:
-    game.log.append([record("a"), record("b", SWORD), record("c", BAD), record("d", b"{}")])
-    game.log.append([record("mine", chosen=True), record("mine", chosen=True)])
-    before = ledger(game)
-    assert (before.accepted, before.waiting, before.rows) == (6, 6, ())
-    with game.lander() as lander:
-        lander.drain()
-    after = ledger(game)
-    assert (after.accepted, after.waiting, after.imbalance) == (6, 0, 0)
-    assert {
-        (r.outcome, r.table, r.event_type, r.reason): r.records for r in after.rows if r.outcome != "duplicate"
-    } == {
-        ("landed", "join_guild", "join_guild", ""): 2,
-        ("landed", "purchase_sword", "purchase_sword", ""): 1,
-        ("quarantined", "quarantine", "purchase_sword", "wrong_type"): 1,
-        ("quarantined", "quarantine", "", "no_event_type"): 1,
-    }
-    assert after.total("duplicate") == 1
-    assert {name: facts[0] for name, facts in after.tables.items()} == {
-        "join_guild": 2,
-        "purchase_sword": 1,
-        "quarantine": 2,
-    }
+def test_every_record_is_counted_by_table_type_and_reason(game: Game) -> None:
+    game.send(record("a"), record("b", SWORD), record("c", BAD), record("d", b"{}"))
+    game.send(record("mine", chosen=True), record("mine", chosen=True))
+    before = game.counts()
+    assert (before.accepted, before.waiting, before.rows) == (6, 6, {})
+    drain(game)
+    assert game.counts() == Counts(
+        accepted=6, waiting=0, imbalance=0, duplicate=1,
+        rows={"join_guild": 2, "purchase_sword": 1, "quarantine": 2},
+        quarantined={("purchase_sword", "wrong_type"): 1, ("", "no_event_type"): 1},
+    )  # fmt: skip
 
 
-def test_an_id_sent_again_is_dropped_across_batches_and_restarts(game: Pipeline) -> None:
+def test_an_id_sent_again_is_dropped_across_batches_and_restarts(game: Game) -> None:
     for _ in range(3):
-        game.log.append([record("mine", chosen=True)])
-        with game.lander() as lander:
-            lander.drain()
-    assert (ledger(game).total("landed"), ledger(game).total("duplicate")) == (1, 2)
+        game.send(record("mine", chosen=True))
+        drain(game)
+    assert (game.counts().rows, game.counts().duplicate) == ({"join_guild": 1}, 2)
 
 
-def test_an_id_the_server_chose_is_never_taken_for_a_repeat(game: Pipeline) -> None:
-    game.log.append([record("same"), record("same")])
-    with game.lander() as lander:
-        lander.drain()
-    assert ledger(game).total("landed") == 2
+def test_an_id_the_server_chose_is_never_taken_for_a_repeat(game: Game) -> None:
+    game.send(record("same"), record("same"))
+    drain(game)
+    assert game.counts().rows == {"join_guild": 2}
 
 
-def test_any_batch_size_gives_the_same_rows(tmp_path: Path) -> None:
+def test_any_batch_size_gives_the_same_rows(make: Callable[..., Game]) -> None:
     results = []
     for size in (1, 3, 1000):
-        folder = tmp_path / str(size)
-        folder.mkdir()
-        (folder / "plan.toml").write_text(PLAN)
-        pipeline = open_pipeline(folder, batch_records=size)
+        game = make(batch_records=size)
         for number in range(7):
-            pipeline.log.append([record(f"e{number}"), record(f"m{number % 2}", SWORD, chosen=True)])
-        with pipeline.lander() as lander:
-            lander.drain()
-        rows = pipeline.sql("select event_type, event_id from events order by all").rows()
-        results.append((rows, ledger(pipeline).rows))
+            game.send(record(f"e{number}"), record(f"m{number % 2}", SWORD, chosen=True))
+        drain(game)
+        results.append((game.ids(), game.counts()))
     assert results[0] == results[1] == results[2]
+    assert results[0][1].rows == {"join_guild": 7, "purchase_sword": 2}
 
 
-def test_run_lands_soon_after_quiet_and_everything_when_stopped(game: Pipeline) -> None:
-    """An event that comes after quiet does not wait for a batch; one that comes with the stop is landed too."""
+def test_run_lands_soon_after_quiet_and_the_next_lander_what_came_with_the_stop(game: Game) -> None:
     stop = threading.Event()
     with game.lander() as lander:
         thread = threading.Thread(target=lander.run, args=(stop,))
         thread.start()
         try:
-            game.log.append([record("a")])
-            until(lambda: ledger(game).total("landed") == 1)
-            game.log.append([record("b")])
+            game.send(record("a"))
+            until(lambda: game.counts().rows == {"join_guild": 1})
+            game.send(record("b"))
         finally:
             stop.set()
-            thread.join(30)
-    assert ledger(game).total("landed") == 2
+            thread.join(120)
+    drain(game)
+    assert game.ids() == [("join_guild", "a"), ("join_guild", "b")]
 
 
-def test_a_second_lander_is_refused_and_told_who_holds_the_lease(game: Pipeline) -> None:
-    with (
-        game.lander(),
-        pytest.raises(LanderBusy, match=r"process \d+ \(.+\) has been landing") as refused,
-        game.lander(),
-    ):
+def test_a_second_lander_is_refused_and_told_what_to_do(game: Game) -> None:
+    with game.lander(), pytest.raises(LanderBusy) as refused, game.lander():
         pass
-    assert "kill" in refused.value.hint
-    with game.lander() as lander:
-        lander.drain()
+    assert refused.value.hint
+    drain(game)
 
 
-def test_a_stop_ends_a_drain_between_two_batches(tmp_path: Path) -> None:
-    (tmp_path / "plan.toml").write_text(PLAN)
-    pipeline = open_pipeline(tmp_path, batch_records=1)
+def test_a_stop_ends_a_drain_between_two_batches_and_the_next_one_lands_the_rest(make: Callable[..., Game]) -> None:
+    game = make(batch_records=1)
     for number in range(5):
-        pipeline.log.append([record(f"e{number}")])
+        game.send(record(f"e{number}"))
     stop = threading.Event()
     stop.set()
-    with pipeline.lander() as lander:
-        assert lander.drain(stop).records == 1
-        assert lander.drain().records == 4
+    with game.lander() as lander:
+        assert lander.drain(stop).records + lander.drain().records == 5
+    assert game.counts().rows == {"join_guild": 5}

@@ -164,7 +164,8 @@ def _held(held: Held | None, topic: Mapping[str, Any]) -> dict[str, Any]:
 def _row(name: str, table: HeldTable, held: Held, ends: Mapping[int, int], lag_seconds: float | None) -> dict[str, Any]:
     reach = merge(held.floor, table.position or {})
     waiting = sum(max(0, end - reach.get(p, 0)) for p, end in ends.items()) if ends else None
-    if table.position is None:  # nobody lands into it
+    landed_into = table.position is not None or not table.rows  # a table of the plan that got nothing yet is one too
+    if not landed_into:
         waiting = lag_seconds = None
     return {
         "table": name,
@@ -172,10 +173,10 @@ def _row(name: str, table: HeldTable, held: Held, ends: Mapping[int, int], lag_s
         "quarantined": table.rows if name == QUARANTINE_TABLE else 0,
         "files": table.files,
         "bytes": table.bytes,
-        "position": {str(p): offset for p, offset in sorted(reach.items())} if table.position is not None else None,
+        "position": {str(p): offset for p, offset in sorted(reach.items())} if landed_into else None,
         "waiting": waiting,
         "lag_seconds": (lag_seconds if waiting else 0.0) if waiting is not None else None,
-        "committed_seconds": _ago(table.committed_ms),
+        "committed_seconds": _ago(table.committed_ms) if table.committed_ms else None,
     }
 
 
@@ -211,7 +212,7 @@ def _tables_text(report: dict[str, Any]) -> list[str]:
     rows: list[list[str | None]] = [
         [t["table"], f"{t['landed']:,}", f"{t['quarantined']:,}", f"{t['files']:,}", human_bytes(t["bytes"]),
          "" if t["waiting"] is None else f"{t['waiting']:,}", _seconds(t["lag_seconds"]),
-         f"{_seconds(t['committed_seconds'])} ago"]
+         f"{_seconds(t['committed_seconds'])} ago" if t["committed_seconds"] is not None else ""]
         for t in report["tables"]
     ]  # fmt: skip
     lines = [table_text(_COLUMNS, rows, [False] + [True] * (len(_COLUMNS) - 1)).rstrip()]

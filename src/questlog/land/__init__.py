@@ -32,10 +32,14 @@ class StopSignal(Protocol):
 
 
 class Lander(Protocol):
-    """Moves the log into the tables."""
+    """Moves the log into the tables, each record once, whatever ends it in the middle.
 
-    def drain(self) -> Landed:
-        """Land everything logged so far, then return."""
+    A context: entering it makes it the one that lands. A second one on the same machine is refused with
+    `LanderBusy`; on the cluster one on another machine takes over, and the older fails its next commit.
+    """
+
+    def drain(self, stop: StopSignal | None = None) -> Landed:
+        """Land everything logged so far, or until told to stop, which ends it between two batches; then return."""
 
     def run(self, stop: StopSignal) -> None:
-        """Land until told to stop."""
+        """Land until told to stop; what is logged by then and not landed is the next lander's."""

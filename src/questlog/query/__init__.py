@@ -13,7 +13,8 @@ Params = Sequence[object] | Mapping[str, object]
 
 
 class QueryEngine(Protocol):
-    """Answers SQL over every event acknowledged before the call, each once."""
+    """Answers SQL over events, each once: the embedded one over every event acknowledged before the call,
+    the cluster's over every event landed before it."""
 
     def sql(self, text: str, params: Params = ()) -> pa.Table:
         """Run one reading statement; anything else raises `QueryError` and changes nothing."""

@@ -1,0 +1,33 @@
+"""Presto keeps the contract of query engines: the suite of tests/contracts, on the cluster's tables."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lake
+import pytest
+
+from questlog.query.presto import PrestoEngine, Server
+
+sys.path.append(str(Path(__file__).parents[1] / "contracts"))
+import test_query as contract
+from test_query import *  # noqa: F403
+
+if TYPE_CHECKING:
+    from conftest import Shop
+
+
+@pytest.fixture(scope="module", params=["presto"])
+def open_engine(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[contract.Open]:
+    """The contract's events, in tables that Spark wrote."""
+    folder, schema = tmp_path_factory.mktemp("game"), f"contract_{uuid.uuid4().hex[:8]}"
+    game = contract.open_game(folder)
+    lake.copy_tables(game, shop.spark, schema, folder)
+    server = Server(shop.server.url, "iceberg", schema)
+    yield lambda seconds: PrestoEngine(server, lambda: game.plan, seconds=seconds)
+    game.close()
+    game.log.close()

@@ -1,0 +1,77 @@
+"""The cluster's lander keeps the contract of landers: the suite of tests/contracts, on Kafka, Spark and Presto."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_spark_lander import Game as SparkGame
+from test_spark_lander import _Kept, spark
+
+from questlog.land.spark import SparkLander, commit_offsets
+from questlog.log.kafka.topic import describe_topic
+from questlog.query.presto import Server
+from questlog.query.presto.held import read_held
+
+sys.path.append(str(Path(__file__).parents[1] / "contracts"))
+import test_lander as contract
+from test_lander import *  # noqa: F403
+
+__all__ = ["spark"]
+pytestmark = pytest.mark.timeout(900)
+
+
+class OnSpark:
+    """A project on the cluster profile: what is sent is forwarded; what is there, Presto says."""
+
+    def __init__(self, folder: Path, batch_records: int, servers: dict[str, str], spark: Any, presto: str) -> None:
+        folder.mkdir()
+        self._game, self._batch_records = SparkGame(folder, servers, spark), batch_records
+        (folder / "plan.toml").write_text(contract.PLAN)
+        self._server = Server(presto, "iceberg", self._game.name)
+
+    def send(self, *records: bytes) -> None:
+        self._game.pipeline.log.append(records)
+        self._game.forward()
+
+    def lander(self) -> SparkLander:
+        game = self._game
+        return SparkLander(
+            lambda: _Kept(game.spark), lambda: game.pipeline.plan, topic=game.name, kafka=game.kafka,
+            namespace=game.name, data=game.pipeline.project.data, batch_records=self._batch_records,
+            publish=lambda position: commit_offsets(game.kafka, game.name, position), land_seconds=0.5,
+        )  # fmt: skip
+
+    def counts(self) -> contract.Counts:
+        held = read_held(self._server, 120)
+        accepted = describe_topic(self._game.kafka, self._game.name).records
+        duplicate = held.counts.get("duplicate", 0)
+        missing = held.counts.get("records", 0) - held.landed - held.quarantined_records - duplicate
+        return contract.Counts(
+            accepted, accepted - sum(held.floor.values()), missing, duplicate,
+            {name: table.rows for name, table in held.tables.items() if table.rows},
+            {(found.event_type, found.reason): found.rows for found in held.quarantined},
+        )  # fmt: skip
+
+    def ids(self) -> list[tuple[str, str]]:
+        return sorted((table, *row) for table in self.counts().rows for row in self._game.rows(table, "event_id"))
+
+    def close(self) -> None:
+        self._game.pipeline.log.close()
+
+
+@pytest.fixture(params=["spark"])
+def make(tmp_path: Path, servers: dict[str, str], spark: Any, stack: Any) -> Iterator[Callable[..., contract.Game]]:
+    """A function that makes games, each with a topic and tables of its own."""
+    made: list[OnSpark] = []
+
+    def new(batch_records: int = 50_000) -> OnSpark:
+        made.append(OnSpark(tmp_path / f"game{len(made)}", batch_records, servers, spark, stack.addresses.presto))
+        return made[-1]
+
+    yield new
+    for game in made:
+        game.close()

@@ -1,0 +1,260 @@
+"""What the embedded engine promises beyond tests/contracts/test_query.py: the tail, DuckDB's SQL, no way out of it."""
+
+import datetime as dt
+import hashlib
+import json
+import multiprocessing
+import threading
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from questlog.errors import QueryError
+from questlog.pipeline import Pipeline, open_pipeline
+from questlog.record import encode_record, new_id
+
+PLAN = """
+[events.purchase]
+description = "A player bought something."
+table = "purchases"
+[events.purchase.fields]
+item = { type = "string", description = "What was bought." }
+price = { type = "decimal(12,2)", description = "What it cost." }
+tags = "list<string>"
+
+[events.join_guild.fields]
+guild = "string"
+"""
+PURCHASE = b'{"event_type": "purchase", "player_id": "ann", "item": "sword", "price": "9.99", "tags": ["a", "b"]}'
+GUILD = b'{"event_type": "join_guild", "player_id": "bob", "guild": "wolves"}'
+
+
+@pytest.fixture
+def game(tmp_path: Path) -> Iterator[Pipeline]:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    pipeline = open_pipeline(tmp_path, land_seconds=0.05, query_seconds=20)
+    yield pipeline
+    pipeline.close()
+    pipeline.log.close()  # type: ignore[attr-defined]
+
+
+def send(game: Pipeline, *bodies: bytes) -> None:
+    now = time.time_ns() // 1_000_000
+    game.log.append([encode_record(body, id=new_id(), received_ms=now, headers={"Host": "h"}) for body in bodies])
+
+
+def land(game: Pipeline) -> None:
+    with game.lander() as lander:
+        lander.drain()
+
+
+# -- what is answered ----------------------------------------------------------------------------
+
+
+def test_nothing_was_sent_yet(game: Pipeline) -> None:
+    assert game.sql("select count(*) from purchases").rows() == [(0,)]
+    assert game.sql("select * from quarantine").rows() == []
+    assert not game.project.data.exists(), "asking creates nothing"
+
+
+@pytest.mark.parametrize("landed", ["in the tail", "landed", "half and half"])
+def test_values_come_back_as_they_were_sent(game: Pipeline, landed: str) -> None:
+    send(game, PURCHASE)
+    if landed != "in the tail":
+        land(game)
+    if landed == "half and half":
+        send(game, PURCHASE)
+    rows = game.sql("select player_id, item, price, tags, host from purchases").rows()
+    assert rows == [("ann", "sword", Decimal("9.99"), ["a", "b"], "h")] * (2 if landed == "half and half" else 1)
+
+
+def test_the_view_events_has_every_type(game: Pipeline) -> None:
+    send(game, PURCHASE, GUILD)
+    land(game)
+    send(game, GUILD)
+    question = "select event_type, count(*) from events group by 1 order by 1"
+    assert game.sql(question).rows() == [("join_guild", 2), ("purchase", 1)]
+
+
+def test_every_acknowledged_event_is_in_the_next_query_once_while_others_land(game: Pipeline) -> None:
+    """Writer, lander with its merges and this reader go on at once; no count is ever short, none ever too high."""
+    sent = acknowledged = 0
+    stop = threading.Event()
+
+    def write() -> None:
+        nonlocal sent, acknowledged
+        while not stop.is_set():
+            sent += 3
+            send(game, PURCHASE, GUILD, b"{")
+            acknowledged += 3
+
+    reader = open_pipeline(game.project.root)
+    threads = [threading.Thread(target=write)]
+    with game.lander() as lander:
+        threads.append(threading.Thread(target=lander.run, args=(stop,)))
+        for thread in threads:
+            thread.start()
+        try:
+            deadline, asked = time.monotonic() + 5, 0
+            while time.monotonic() < deadline:
+                least = acknowledged
+                (found,) = reader.sql(
+                    "select (select count(*) from purchases) + (select count(*) from join_guild)"
+                    " + (select count(*) from quarantine)"
+                ).rows()[0]
+                assert least <= found <= sent
+                asked += 1
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert asked > 10 and acknowledged > 100
+    ids = "select event_id from purchases union all select event_id from join_guild"
+    assert reader.sql(f"select count(*), count(distinct event_id) from ({ids})").rows()[0] == (sent * 2 // 3,) * 2
+
+
+def test_another_process_sees_the_tail_at_once(game: Pipeline) -> None:
+    send(game, PURCHASE)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        assert pool.apply(_count, (str(game.project.root),)) == 1
+        send(game, PURCHASE)
+        assert pool.apply(_count, (str(game.project.root),)) == 2
+
+
+def _count(folder: str) -> int:
+    found: int = open_pipeline(folder).sql("select count(*) from purchases").rows()[0][0]
+    return found
+
+
+def test_a_forked_child_may_ask_too(game: Pipeline) -> None:
+    send(game, PURCHASE)
+    assert game.sql("select count(*) from purchases").rows() == [(1,)]
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=lambda: queue.put(game.sql("select count(*) from purchases").rows()))
+    child.start()
+    assert queue.get(timeout=20) == [(1,)]
+    child.join()
+    assert game.sql("select count(*) from purchases").rows() == [(1,)]
+
+
+# -- how it is asked -----------------------------------------------------------------------------
+
+
+def test_pivot_and_windows_and_recursion_are_reading(game: Pipeline) -> None:
+    send(game, PURCHASE, GUILD)
+    assert game.sql("pivot events on event_type using count(*) group by host").columns == [
+        "host",
+        "join_guild",
+        "purchase",
+    ]
+    counted = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 5) select sum(i) from n"
+    assert game.sql(counted).rows() == [(15,)]
+    assert game.sql("select row_number() over (order by item) from purchases").rows() == [(1,)]
+    assert game.sql("explain select * from purchases").rows()
+    assert game.sql("from purchases select count(*)").rows() == [(1,)]
+    assert game.sql("summarize purchases").rows()
+
+
+def test_results_for_whatever_one_works_with(game: Pipeline) -> None:
+    send(game, PURCHASE)
+    result = game.sql("select item, price, received_time::timestamptz as at from purchases")
+    assert result.arrow().num_rows == len(result.df()) == len(result.pl()) == len(result) == 1
+    assert result.dicts()[0]["item"] == "sword" and isinstance(result.dicts()[0]["at"], dt.datetime)
+    assert [row[0] for row in result] == ["sword"]
+    (line,) = game.sql("select item, price, tags, 'nan'::double as odd from purchases").jsons()
+    assert json.loads(line) == {"item": "sword", "price": 9.99, "tags": ["a", "b"], "odd": None}
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("select * from purchase", "did you mean purchases?"),
+        ("select itme from purchases", "item"),
+        ("selec 1", 'syntax error at or near "selec"'),
+        ("", "no statements"),
+        ("select 1; select 2", "2 statements; run one at a time"),
+        ("select 1 +", "syntax error"),
+        ("select 1/0 from", "syntax error"),
+        ("select 'x'::int", "Could not convert string 'x'"),
+        ("describe nothing", "there is no table nothing"),
+        ("(" * 5000 + "1" + ")" * 5000, ""),
+    ],
+)
+def test_a_fault_is_a_sentence_that_helps(game: Pipeline, statement: str, says: str) -> None:
+    with pytest.raises(QueryError) as refused:
+        game.sql(statement)
+    assert says in str(refused.value)
+
+
+def test_a_statement_that_takes_too_long_is_stopped(game: Pipeline) -> None:
+    impatient = open_pipeline(game.project.root, query_seconds=0.3)
+    with pytest.raises(QueryError, match=r"stopped after 0.3 s"):
+        impatient.sql("select count(*) from range(10000000) a, range(10000000) b where a.range = b.range + 1.5")
+    assert impatient.sql("select 1").rows() == [(1,)]
+
+
+# -- what is refused -----------------------------------------------------------------------------
+
+ESCAPES = [
+    "insert into purchases values (1)", "update purchases set item = 'x'", "delete from purchases",
+    "drop table purchases", "drop view purchases", "create table t as select 1", "create view v as select 1",
+    "create or replace temp view purchases as select 1", "alter table purchases add column x int",
+    "truncate purchases", "merge into purchases using purchases p on true when matched then delete",
+    "copy purchases to '{lake}/x.csv'", "copy (select 1) to '/tmp/questlog-escape.csv'",
+    "copy purchases from '/etc/passwd'", "explain analyze copy (select 1) to '{lake}/x.csv'",
+    "attach '{lake}/x.db' as x", "attach ':memory:' as x", "detach memory", "use memory",
+    "install httpfs", "load httpfs", "export database '{lake}/x'", "import database '{lake}/x'",
+    "set memory_limit = '1TB'", "set enable_external_access = true", "reset memory_limit",
+    "pragma database_list", "pragma enable_profiling", "call pragma_version()", "checkpoint", "vacuum",
+    "begin", "commit", "rollback", "prepare p as select 1", "execute p", "deallocate p",
+    "select * from read_csv('/etc/passwd')", "select * from '/etc/passwd'", "select * from \"/etc/passwd\"",
+    "select * from read_text('/etc/passwd')", "select * from read_blob('/etc/*')", "select * from glob('/etc/*')",
+    "select * from read_parquet('{lake}/questlog/**/*.parquet')", "select * from parquet_metadata('{lake}/x')",
+    "select * from sniff_csv('/etc/passwd')", "select getenv('HOME')", "select * from duckdb_secrets()",
+    "select * from duckdb_settings()", "select * from query('drop table purchases')",
+    "select * from query_table('purchases')", "with x as (select 1) insert into purchases select * from x",
+    "select 1; drop table purchases", "select 1 -- \n; copy (select 1) to '{lake}/x.csv'",
+    "/* select */ copy (select 1) to '{lake}/x.csv'", "comment on table purchases is 'x'",
+    "pivot read_csv('/etc/passwd') on column0 using count(*)", "pivot '/etc/passwd.csv' on a using count(*)",
+    "select nextval('x')", "create sequence s", "create macro m() as 1", "create type t as enum ('a')",
+    "create secret (type s3)", "describe select * from read_csv('/etc/passwd')",
+    "show create table '/etc/passwd'", "summarize '/etc/passwd.csv'", "select * from pragma_storage_info('purchases')",
+    "from read_csv_auto('/etc/passwd')", "select (select count(*) from read_text('/etc/passwd'))",
+    "select * from purchases where item in (select content from read_text('/etc/passwd'))",
+    "values ((select content from read_text('/etc/passwd')))", "explain select * from read_text('/etc/passwd')",
+    "select * from purchases order by (select content from read_text('/etc/passwd'))",
+    "select list_transform([1], lambda x: (select content from read_text('/etc/passwd')))",
+]  # fmt: skip
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Return every file's digest; SQLite's shared memory aside, which readers use."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.endswith(("-shm", "-wal"))
+    }
+
+
+def test_only_reading_statements_are_accepted(game: Pipeline) -> None:
+    send(game, PURCHASE)
+    land(game)
+    send(game, PURCHASE)
+    before = fingerprint(game.project.root)
+    accepted = []
+    for escape in ESCAPES:
+        try:
+            rows = game.sql(escape.format(lake=game.project.warehouse)).rows()
+        except QueryError as refused:
+            assert str(refused)
+            continue
+        accepted.append((escape, rows))
+    assert accepted == []
+    assert fingerprint(game.project.root) == before
+    assert not Path("/tmp/questlog-escape.csv").exists()
+    assert game.sql("select count(*) from purchases").rows() == [(2,)]
