@@ -98,8 +98,9 @@ def test_every_acknowledged_event_is_in_the_next_query_once_while_others_land(ga
         for thread in threads:
             thread.start()
         try:
-            deadline, asked = time.monotonic() + 5, 0
-            while time.monotonic() < deadline:
+            began, asked = time.monotonic(), 0
+            while time.monotonic() < began + 5 or asked <= 10 or acknowledged <= 100:
+                assert time.monotonic() < began + 120, "too slow to prove anything"
                 least = acknowledged
                 (found,) = reader.sql(
                     "select (select count(*) from purchases) + (select count(*) from join_guild)"
@@ -111,7 +112,6 @@ def test_every_acknowledged_event_is_in_the_next_query_once_while_others_land(ga
             stop.set()
             for thread in threads:
                 thread.join()
-    assert asked > 10 and acknowledged > 100
     ids = "select event_id from purchases union all select event_id from join_guild"
     assert reader.sql(f"select count(*), count(distinct event_id) from ({ids})").rows()[0] == (sent * 2 // 3,) * 2
 
