@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from questlog.query.presto import PrestoEngine
     from questlog.query.result import Result
 
+ANNOUNCE_SECONDS = 30.0
+"""How long a lander waits for the query engine before it puts the view off."""
+
 logger = logging.getLogger("questlog.plan")
 
 
@@ -176,9 +179,17 @@ class ClusterPipeline(Pipeline):
             namespace=settings.namespace,
             data=self.project.data,
             publish=lambda position: commit_offsets(settings.kafka, settings.topic, position),
+            announce=self._announce,
             batch_records=settings.batch_records,
             land_seconds=settings.land_seconds,
         )
+
+    def _announce(self) -> None:
+        """Make Presto's view `events` hold the tables as they are now, for those who ask Presto without us."""
+        from questlog.query.presto import open_engine
+
+        settings = self.project.settings
+        open_engine(settings.presto, settings.namespace, lambda: self.plan, seconds=ANNOUNCE_SECONDS).refresh_events()
 
     @cached_property
     def engine(self) -> PrestoEngine:  # type: ignore[override]

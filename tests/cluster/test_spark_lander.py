@@ -106,11 +106,11 @@ class Game:
         with Spool(self.pipeline.project.data, self.pipeline.project.log_folder) as spool:
             self.pipeline.forwarder(spool).drain(threading.Event())
 
-    def lander(self, data: str = "") -> SparkLander:
+    def lander(self, data: str = "", announce: Callable[[], None] = lambda: None) -> SparkLander:
         return SparkLander(
             lambda: _Kept(self.spark), lambda: self.pipeline.plan, topic=self.name, kafka=self.kafka,
             namespace=self.name, data=self.pipeline.project.data / data, batch_records=500,
-            publish=lambda position: commit_offsets(self.kafka, self.name, position),
+            publish=lambda position: commit_offsets(self.kafka, self.name, position), announce=announce,
         )  # fmt: skip
 
     def land(self) -> Any:
@@ -228,6 +228,57 @@ def test_upkeep_merges_files_and_keeps_positions(game: Game) -> None:
         assert (lander._tables.positions(), lander._tables.floor()) == before
         assert lander.drain().records == 0
     assert len(game.ids()) == 3
+
+
+def test_members_and_descriptions_follow_the_plan(game: Game) -> None:
+    """Members of structs, also of structs in lists; what rows held before stays."""
+    place = "struct<x:int,seen:timestamp>"
+    body = {"event_type": "purchase_sword", "place": {"x": 1}}
+    game.send(json.dumps(body).encode())
+    game.forward()
+    game.land()
+    grown = (
+        PLAN.replace("A player joined.", "Somebody joined.")
+        .replace(place, "struct<x:long,seen:timestamp,deep:list<struct<a:int>>>")
+        .replace('"string"\nprice', '{ type = "string", description = "Which sword." }\nprice')
+    )
+    (game.folder / "plan.toml").write_text(grown)
+    body["place"] = {"x": 2, "deep": [{"a": 5}]}
+    game.send(json.dumps(body).encode())
+    game.forward()
+    game.land()
+    (game.folder / "plan.toml").write_text(grown.replace("<a:int>", "<a:int,b:string>"))
+    body["place"] = {"x": 3, "deep": [{"a": 6, "b": "c"}]}
+    game.send(json.dumps(body).encode())
+    game.forward()
+    game.land()
+    schema = {field.name: field for field in game.spark.table(f"lake.{game.name}.sword_purchases").schema}
+    members = "struct<x:bigint,seen:timestamp_ntz,deep:array<struct<a:int,b:string>>>"
+    assert members == schema["place"].dataType.simpleString()
+    assert schema["sword"].metadata["comment"] == "Which sword."
+    found = game.rows("sword_purchases", "place.x, place.deep[0].a, place.deep[0].b")
+    assert sorted(found) == [(1, None, None), (2, 5, None), (3, 6, "c")]
+
+
+def test_the_query_engine_is_told_of_the_tables_until_it_listens(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one event: the plan's tables are there before."""
+    monkeypatch.setattr("questlog.land.spark.chores.RETRY_SECONDS", 0.1)
+    told, stop = list[int](), threading.Event()
+
+    def announce() -> None:
+        told.append(len(told))
+        if len(told) < 3:
+            raise OSError("nobody listens")
+
+    with game.lander(announce=announce) as lander:
+        thread = threading.Thread(target=lander.run, args=(stop,))
+        thread.start()
+        try:
+            wait_until(lambda: len(told) == 3, 120)
+        finally:
+            stop.set()
+            thread.join(90)
+    assert game.ids() == []
 
 
 def events(count: int) -> list[bytes]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from questlog.errors import LakeUnavailable, LanderFenced, LogUnavailable, PlanError, QuestlogError
 from questlog.land import Landed, StopSignal
+from questlog.land.spark.chores import Chores
 from questlog.land.spark.commits import File
 from questlog.land.spark.ids import Ids, seen_table
 from questlog.land.spark.kafka import java_options
@@ -60,12 +61,13 @@ class SparkLander:
         namespace: str,
         data: Path,
         publish: Publish,
+        announce: Callable[[], None] = lambda: None,
         batch_records: int = 50_000,
         land_seconds: float = 1.0,
     ) -> None:
         self._session, self._plan = session, plan
         self._topic, self._kafka, self._namespace = topic, kafka, namespace
-        self._data, self._publish = data, publish
+        self._data, self._publish, self._announce = data, publish, announce
         self._batch_records, self._land_seconds = batch_records, land_seconds
         self._lock = -1
         self._total = Landed()
@@ -100,6 +102,8 @@ class SparkLander:
             waiting = self._waiting()
             self._shown = lambda: shown(self._total.records, waiting)
         self._stream(stop, {"availableNow": True})
+        if stop is None or not stop.is_set():
+            self._chores.step()
         return self._total
 
     def run(self, stop: StopSignal) -> None:
@@ -109,7 +113,8 @@ class SparkLander:
             try:
                 self._begin()
                 trouble = ""
-                self._stream(stop, {"processingTime": f"{self._land_seconds} seconds"})
+                with self._chores.beside():
+                    self._stream(stop, {"processingTime": f"{self._land_seconds} seconds"})
             except (LanderFenced, PlanError):
                 raise
             except Exception as error:
@@ -139,11 +144,12 @@ class SparkLander:
         if released := release_locks(self._spark, (self._tables.namespace, self._tables.own)):
             logger.info("stage=land released %d lock(s) that a dead lander had left", released)
         floor = self._tables.open()
+        self._chores = Chores(self._announce)
         self._began = True
         return floor
 
     def _begin(self) -> None:
-        """1 take over, once  2 read the floor and each table's position  3 finish what is half landed."""
+        """1 take over, once  2 read floor and positions  3 finish what is half landed  4 make the plan's tables."""
         self._floor = self.take_over()
         positions = self._tables.positions()
         self._held = {name: position for name, (position, _) in positions.items()}
@@ -154,7 +160,15 @@ class SparkLander:
             version = next(v for p, v in positions.values() if merge(self._floor.position, p) != self._floor.position)
             text = self._tables.remembered(version)
             self._finish(half, parse_plan(text) if text is not None else self._plan())
+        self._follow(self._plan())
         self._publish(self._floor.position)
+
+    def _follow(self, plan: Plan) -> None:
+        """Make and grow the tables if this is another plan than the last."""
+        if self._adopted != plan.version:
+            self._targets = self._tables.adopt(plan)
+            self._adopted = plan.version
+            self._chores.tables_changed()
 
     def _finish(self, half: Position, plan: Plan) -> None:
         """Land exactly what a predecessor had begun, under its plan."""
@@ -233,9 +247,7 @@ class SparkLander:
     def _land(self, frame: DataFrame, plan: Plan) -> None:
         """1 shape, once  2 commit each table with its position  3 move the floor, last  4 tell."""
         started = time.monotonic()
-        if self._adopted != plan.version:
-            self._targets = self._tables.adopt(plan)
-            self._adopted = plan.version
+        self._follow(plan)
         counts, files = self._shape(frame, plan)
         if not counts:
             return
