@@ -1,0 +1,112 @@
+"""Trino beside Presto, on the same tables: the same statements, the same answers, its own command line."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from test_portable import QUERIES, plain_rows
+
+from questlog.errors import NotInstalled, QueryError
+from questlog.pipeline import Pipeline, open_pipeline
+from questlog.stack import Stack, addresses
+from questlog.stack.place import find_trino_java
+
+if TYPE_CHECKING:
+    from conftest import Shop
+
+pytestmark = pytest.mark.timeout(900)
+"""The first use fetches it."""
+FIVE = [
+    "show tables",
+    "describe purchases",
+    "select * from purchases order by event_id",
+    "select host as host, count(*) as count from join_guild group by host order by host",
+    "select count(*) as count from join_guild",
+]
+"""The statements of the story, on the shop's tables."""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def trino(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Trino alone, on the metastore and the files of the servers that all tests share."""
+    if "QUESTLOG_TRINO_STACK" in os.environ:
+        yield Stack(os.environ["QUESTLOG_TRINO_STACK"])
+        return
+    try:
+        find_trino_java()
+    except NotInstalled as error:
+        pytest.skip(f"{error}: {error.hint}")
+    theirs = stack.place.ports
+    ports = f"metastore={theirs['metastore']} namenode={theirs['namenode']} trino={free_port()}"
+    with Stack(tmp_path_factory.mktemp("trino"), ports=ports, only=["trino"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def asked(shop: Shop, trino: Stack) -> Iterator[Pipeline]:
+    """The shop's project on the cluster profile, with its SQL asked of Trino."""
+    options = {"url": addresses(trino.folder).trino}
+    with open_pipeline(
+        shop.embedded.project.root, profile="cluster", namespace=shop.server.schema, presto=options
+    ) as found:
+        yield found
+
+
+@pytest.mark.parametrize("statement", FIVE)
+def test_the_five_statements_answer_as_on_a_laptop(shop: Shop, asked: Pipeline, statement: str) -> None:
+    assert asked.sql(statement).rows() == shop.embedded.sql(statement).rows()
+
+
+@pytest.mark.parametrize(("name", "sql"), QUERIES, ids=[name for name, _ in QUERIES])
+def test_it_agrees_on_the_corpus(shop: Shop, asked: Pipeline, name: str, sql: str) -> None:
+    assert plain_rows(asked.sql(sql).rows()) == plain_rows(shop.embedded.sql(sql).rows())
+
+
+def test_each_engine_keeps_a_view_of_all_events_that_it_can_read(shop: Shop, asked: Pipeline) -> None:
+    """The catalog has one view of that name, in the words of whoever wrote it last."""
+    count = "select count(*) from events"
+    expected = shop.embedded.sql(count).rows()
+    assert asked.sql(count).rows() == expected
+    assert shop.presto.run(count).rows() == expected
+    assert asked.sql(count).rows() == expected
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("select * from purchase", "did you mean purchases?"),
+        ("select itme from purchases", "Column 'itme' cannot be resolved"),
+        ("drop table purchases", "drop is not a statement that only reads"),
+    ],
+)
+def test_a_fault_is_a_sentence_that_helps(asked: Pipeline, statement: str, says: str) -> None:
+    with pytest.raises(QueryError) as refused:
+        asked.sql(statement)
+    assert says in str(refused.value)
+
+
+def test_its_own_command_line_answers_through_the_stack(shop: Shop, trino: Stack) -> None:
+    words = [sys.executable, "-m", "questlog", "-C", str(shop.embedded.project.root), "stack"]
+    words += ["--dir", str(trino.folder), "exec", "trino", "--schema", shop.server.schema, "--output-format", "TSV"]
+    text = "select host as host, count(*) as count from join_guild group by host order by host"
+    ran = subprocess.run([*words, "--execute", text], capture_output=True, text=True, timeout=200)
+    expected = shop.embedded.sql(text).rows()
+    assert ([line.split("\t") for line in ran.stdout.splitlines()]) == [[h, str(n)] for h, n in expected], ran.stderr
+
+
+def test_nothing_of_it_is_fetched_unless_asked_for(tmp_path: Path) -> None:
+    usual, more = Stack(tmp_path), Stack(tmp_path, also=["trino"])
+    assert "trino" not in {server.part for server in usual.servers}
+    assert [s.name for s in more.servers] == [*(s.name for s in usual.servers), "trino"]
