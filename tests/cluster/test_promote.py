@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from test_spark_lander import _Kept, events, is_json, plain, spark  # noqa: F401
 from questlog.cli import cli
 from questlog.errors import LanderBusy, QuestlogError
 from questlog.land.spark import SparkLander, commit_offsets
-from questlog.log.kafka.spool import Spool
+from questlog.log.kafka.spool import Spool, read_forwarding
 from questlog.log.kafka.topic import create_topic
 from questlog.pipeline import ClusterPipeline, open_pipeline
 from questlog.promote import Promotion
@@ -48,7 +50,7 @@ SECOND = FIRST.replace('guild = "string"', 'clan = { type = "string", aliases = 
 )
 THIRD = SECOND.replace('level = "int"', 'level = "long"\nfine = "double"').replace("unheard_of", "never_seen")
 """Columns added, renamed and widened; a type that was unknown becomes known, and is forgotten again."""
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(1800)
 RECEIVED_MS = 1_795_000_000_000
 _numbers = itertools.count()
 
@@ -184,6 +186,9 @@ def test_everything_is_on_the_other_side_once_while_the_game_goes_on(game: Game)
     landed = game.forward_and_land()
     assert landed.duplicates == 1
     assert game.ids() == sorted(game.sent)
+    told = CliRunner().invoke(cli, ["-C", str(game.folder), "status", "--json"], env={"QUESTLOG_PROFILE": "cluster"})
+    report = json.loads(told.stdout)
+    assert (report["balanced"], report["ledger"]["added"], report["spool"]["waiting"]) == (True, 0, 0)
     (game.embedded.project.data / "forward.db").unlink()  # the forwarder forgets, and sends the whole log again
     assert game.forward_and_land().records == 0
     assert game.ids() == sorted(game.sent)
@@ -234,3 +239,61 @@ def test_a_target_that_others_use_and_a_lander_at_work_are_refused(game: Game) -
     with pytest.raises(QuestlogError, match="holds events that came through a topic already"):
         game.promote()
     assert len(game.ids()) == 1
+
+
+PROGRAM = """
+import os, signal, sys
+from questlog.cli import cli
+from questlog.land.spark import SparkLander
+from questlog.land.spark.tables import SparkTables
+from questlog.log.kafka.forward import Forwarder
+from questlog.log.kafka.spool import Spool
+from questlog.promote import Promotion, copy
+copy.PIECE_ROWS = copy._BATCH_ROWS = 100
+folder, moment, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+owner = {"copy": SparkTables, "know": SparkTables, "save": SparkTables, "seal": Spool, "step": Forwarder,
+         "drain": SparkLander, "compare": Promotion}[moment.split()[-1]]
+name, before = moment.split()[-1], moment.startswith("before")
+real, calls = getattr(owner, name), iter(range(1, number))
+
+def dying(*arguments, **named):
+    last = next(calls, None) is None
+    if last and before:
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = real(*arguments, **named)
+    if last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+
+setattr(owner, name, dying)
+cli(["-C", folder, "promote"])
+"""
+COPYING = [("after copy", 2), ("after know", 1), ("before save", 2)]
+"""A piece is copied and not the next; ids are there and no floor; before and after the floor, which is the first
+`save` after that of taking over; forwarded and not landed; landed and not compared."""
+
+
+@pytest.mark.parametrize("moments", [COPYING], ids=["copying"])
+def test_killed_at_any_step_it_goes_on_and_doubles_and_loses_nothing(game: Game, moments: list[Any]) -> None:
+    """Between the kills the game goes on, and so does the laptop's lander; until the copy is whole, the plan grows."""
+    game.send(*events(600))
+    game.send(GUILD, chosen="mine")
+    for number, (moment, count) in enumerate(moments):
+        ended = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(game.folder), moment, str(count)], capture_output=True, text=True,
+            timeout=900,
+        )  # fmt: skip
+        assert ended.returncode == -9, f"{moment}: {ended.stdout}{ended.stderr}"
+        if number % 2:
+            game.plan(SECOND if moments is COPYING else FIRST)
+            game.land()
+        game.send(GUILD, LATER, b"nothing")
+    assert [answer.question.name for answer in game.promote() if not answer.equal] == []
+    game.send(GUILD, chosen="mine")
+    game.send(LATER)
+    assert game.forward_and_land().duplicates == 1
+    assert game.ids() == sorted(game.sent)
+    game.land()
+    game.check_equal_rows()
+    forwarding = read_forwarding(game.embedded.project.data, game.embedded.project.log_folder)
+    assert forwarding.sent == game.embedded.log.end()

@@ -312,38 +312,6 @@ def events(count: int) -> list[bytes]:
     return found
 
 
-def test_both_profiles_give_equal_rows(game: Game, tmp_path: Path) -> None:
-    """Every column of every table, quarantine too; only its place in the log and its time of landing are others."""
-    count = int(os.environ.get("QUESTLOG_PARITY", "10000"))
-    other = tmp_path / "embedded"
-    other.mkdir()
-    (other / "plan.toml").write_text(PLAN)
-    embedded = open_pipeline(other, profile="embedded")
-    records = [
-        encode_record(
-            body, id=f"p{n}", received_ms=1_795_000_000_000 + n, headers={"Host": f"h{n % 5}"}, is_json=is_json(body)
-        )
-        for n, body in enumerate(events(count))
-    ]
-    for start in range(0, count, 500):
-        embedded.log.append(records[start : start + 500])
-        game.pipeline.log.append(records[start : start + 500])
-    with embedded.lander() as lander:
-        lander.drain()
-    game.forward()
-    game.land()
-    for table in ("join_guild", "sword_purchases", "quarantine"):
-        names = [
-            c for c in embedded.sql(f"select * from {table} limit 0").columns if not c.startswith(("log_", "landed_"))
-        ]
-        columns = ", ".join(names)
-        ours = {row[0]: plain(row) for row in game.rows(table, columns)}
-        theirs = {row[0]: plain(row) for row in embedded.sql(f"select {columns} from {table}").rows()}
-        assert len(ours) > 0
-        assert theirs == ours
-    embedded.close()
-
-
 def is_json(body: bytes) -> bool:
     """Return what a collector finds out before it writes a record."""
     try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from questlog.cli import cli
 from questlog.errors import QuestlogError
 from questlog.log.kafka.spool import Handover, Spool, needed
 from questlog.log.sqlite import SqliteLog
@@ -164,6 +167,40 @@ def test_the_laptops_lander_keeps_the_log_that_the_cluster_was_promised(tmp_path
     assert first_kept() > 10
     pipeline.close()
     log.close()
+
+
+def test_status_says_that_a_promotion_was_begun_and_what_has_come_since(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    pipeline = open_pipeline(tmp_path)
+    pipeline.log.append(records(10))
+    (partition,) = pipeline.log.end()
+    with Spool(pipeline.project.data, pipeline.project.log_folder, handing_over=True) as spool:
+        spool.hand_over(Handover("x", "schema s"), {partition: 4})
+        ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "status"])
+        assert "the promotion to schema s is not finished" in ran.output
+        spool.seal("sealed")
+    ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "status"])
+    assert "promoted to schema s: 6 records have come since" in ran.output
+    ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "promote", "--abandon"])
+    assert "given up; what was copied stays in schema s" in ran.output
+    ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "status"])
+    assert "schema s" not in ran.output
+    pipeline.log.close()
+
+
+def test_a_cluster_that_is_not_there_is_said_server_by_server_and_nothing_begins(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    (tmp_path / "questlog.toml").write_text(
+        'metastore = "thrift://127.0.0.1:9"\nwarehouse = "hdfs://127.0.0.1:9/w"\n'
+        '[presto]\nurl = "http://127.0.0.1:9"\n[kafka]\nbootstrap.servers = "127.0.0.1:9"\n'
+    )
+    ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "promote", "--check", "--json"])
+    missing = {need["what"] for need in json.loads(ran.stdout)["needs"] if not need["good"] and need["hint"]}
+    assert ran.exit_code == 1
+    assert missing >= {"kafka", "metastore", "warehouse", "presto"}
+    ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "promote"])
+    assert isinstance(ran.exception, QuestlogError)
+    assert not (tmp_path / ".questlog" / "forward.db").exists()
 
 
 @pytest.mark.parametrize(

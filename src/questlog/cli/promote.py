@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,7 +116,7 @@ def _promote(embedded: Pipeline, cluster: ClusterPipeline, write: bool, as_json:
     if load_settings(project.root / "questlog.toml").profile == "cluster" and begun and begun.state == "sealed":
         raise QuestlogError(f"this project is on the cluster profile; it was promoted to {begun.target}")
     refuse_what_is_missing(embedded, cluster)
-    with ExitStack() as stack:
+    with _explained(), ExitStack() as stack:
         with waiting("Spark has been starting for"):
             promotion = stack.enter_context(Promotion(embedded, cluster))
         landed = promotion.land()
@@ -144,6 +144,21 @@ def _promote(embedded: Pipeline, cluster: ClusterPipeline, write: bool, as_json:
         raise SystemExit(1)
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say in one line what Spark says in a hundred; everything is where it was, and the next run goes on."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("py4j", "pyspark"):
+            raise
+        said = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        raise QuestlogError(
+            f"the cluster refused: {said[:300]}",
+            hint="questlog stack status; questlog promote goes on where it stopped",
+        ) from error
+
+
 def _rows(copied: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in copied.items()) or "nothing: no event was ever landed"
 
@@ -154,7 +169,9 @@ def _verdict(answers: Sequence[Answer], written: bool) -> str:
     if different:
         return (
             f"DIFFERENT: {len(different)} of {len(answers)} questions have other answers: {', '.join(different)}\n"
-            "not promoted; this project stays as it is, and questlog promote asks again"
+            "not promoted; this project stays as it is, and questlog promote asks again\n"
+            "  where the plan has changed since the copy, rows that only one side had landed by then differ; then\n"
+            "  questlog promote --abandon, and promote to another namespace and topic"
         )
     said = f"EQUAL: all {len(answers)} questions have the same answer on both sides\n"
     if written:

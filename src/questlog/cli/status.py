@@ -14,6 +14,8 @@ import click
 from questlog.cli.rows import human_bytes, table_text
 from questlog.lake.ledger import Ledger, read_ledger
 from questlog.land.lease import last_holder
+from questlog.log import Position
+from questlog.log.kafka.spool import needed, read_handover
 from questlog.pipeline import ClusterPipeline, Pipeline, open_pipeline
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def status(folder: Path, as_json: bool) -> None:
         "tables": [_row(name, table) for name, table in tables.items()],
         "quarantine": dict(sorted(tables[QUARANTINE].reasons.items())),
         "lander": _lander(pipeline),
+        "promoted": _promoted(pipeline, end),
     }
     click.echo(json.dumps(report, indent=2) if as_json else _text(report))
     if not balanced:
@@ -128,6 +131,16 @@ def _lander(pipeline: Pipeline) -> dict[str, Any] | None:
     return {"pid": holder.pid, "command": holder.command, "since": since}
 
 
+def _promoted(pipeline: Pipeline, end: Position) -> dict[str, Any] | None:
+    """Return where the project was promoted to, if it was, and how many records have come since."""
+    handover = read_handover(pipeline.project.data)
+    if handover is None:
+        return None
+    sent = needed(pipeline.project.data)
+    behind = None if sent is None else sum(offset - sent.get(partition, 0) for partition, offset in end.items())
+    return {"target": handover.target, "copied": handover.state == "sealed", "records_since": behind}
+
+
 def _text(report: dict[str, Any]) -> str:
     rows = []
     for table in report["tables"]:
@@ -147,4 +160,12 @@ def _text(report: dict[str, Any]) -> str:
         lines.append("no lander runs: events wait in the log, and queries see them; questlog up lands them")
     else:
         lines.append(f"process {lander['pid']} ({lander['command']}) lands since {lander['since']}")
+    promoted = report["promoted"]
+    if promoted is not None and promoted["copied"]:
+        lines.append(
+            f"promoted to {promoted['target']}: {promoted['records_since']:,} records have come since, and the log"
+            " keeps them; questlog promote takes them along"
+        )
+    elif promoted is not None:
+        lines.append(f"the promotion to {promoted['target']} is not finished; questlog promote goes on with it")
     return "\n".join(lines)

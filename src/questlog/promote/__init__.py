@@ -221,7 +221,8 @@ class Promotion:
         tables, ledger = self._spark.tables, read_ledger(self._catalog, state.progress)
         floor.spools = {f"{self._spool.name}.{p}": offset for p, offset in state.progress.items()}
         floor.counts = {
-            "records": ledger.read, "duplicate": ledger.total("duplicate"), "lost": ledger.total("damaged"),
+            "records": ledger.read - ledger.total("damaged"), "lost": ledger.total("damaged"),
+            "duplicate": ledger.total("duplicate"),
             f"{COPIED} {self._spool.name}": rows,
         }  # fmt: skip
         floor.epoch, floor.plan = tables.epoch, self._embedded.plan.version

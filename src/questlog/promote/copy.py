@@ -74,8 +74,9 @@ def refuse_strangers(tables: SparkTables, found: Sequence[Source], by: str) -> N
                 hint="name another schema: namespace in questlog.toml",
             )
     known = {source.name for source in found}
-    for name in set(tables.names()) - known:  # of an earlier attempt, under a plan that is no more
-        tables.drop(name)
+    for name in set(tables.names()) - known:  # made for a plan that is no more, by an attempt that ended
+        if not tables.records(name) and "event_id" in tables.columns(name):
+            tables.drop(name)
 
 
 def copy_table(tables: SparkTables, source: Source, by: str, memory_mb: int, copied: Copied) -> None:
@@ -113,6 +114,7 @@ def _done(tables: SparkTables, source: Source, by: str) -> int:
 def _pieces(source: Source, skip: int, memory_mb: int) -> Iterator[pa.Table]:
     """Yield the rows after the first *skip*, always in the same order, in pieces of bounded size."""
     database = duckdb.connect(":memory:", config={"memory_limit": f"{memory_mb}MB", "temp_directory": ""})
+    database.execute("set threads = 1")  # several might give the rows in another order the next time
     try:
         if not source.files:
             return

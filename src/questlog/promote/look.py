@@ -103,12 +103,13 @@ def _kafka(cluster: ClusterPipeline) -> Seen:
 
 def has_topic(kafka: Mapping[str, str], name: str) -> bool:
     """Return whether the topic is there; raise `LogUnavailable` if nobody answers."""
-    from confluent_kafka import KafkaException
-
     from questlog.log.kafka.client import ANSWER_SECONDS, open_admin, unavailable
 
+    admin = open_admin(kafka)  # says how to install what is missing
+    from confluent_kafka import KafkaException
+
     try:
-        return name in open_admin(kafka).list_topics(timeout=ANSWER_SECONDS).topics
+        return name in admin.list_topics(timeout=ANSWER_SECONDS).topics
     except KafkaException as error:
         raise unavailable(kafka, error, name) from error
 

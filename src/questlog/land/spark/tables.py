@@ -245,6 +245,10 @@ class SparkTables:
         snapshot = self._operations(self.namespace, table).current().currentSnapshot()
         return 0 if snapshot is None else int(snapshot.summary().get("total-records"))
 
+    def columns(self, table: str) -> list[str]:
+        """Return the names of the table's columns."""
+        return list(self.spark.table(f"{CATALOG}.{self.namespace}.`{table}`").columns)
+
     def drop(self, table: str) -> None:
         """Forget the table and its files."""
         self.check()
