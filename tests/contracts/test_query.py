@@ -1,6 +1,6 @@
 """What every `QueryEngine` promises: each event once, in its types, with the plan's words, and nothing but reading.
 
-A second one joins by adding a row to ENGINES.
+tests/cluster/test_presto_contract.py runs it on Presto. A third joins by adding a row to ENGINES.
 """
 
 from __future__ import annotations

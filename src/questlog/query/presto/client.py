@@ -23,7 +23,6 @@ _BUSY = {502, 503, 504}
 _TRIES_SECONDS = 10.0
 """How long a server that does not answer is asked again: it may only be starting anew."""
 _CALL_SECONDS = 60.0
-"""How long one request may take; less where the statement has less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +74,14 @@ class ServerError(QueryError):
         self.name = name
 
 
-def run(server: Server, statement: str, seconds: float) -> Answer:
-    """Run *statement*; after *seconds*, or when the caller is interrupted, the server is told to stop."""
+def run(server: Server, statement: str, seconds: float, call_seconds: float = _CALL_SECONDS) -> Answer:
+    """Run *statement*; after *seconds*, or when the caller is interrupted, the server is told to stop.
+
+    A server that says nothing at all for *call_seconds* counts as away.
+    """
     deadline = time.monotonic() + seconds
     answer = Answer()
-    with _connected(server, min(_CALL_SECONDS, max(1.0, seconds / 2))) as connection:
+    with _connected(server, call_seconds) as connection:
         page = _call(connection, server, "POST", "/v1/statement", statement, deadline)
         try:
             while True:

@@ -67,7 +67,7 @@ class Held:
 
 
 def read_held(server: Server, seconds: float) -> Held:
-    """Return what the tables hold; none of its statements takes longer than *seconds*.
+    """Return what the tables hold; none of its statements takes longer than *seconds*, half of it in silence.
 
     1 the floor  2 the tables: so they are never behind it  3 quarantine by reason
     """
@@ -86,7 +86,7 @@ def _floor(server: Server, seconds: float) -> tuple[dict[str, Any], int] | None:
     """Return the newest floor and when it was committed; None if nothing ever landed."""
     own = f'"{server.schema}_state"."progress$snapshots"'
     try:
-        rows = run(server, f"select {_NEWEST} from {own}", seconds).rows
+        rows = run(server, f"select {_NEWEST} from {own}", seconds, seconds / 2).rows
     except ServerError as error:
         if error.name in _ABSENT or any(words in str(error) for words in ("does not exist", "Wrong table type")):
             return None  # Presto takes the name of a table that is not there for one of another kind
@@ -108,12 +108,13 @@ def _tables(server: Server, seconds: float) -> dict[str, HeldTable]:
         "select table_name from information_schema.tables"
         f" where table_schema = {quote_text(server.schema)} and table_type = 'BASE TABLE'",
         seconds,
+        seconds / 2,
     )
     parts = [f'select {quote_text(name)}, {_NEWEST} from "{name}$snapshots"' for (name,) in listed.rows]
     if not parts:
         return {}
     found = {}
-    for name, rows, files, size, committed, text in run(server, " union all ".join(parts), seconds).rows:
+    for name, rows, files, size, committed, text in run(server, " union all ".join(parts), seconds, seconds / 2).rows:
         position = _numbers(json.loads(text)["position"]) if text else None
         found[name] = HeldTable(int(rows or 0), int(files or 0), int(size or 0), int((committed or 0) * 1000), position)
     return dict(sorted(found.items()))
@@ -121,7 +122,7 @@ def _tables(server: Server, seconds: float) -> dict[str, HeldTable]:
 
 def _reasons(server: Server, seconds: float) -> list[Quarantined]:
     text = f"select coalesce(event_type, ''), reason, count(*) from {QUARANTINE_TABLE} group by 1, 2 order by 3 desc"
-    return [Quarantined(*row) for row in run(server, text, seconds).rows]
+    return [Quarantined(*row) for row in run(server, text, seconds, seconds / 2).rows]
 
 
 def _numbers(position: Mapping[str, int]) -> dict[int, int]:
