@@ -4,7 +4,7 @@ BIN := .venv/bin
 N ?= 1000
 STAMP := .venv/installed
 CLUSTER := .venv/installed-cluster
-SESSION := $(addprefix tests/cluster/test_,spark_lander.py spark_contract.py parity.py promote.py)
+SESSION := $(addprefix tests/cluster/test_,spark_lander.py spark_contract.py backfill.py parity.py promote.py)
 
 .PHONY: help demo test test-cluster drill drill-cluster lint docs lock clean
 

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "lake": {"errors", "log", "plan"},
     "land": {"errors", "log", "plan", "shape", "lake"},
     "query": {"errors", "log", "plan", "shape", "lake"},
+    "export": {"errors", "query"},
 }
 """Stage -> stages it may know. `pipeline`, `cli` and what users import stand above all of them."""
 

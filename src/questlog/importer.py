@@ -1,6 +1,7 @@
 """Reads JSON Lines into the log; an interrupted import goes on where it stopped, to the event.
 
-Every event that has no id of its own gets one from the import and its line. What was acknowledged is
+Every event that has no id of its own gets one from the import and its line. A line that is a record (of a
+topic, read with kcat) keeps its id and its received time, and is passed over if it is there. What was acknowledged is
 noted beside the data after each batch; the one batch that may have been logged but not noted is looked
 up by its ids. So nothing is lost and nothing doubled, whenever the power goes.
 """
@@ -21,12 +22,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 from questlog.collect import read_id
 from questlog.errors import QuestlogError
 from questlog.pipeline import Pipeline
-from questlog.record import encode_record
+from questlog.record import decode_record, encode_record
 
 BATCH_LINES, BATCH_BYTES = 5_000, 4 << 20
 LONGEST_LINE = 16 << 20
@@ -47,6 +48,15 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True)
+class _Arrived:
+    """One line: its id, when its record was received (0: it is an event, received now), and what is logged."""
+
+    id: str
+    received: int
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """Progress: events of this run, events of earlier runs, and how much of the file is read (bytes, of bytes)."""
 
@@ -56,12 +66,27 @@ class Step:
     size: int | None
 
 
+class Lines(Protocol):
+    """What can be imported. What was read of a *fixed* one cannot have changed since, and is not compared."""
+
+    name: str
+    size: int | None
+    fixed: bool
+
+    def read(self) -> int:
+        """Return how much of it has been taken."""
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield each line without its line break; blank ones hold no event."""
+
+
 class Source:
     """The lines of a file, or of standard input for "-"; gzip and zstd are told by their first bytes."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.name = "standard input" if path == "-" else path
+        self.fixed = False
         try:
             self._file: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
         except OSError as error:
@@ -118,11 +143,16 @@ def _zstd_error() -> type[Exception]:
 
 
 class Import:
-    """One file on its way into the log. *name* is what it is remembered by; None remembers nothing (a pipe)."""
+    """One file on its way into the log. *name* is what it is remembered by; None remembers nothing (a pipe).
 
-    def __init__(self, pipeline: Pipeline, source: Source, *, name: str | None, again: bool = False) -> None:
+    Into a *fresh* project nothing can have come another way, and records are looked up only when in doubt.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, source: Lines, *, name: str | None, again: bool = False, fresh: bool = False
+    ) -> None:
         self._pipeline, self._source = pipeline, source
-        self._name, self._again = name, again
+        self._name, self._again, self._fresh = name, again, fresh
         self._folder = pipeline.project.data / "imports"
         self.noted = Noted(source.name, "", 0)
 
@@ -140,12 +170,12 @@ class Import:
             self._skip(lines, digest)
             before = self.noted.events
             for batch, count in _batches(lines, digest, self.noted.lines):
-                records = self._records(batch)
-                if in_doubt:
-                    known = self._known([event_id for event_id, _ in records], self.noted.started_ms)
-                    in_doubt = bool(known)
-                    records = [(event_id, record) for event_id, record in records if event_id not in known]
-                self._pipeline.log.append([record for _, record in records])
+                arrived = self._arrived(batch)
+                if in_doubt or (not self._fresh and any(one.received for one in arrived)):
+                    known = self._known(arrived)
+                    in_doubt = in_doubt and bool(known)
+                    arrived = [one for one in arrived if (one.id, one.received) not in known]
+                self._pipeline.log.append([one.record for one in arrived])
                 self.noted.lines, self.noted.digest = count, digest.hexdigest()
                 self.noted.events += len(batch)
                 self._note()
@@ -166,34 +196,41 @@ class Import:
         """Pass over what is imported; it must still be what it was."""
         for _ in range(self.noted.lines):
             digest.update(next(lines, b"") + b"\n")
-        if self.noted.lines and digest.hexdigest() != self.noted.digest:
+        if self.noted.lines and not self._source.fixed and digest.hexdigest() != self.noted.digest:
             raise QuestlogError(
                 f"{self._source.name} has changed: its first {self.noted.lines:,} lines are not those imported",
                 hint="--again imports it from its beginning as another file",
             )
 
-    def _records(self, batch: list[tuple[int, bytes]]) -> list[tuple[str, bytes]]:
-        """Return (id, record) of each line."""
+    def _arrived(self, batch: list[tuple[int, bytes]]) -> list[_Arrived]:
+        """Return what each line is; of a record that comes twice, the first."""
         plan, now = self._pipeline.plan, time.time_ns() // 1_000_000
-        records = []
+        arrived: dict[tuple[str, int] | int, _Arrived] = {}
         for number, line in batch:
+            if (found := decode_record(line)) is not None:
+                arrived.setdefault((found.id, found.received), _Arrived(found.id, found.received, line))
+                continue
             event_id, chosen, valid = read_id(line, plan)
             if not chosen:
                 event_id = f"import-{self.noted.salt}-{number}"
             record = encode_record(line, id=event_id, received_ms=now, client_id=chosen, is_json=valid)
-            records.append((event_id, record))
-        return records
+            arrived[number] = _Arrived(event_id, 0, record)
+        return list(arrived.values())
 
-    def _known(self, ids: list[str], since_ms: int) -> set[str]:
-        """Return which of *ids* are in the tables or the tail."""
+    def _known(self, arrived: list[_Arrived]) -> set[tuple[str, int]]:
+        """Return which of them are in the tables or the tail: events by their ids, records by received time too."""
         question = (
-            "select event_id from {} where received_time >= epoch_ms($1::bigint)"
+            "select event_id, epoch_ms(received_time) from {} where received_time >= epoch_ms($1::bigint)"
             " and event_id in (select unnest($2::varchar[]))"
         )
-        found: set[str] = set()
+        since = min(one.received or self.noted.started_ms for one in arrived)
+        ids = [one.id for one in arrived]
+        found: set[tuple[str, int]] = set()
         for table in [*self._pipeline.plan.tables, "quarantine"]:
-            rows = self._pipeline.sql(question.format(f'"{table}"'), [since_ms, ids]).rows()
-            found |= {event_id for (event_id,) in rows}
+            for event_id, received in self._pipeline.sql(question.format(f'"{table}"'), [since, ids]).rows():
+                found.add((event_id, received))
+                if received >= self.noted.started_ms:
+                    found.add((event_id, 0))
         return found
 
     def _note(self) -> None:

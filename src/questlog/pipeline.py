@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from questlog.errors import NotInstalled, PlanError
+from questlog.errors import NotInstalled, PlanError, QuestlogError
 from questlog.lake.state import load_progress
 from questlog.log.sqlite import SqliteLog
 from questlog.plan import Plan
@@ -17,8 +17,13 @@ from questlog.plan.load import load_plan
 from questlog.settings import Project, find_project
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from questlog.export.folder import FolderExport
+    from questlog.land.backfill import QuarantineBackfill
     from questlog.land.loop import LandingLoop
     from questlog.land.spark import SparkLander
+    from questlog.land.spark.refill import TopicBackfill
     from questlog.log import Log
     from questlog.log.kafka import KafkaLog
     from questlog.log.kafka.forward import Forwarder
@@ -105,6 +110,18 @@ class Pipeline:
             needed=lambda: needed(self.project.data),
         )
 
+    def backfill(self, into: str = "", records: int | None = None) -> QuarantineBackfill:
+        """Return what fills the tables from quarantine; entering its run takes the lander's lease."""
+        from questlog.land.backfill import QuarantineBackfill
+
+        return QuarantineBackfill(lambda: self.plan, self.project.catalog, self.project.warehouse)
+
+    def export(self, into: str = "") -> FolderExport:
+        """Return what writes plain Parquet into folder *into*."""
+        from questlog.export.folder import FolderExport
+
+        return FolderExport(self.engine, Path(into) if into else self.project.data / "export")
+
     def sql(self, text: str, params: Params = ()) -> Result:
         """Run one reading statement over landed files and the tail."""
         return self.engine.run(text, params)
@@ -162,17 +179,10 @@ class ClusterPipeline(Pipeline):
     def lander(self) -> SparkLander:  # type: ignore[override]
         """Return a lander; entering it starts Spark and takes over the tables."""
         from questlog.land.spark import SparkLander, commit_offsets
-        from questlog.land.spark.session import open_session
 
         settings = self.project.settings
         return SparkLander(
-            lambda: open_session(
-                master=settings.spark_master,
-                jars=_spark_jars(settings.spark),
-                metastore=settings.metastore,
-                warehouse=settings.warehouse,
-                options=settings.spark,
-            ),
+            self.spark,
             lambda: self.plan,
             topic=settings.topic,
             kafka=settings.kafka,
@@ -190,6 +200,41 @@ class ClusterPipeline(Pipeline):
 
         settings = self.project.settings
         open_engine(settings.presto, settings.namespace, lambda: self.plan, seconds=ANNOUNCE_SECONDS).refresh_events()
+
+    def spark(self) -> SparkSession:
+        """Return a Spark that knows the tables; who asks for it stops it."""
+        from questlog.land.spark.session import open_session
+
+        settings = self.project.settings
+        return open_session(
+            master=settings.spark_master,
+            jars=_spark_jars(settings.spark),
+            metastore=settings.metastore,
+            warehouse=settings.warehouse,
+            options=settings.spark,
+        )
+
+    def backfill(self, into: str = "", records: int | None = None) -> TopicBackfill:  # type: ignore[override]
+        """Return what fills the tables, or new ones in namespace *into*, from the topic."""
+        from questlog.land.spark.refill import TopicBackfill
+
+        settings = self.project.settings
+        return TopicBackfill(
+            self.spark,
+            self.plan,
+            topic=settings.topic,
+            kafka=settings.kafka,
+            namespace=settings.namespace,
+            data=self.project.data,
+            records=records or settings.batch_records,
+            into=into,
+        )
+
+    def export(self, into: str = "") -> FolderExport:
+        """Refuse: what the cluster holds is not exported yet."""
+        raise QuestlogError(
+            "questlog export writes an embedded project's tables only", hint="Presto and Spark read the Iceberg tables"
+        )
 
     @cached_property
     def engine(self) -> PrestoEngine:  # type: ignore[override]

@@ -12,10 +12,12 @@ from questlog import __version__
 from questlog.errors import QuestlogError
 
 _COMMANDS = {
+    "backfill": ("questlog.cli.backfill", "Shape by the plan of now what was logged earlier."),
     "collect": ("questlog.cli.collect", "Take events over HTTP."),
     "completion": ("questlog.cli.completion", "Print what makes a shell complete questlog's commands."),
     "demo": ("questlog.cli.demo", "Run a small game and watch its requests become rows."),
     "doctor": ("questlog.cli.doctor", "Check disk, settings, versions and the state of the data."),
+    "export": ("questlog.cli.export", "Write plain Parquet, for tools without Iceberg."),
     "import": ("questlog.cli.load", "Read events from JSON Lines files."),
     "init": ("questlog.cli.init", "Start a project: write a commented plan."),
     "key": ("questlog.cli.key", "Make, list, replace and revoke the collector's write keys."),

@@ -58,6 +58,13 @@ def write_rows(rows: pa.Table, shape: Shape, folder: Path, files: NewFiles) -> l
     ]
 
 
+def read_rows(path: str, shape: Shape) -> pa.Table:
+    """Return the rows of a file of any age, aligned to the shape."""
+    with pq.ParquetFile(path) as file:
+        renamed = names_by_id(file.schema_arrow, shape.schema)
+        return aligned(file.read().select(list(renamed)), shape.arrow, renamed)
+
+
 def merge_files(
     paths: Sequence[str], day: int | None, shape: Shape, folder: Path, files: NewFiles, beat: Callable[[], None]
 ) -> DataFile:

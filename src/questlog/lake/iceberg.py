@@ -7,6 +7,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.transforms import DayTransform
 
 from questlog.errors import LakeUnavailable, QuestlogError
-from questlog.lake.datafile import merge_files, shape_of, write_rows
+from questlog.lake.datafile import merge_files, read_rows, shape_of, write_rows
 from questlog.lake.evolve import refuse_breaking
 from questlog.lake.fileio import NewFiles
 from questlog.lake.ledger import count_rows
@@ -58,6 +59,15 @@ _PROPERTIES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A table's next version, written and not yet pointed to."""
+
+    table: str
+    base: Version
+    change: Change
+
+
 class IcebergTables:
     """Keeps the contract of `Tables`. One lander writes at a time: `epoch` fences older ones."""
 
@@ -75,18 +85,9 @@ class IcebergTables:
 
         The table is created, and grown to take the rows' columns, in the same step.
         """
-        base = self._version(table) or _blank(self.warehouse / NAMESPACE / table, rows.schema)
-        aliases = self._aliases(table)
-        metadata = base.metadata
-        growth = grown(metadata.schema(), rows.schema, metadata.last_column_id, aliases, _renamed(metadata))
-        metadata = _with_growth(metadata, growth)
-        shape = shape_of(metadata.schema())
-        notes = {POSITION: encode(merge(_position(base.metadata), through)), PLAN: plan_version}
         with self._writing(table) as files:
-            data = _folder(metadata) / "data"
-            added = write_rows(aligned(rows, shape.arrow, growth.moved), shape, data, files)
-            change = next_version(base, metadata, files, added=added, notes=notes)
-            self._move(table, base, change, files, count_rows(table, rows, self._plan))
+            step = self._added(table, rows, through, plan_version, files)
+            self._move([step], files, count_rows(table, rows, self._plan))
 
     def position(self, table: str) -> Position:
         """Return the last *through* committed to *table*, or START."""
@@ -120,7 +121,29 @@ class IcebergTables:
         with self._writing(table) as files:
             merged = merge_files(list(paths), day, shape, _folder(base.metadata) / "data", files, beat)
             change = next_version(base, base.metadata, files, added=[merged], removed=paths, notes=notes)
-            self._move(table, base, change, files, ())
+            self._move([_Step(table, base, change)], files, ())
+
+    def transfer(
+        self,
+        rows: Mapping[str, pa.Table],
+        source: str,
+        keep: Mapping[str, pa.Table],
+        plan_version: str,
+        counted: Sequence[LedgerRow],
+    ) -> None:
+        """Add *rows* to their tables and leave of the files of *source* named in *keep* only those rows.
+
+        All of it in one atomic step; no table's position moves.
+        """  # fmt: skip
+        with self._writing(source) as files:
+            steps = [self._added(name, part, START, plan_version, files) for name, part in rows.items()]
+            self._move([*steps, self._kept(source, keep, files)], files, counted)
+
+    def rows(self, table: str, path: str) -> pa.Table:
+        """Return the rows of one of the table's files, under the columns that it has now."""
+        found = self._version(table)
+        assert found is not None
+        return read_rows(path, shape_of(found.metadata.schema()))
 
     def version(self, table: str) -> Version | None:
         """Return the table's current version, or None if there is no such table."""
@@ -175,16 +198,42 @@ class IcebergTables:
         while self._doubtful:
             self._doubtful.pop().discard()
 
-    def _move(self, table: str, base: Version, change: Change, files: NewFiles, counted: Sequence[LedgerRow]) -> None:
-        """Point the catalog at the new version: table, files, position, ledger and epoch in one transaction."""
+    def _added(self, table: str, rows: pa.Table, through: Position, plan_version: str, files: NewFiles) -> _Step:
+        """Write the version that has *rows* too, grown to take their columns."""
+        base = self._version(table) or _blank(self.warehouse / NAMESPACE / table, rows.schema)
+        aliases = self._aliases(table)
+        metadata = base.metadata
+        growth = grown(metadata.schema(), rows.schema, metadata.last_column_id, aliases, _renamed(metadata))
+        metadata = _with_growth(metadata, growth)
+        shape = shape_of(metadata.schema())
+        notes = {POSITION: encode(merge(_position(base.metadata), through)), PLAN: plan_version}
+        added = write_rows(aligned(rows, shape.arrow, growth.moved), shape, _folder(metadata) / "data", files)
+        return _Step(table, base, next_version(base, metadata, files, added=added, notes=notes))
+
+    def _kept(self, table: str, keep: Mapping[str, pa.Table], files: NewFiles) -> _Step:
+        """Write the version that has of the files in *keep* only those rows."""
+        base = self._version(table)
+        assert base is not None
+        shape = shape_of(base.metadata.schema())
+        query = "select manifest from questlog_files where table_name = ? and path = ?"
+        removed = {path: self.state.execute(query, (table, path)).fetchone()[0] for path in keep}
+        notes = {POSITION: encode(_position(base.metadata)), PLAN: _plan_version(base.metadata)}
+        folder = _folder(base.metadata) / "data"
+        added = [file for rows in keep.values() if rows.num_rows for file in write_rows(rows, shape, folder, files)]
+        return _Step(table, base, next_version(base, base.metadata, files, added=added, removed=removed, notes=notes))
+
+    def _move(self, steps: Sequence[_Step], files: NewFiles, counted: Sequence[LedgerRow]) -> None:
+        """Point the catalog at new versions: tables, files, positions, ledger and epoch in one transaction."""
         files.sync()
         with transaction(self.state) as connection:
             check_epoch(connection, self.epoch)
-            _swap_pointer(connection, table, base.location, change.version.location)
-            _save_table(connection, table, change.version.metadata, change.version.location)
-            _save_files(connection, table, change)
+            for step in steps:
+                location = step.change.version.location
+                _swap_pointer(connection, step.table, step.base.location, location)
+                _save_table(connection, step.table, step.change.version.metadata, location)
+                _save_files(connection, step.table, step.change)
             add_to_ledger(connection, counted)
-        self._versions[table] = change.version
+        self._versions.update({step.table: step.change.version for step in steps})
 
 
 def _swap_pointer(connection: sqlite3.Connection, table: str, old: str, new: str) -> None:

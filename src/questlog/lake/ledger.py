@@ -7,7 +7,7 @@ records lost with a damaged part of the log) in the one that moves the progress:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +101,24 @@ def count_rows(table: str, rows: pa.Table, plan: Plan | None) -> list[LedgerRow]
     totals.pop(("", Reason.LOG_DAMAGED.value), None)
     outcome = QUARANTINED if quarantine else LANDED
     return [LedgerRow(outcome, table, event_type, reason, n) for (event_type, reason), n in totals.items()]
+
+
+def uncount_rows(moved: pa.Table, ledger: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """Return the ledger's rows for rows that leave quarantine.
+
+    Each takes back what was counted when it came in: its type was "" if the plan of then did not know it.
+    """
+    known = {(r.event_type, r.reason): r.records for r in ledger if r.outcome == QUARANTINED}
+    totals: Counter[tuple[str, str]] = Counter()
+    for group in _counts(moved.select(["event_type", "reason"])):
+        reason, left = group["reason"], group["count_all"]
+        for event_type in dict.fromkeys([group["event_type"] or "", ""]):
+            if reason == Reason.UNKNOWN_EVENT_TYPE.value and event_type:
+                continue
+            taken = min(left, known.get((event_type, reason), 0) - totals[event_type, reason])
+            totals[event_type, reason] += taken
+            left -= taken
+    return [LedgerRow(QUARANTINED, "quarantine", event_type, reason, -n) for (event_type, reason), n in totals.items()]
 
 
 def _counts(keys: pa.Table) -> list[dict[str, Any]]:

@@ -272,6 +272,7 @@ def add_to_ledger(connection: sqlite3.Connection, rows: Iterable[LedgerRow]) -> 
         " on conflict do update set records = records + excluded.records",
         [(r.outcome, r.table, r.event_type, r.reason, r.records) for r in rows if r.records],
     )
+    connection.execute("delete from questlog_ledger where records = 0")
 
 
 def read_counts(connection: sqlite3.Connection) -> dict[str, int]:

@@ -227,7 +227,9 @@ def _summary(
         "total-position-deletes": 0,
         "total-equality-deletes": 0,
     }
-    operation = Operation.REPLACE if removed else Operation.APPEND
+    before = sum((m.added_rows_count or 0) + (m.existing_rows_count or 0) for m in base.manifests)
+    changed = Operation.REPLACE if rows == before else Operation.OVERWRITE  # a merge keeps every row
+    operation = changed if removed else Operation.APPEND
     return Summary(operation, **{name: str(number) for name, number in counts.items()}, **notes)
 
 

@@ -26,12 +26,13 @@ from questlog.land.spark.commits import File
 from questlog.land.spark.ids import Ids, seen_table
 from questlog.land.spark.kafka import java_options
 from questlog.land.spark.locks import release_locks
+from questlog.land.spark.part import COLUMNS
 from questlog.land.spark.session import is_alive
 from questlog.land.spark.tables import Floor, SparkTables
 from questlog.land.spark.upkeep import SparkUpkeep
 from questlog.land.spark.workers import RESULT, Task, shape_task
 from questlog.log import Position, merge
-from questlog.log.kafka.spool import take_lock
+from questlog.log.kafka.spool import is_locked, take_lock
 from questlog.plan import Plan
 from questlog.plan.load import parse_plan
 from questlog.shape import QUARANTINE
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 WAIT_SECONDS = 2.0
-COLUMNS = ["value", "partition", "offset", "unix_millis(timestamp) as ms", "headers"]
+BACKFILL_LOCK = "backfill.lock"
 COMMITS_AT_ONCE = 4
 
 logger = logging.getLogger("questlog.land")
@@ -141,7 +142,9 @@ class SparkLander:
         self._tables.forget()
         if self._began:
             return self._tables.floor()
-        if released := release_locks(self._spark, (self._tables.namespace, self._tables.own)):
+        # a backfill of this machine may be in the middle of a commit: then its lock is not a dead lander's
+        busy, ours = is_locked(self._data / BACKFILL_LOCK), (self._tables.namespace, self._tables.own)
+        if not busy and (released := release_locks(self._spark, ours)):
             logger.info("stage=land released %d lock(s) that a dead lander had left", released)
         floor = self._tables.open()
         self._chores = Chores(self._announce)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -61,7 +64,8 @@ def open_session(
     for key, value in settings.items():
         builder = builder.config(key, value)
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
-    spark = builder.getOrCreate()
+    with _own_interrupt():
+        spark = builder.getOrCreate()
     if not master.startswith("local"):
         # in Spark's own folder: executors that start later fetch it too, and it goes when Spark does
         spark.sparkContext.addPyFile(str(package_zip(Path(SparkFiles.getRootDirectory()))))
@@ -82,3 +86,14 @@ def _is_loopback(master: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Keep what Ctrl-C does here: PySpark's own handler, set when it starts, ends jobs in the middle of a commit."""
+    ours = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, ours)

@@ -196,6 +196,21 @@ def take_lock(path: Path, otherwise: str) -> int:
             return lock
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process of this machine holds the lock."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def read_forwarding(data: Path, log_folder: Path) -> Forwarding:
     """Return how the spool stands, without disturbing who forwards."""
     if not (data / "forward.db").exists():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from questlog.errors import LogUnavailable, QuestlogError
+from questlog.log import Position
 from questlog.log.kafka.client import ANSWER_SECONDS, open_admin, open_consumer, unavailable, watermarks
 
 RECORD_BYTES = 64 << 20
@@ -144,6 +145,22 @@ def oldest_ms(config: Mapping[str, str], name: str, places: Mapping[int, int]) -
     finally:
         consumer.close()
     return min(found.values(), default=None)
+
+
+def offsets_at(config: Mapping[str, str], topic: Topic, ms: int) -> Position:
+    """Return each partition's first offset that the brokers dated at or after *ms*; its end if there is none."""
+    from confluent_kafka import KafkaException, TopicPartition
+
+    consumer = open_consumer(config)
+    try:
+        asked = [TopicPartition(topic.name, p.id, ms) for p in topic.partitions]
+        found = consumer.offsets_for_times(asked, timeout=ANSWER_SECONDS) if asked else []
+    except KafkaException as error:
+        raise unavailable(config, error, topic.name) from error
+    finally:
+        consumer.close()
+    ends = {p.id: p.end for p in topic.partitions}
+    return {p.partition: p.offset if p.offset >= 0 else ends[p.partition] for p in found}
 
 
 def _result(futures: Mapping[Any, Future[Any]], config: Mapping[str, str], name: str = "") -> Any:

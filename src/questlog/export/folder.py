@@ -1,0 +1,142 @@
+"""The embedded export: one file a day in a local folder, each replaced in one step."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from questlog.errors import QuestlogError
+from questlog.export import Exported, Shown, StopSignal, day_key
+from questlog.query.duckdb import EVENTS, DuckDBEngine
+from questlog.query.text import quote_name
+
+FILE = "data.parquet"
+_SOURCE = "questlog.source"
+_DAY = re.compile(r"=(\d{4}-\d\d-\d\d)/[^/]+$")
+
+
+class FolderExport:
+    """Writes what is acknowledged, landed or not, below *folder*: `<table>/day=2026-11-24/data.parquet`."""
+
+    def __init__(self, engine: DuckDBEngine, folder: Path) -> None:
+        self._engine, self._folder = engine, folder
+
+    def run(self, tables: Sequence[str], stop: StopSignal, shown: Shown) -> dict[str, Exported]:
+        """Write the days that have changed of *tables*, or of all; return what was done, when told to stop too."""
+        known = {name: columns for name, columns in self._engine.tables().items() if name != EVENTS}
+        if unknown := sorted(set(tables) - set(known)):
+            raise QuestlogError(f"there is no table {unknown[0]}", hint="questlog sql 'show tables'")
+        names = list(tables) or sorted(known)
+        sources = {name: self._days(name, repr(known[name])) for name in names}
+        total, done, found = sum(map(len, sources.values())), 0, {name: Exported() for name in names}
+        for name, days in sources.items():
+            key, one = day_key(column.name for column in known[name]), found[name]
+            for day, source in sorted(days.items()):
+                if stop.is_set():
+                    return found
+                path = self._folder / name / f"{key}={day}" / FILE
+                if _source_of(path) == source:
+                    one.unchanged += 1
+                else:
+                    one.rows += self._write(name, day, path, source)
+                    one.written.append(day)
+                done += 1
+                shown(sum(each.rows for each in found.values()), done, total)
+            one.dropped = _drop(self._folder / name, key, days)
+        return found
+
+    def _days(self, table: str, columns: str) -> dict[str, str]:
+        """Return each day that has rows, and a mark of what they come from: it changes when they may have."""
+        state, tail = self._engine.holdings()
+        parts: dict[str, list[str]] = {}
+        for path in state.tables[table].files if table in state.tables else ():
+            match = _DAY.search(path)
+            if match is None:
+                raise QuestlogError(f"{path} lies in no day's folder", hint="questlog doctor")
+            parts.setdefault(match[1], []).append(path)
+        if table in tail:
+            rows = tail[table]
+            days = rows.column("received_time").cast(pa.date32(), safe=False).cast(pa.string())
+            for day in pc.unique(days).to_pylist():
+                parts.setdefault(day, []).extend(rows.column("event_id").filter(pc.equal(days, day)).to_pylist())
+        return {
+            day: hashlib.sha256("\n".join([columns, *sorted(found)]).encode()).hexdigest()[:16]
+            for day, found in parts.items()
+        }
+
+    def _write(self, table: str, day: str, path: Path, source: str) -> int:
+        """Write a day's file: 1 beside the old one  2 fsync  3 in its place; return how many rows it has."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{FILE}.{os.getpid()}")
+        rows = 0
+        try:
+            with draft.open("wb") as file:
+                writer = None
+                for part in self._parts(table, day):
+                    if writer is None:
+                        writer = pq.ParquetWriter(
+                            file, part.schema, compression="snappy", use_deprecated_int96_timestamps=True,
+                            store_schema=False,
+                        )  # fmt: skip
+                    writer.write_table(part)
+                    rows += part.num_rows
+                assert writer is not None
+                writer.add_key_value_metadata({_SOURCE: source})
+                writer.close()
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync(path.parent)
+        return rows
+
+    def _parts(self, table: str, day: str) -> Iterator[pa.Table]:
+        """Yield a day's rows hour by hour: so many are held in memory at a time."""
+        start = dt.datetime.fromisoformat(day)
+        statement = (
+            f"select * from {quote_name(table)} where received_time >= $1 and received_time < $2"
+            " order by received_time, event_id"
+        )
+        for hour in range(24):
+            begin = start + dt.timedelta(hours=hour)
+            part = self._engine.sql(statement, [begin, begin + dt.timedelta(hours=1)])
+            if part.num_rows or not hour:
+                yield part
+
+
+def _source_of(path: Path) -> str:
+    """Return the mark in a day's file; "" if there is none, or it is none of ours."""
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return ""
+    return str(metadata.get(_SOURCE.encode(), b"").decode())
+
+
+def _drop(folder: Path, key: str, days: Mapping[str, str]) -> list[str]:
+    """Remove the files of days that have no rows any more; return the days."""
+    gone = []
+    for path in folder.glob(f"{key}=*/{FILE}"):
+        day = path.parent.name.partition("=")[2]
+        if day not in days and _source_of(path):
+            path.unlink()
+            _sync(path.parent)
+            gone.append(day)
+    return sorted(gone)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

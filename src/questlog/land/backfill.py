@@ -1,0 +1,118 @@
+"""Shapes what is in quarantine by the plan of now: what fits leaves it for its table, in one atomic step.
+
+Quarantine holds each record byte for byte, so the log need not have it any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from questlog.lake.iceberg import IcebergTables
+from questlog.lake.ledger import count_rows, read_ledger, uncount_rows
+from questlog.lake.state import find_seen
+from questlog.land import StopSignal
+from questlog.land.lease import Lease
+from questlog.land.moment import landed_at
+from questlog.land.part import Bound, Filled, Shown
+from questlog.log import Entry
+from questlog.plan import Plan
+from questlog.shape import QUARANTINE, shape
+
+
+class QuarantineBackfill:
+    """Fills a project's own tables; it holds the lander's lease meanwhile."""
+
+    def __init__(self, plan: Callable[[], Plan], catalog: Path, warehouse: Path) -> None:
+        self._plan, self._catalog, self._warehouse = plan, catalog, warehouse
+
+    def run(self, start: Bound, end: Bound, stop: StopSignal, shown: Shown) -> Filled:
+        """Fill; return what was done, when told to stop too."""
+        done, plan = Filled(), self._plan()
+        if not self._catalog.exists():
+            return done
+        with Lease(self._catalog) as lease:
+            tables = IcebergTables(self._catalog, self._warehouse, epoch=lease.epoch)
+            try:
+                tables.adopt(plan)
+                tables.version(QUARANTINE)  # takes over what another engine may have committed
+                query = "select path, rows from questlog_files where table_name = ? order by day, path"
+                files = tables.state.execute(query, (QUARANTINE,)).fetchall()
+                total, read = sum(rows for _, rows in files), 0
+                for path, rows in files:
+                    if stop.is_set():
+                        break
+                    lease.beat()
+                    self._file(tables, plan, path, start, end, done)
+                    read += rows
+                    shown(done.records, read, total)
+            finally:
+                tables.close()
+        return done
+
+    def _file(self, tables: IcebergTables, plan: Plan, path: str, start: Bound, end: Bound, done: Filled) -> None:
+        """1 read a file of quarantine  2 shape  3 what fits moves, with its ledger, in one step."""
+        rows = tables.rows(QUARANTINE, path)
+        chosen = rows.filter(pc.and_(pc.is_valid(rows.column("record")), _within(rows, start, end)))
+        chosen = chosen.sort_by([("log_partition", "ascending"), ("log_offset", "ascending")])
+        entries = list(map(Entry, *(column.to_pylist() for column in _entry_columns(chosen))))
+        shaped = shape(entries, plan, seen=lambda event_id: find_seen(tables.state, event_id))
+        events = {name: table for name, table in shaped.tables.items() if name != QUARANTINE and table.num_rows}
+        moved = [_keys(table) for table in events.values()]
+        leaves = pc.is_in(_places(rows), _places(chosen.filter(pc.is_in(_keys(chosen), _joined(moved)))))
+        done.records += len(entries)
+        done.duplicates += shaped.duplicates
+        if not events:
+            return
+        now_ms = time.time_ns() // 1_000_000
+        landed = {name: landed_at(table, now_ms) for name, table in events.items()}
+        ledger = read_ledger(self._catalog, {}).rows
+        counted = [row for name, table in landed.items() for row in count_rows(name, table, plan)]
+        counted += uncount_rows(rows.filter(leaves), ledger)
+        tables.transfer(landed, QUARANTINE, {path: rows.filter(pc.invert(leaves))}, plan.version, counted)
+        done.rows = {n: done.rows.get(n, 0) + (t.num_rows if (t := landed.get(n)) is not None else 0)
+                     for n in {*done.rows, *landed}}  # fmt: skip
+        done.cleared += pc.sum(leaves).as_py()
+
+
+def _entry_columns(rows: pa.Table) -> list[pa.ChunkedArray]:
+    received = pc.divide(rows.column("received_time").cast(pa.int64()), 1000)
+    return [rows.column("log_partition"), rows.column("log_offset"), rows.column("record"), received]
+
+
+def _places(rows: pa.Table) -> pa.Array:
+    """Return where each row's record stands in the log, as one value."""
+    return _pairs(rows.column("log_partition"), rows.column("log_offset"))
+
+
+def _keys(rows: pa.Table) -> pa.Array:
+    """Return each row's record, by id and received time: an id that a client chose may come again later."""
+    return _pairs(rows.column("received_time").cast(pa.int64()), rows.column("event_id"))
+
+
+def _pairs(one: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.Array:
+    return _joined(
+        [pc.binary_join_element_wise(one.cast(pa.string()), other.cast(pa.string()), ":")],
+    )
+
+
+def _joined(parts: list[pa.Array]) -> pa.Array:
+    chunks = [c for part in parts for c in (part.chunks if isinstance(part, pa.ChunkedArray) else [part])]
+    return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
+
+
+def _within(rows: pa.Table, start: Bound, end: Bound) -> pa.Array | pa.ChunkedArray:
+    """Return which rows lie between the bounds."""
+    received = pc.divide(rows.column("received_time").cast(pa.int64()), 1000)
+    kept = pc.greater_equal(received, start.ms if start.ms is not None else 0)
+    if end.ms is not None:
+        kept = pc.and_(kept, pc.less(received, end.ms))
+    for bound, beyond in ((start, pc.less), (end, pc.greater_equal)):
+        for partition, offset in bound.offsets.items():
+            here = pc.equal(rows.column("log_partition"), partition)
+            kept = pc.and_not(kept, pc.and_(here, beyond(rows.column("log_offset"), offset)))
+    return kept

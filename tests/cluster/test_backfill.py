@@ -1,0 +1,215 @@
+"""A backfill adds what the tables do not hold, once, whatever ends it and whatever runs beside it."""
+
+# ruff: noqa: F811
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
+from confluent_kafka import Producer
+from test_spark_lander import GUILD, PLAN, Game, _Kept, game, spark, wait_until  # noqa: F401
+
+from questlog.errors import LanderFenced, QuestlogError
+from questlog.land.part import OPEN, Bound, Filled, parse_bound
+from questlog.land.spark.backfill import SparkBackfill
+from questlog.land.spark.part import find_part
+from questlog.land.spark.refill import TopicBackfill
+
+LATE = b'{"event_type": "late", "n": 1}'
+GROWN = PLAN + '[events.late.fields]\nn = "int"\n'
+
+
+def backfill(game: Game, into: str = "", **more: Any) -> TopicBackfill:
+    return TopicBackfill(
+        lambda: _Kept(game.spark), game.pipeline.plan, topic=game.name, kafka=game.kafka, namespace=game.name,
+        data=game.pipeline.project.data, records=more.get("records", 500), into=into,
+    )  # fmt: skip
+
+
+def fill(game: Game, start: Bound = OPEN, until: Bound = OPEN, **more: Any) -> Filled:
+    return backfill(game, **more).run(start, until, more.get("stop", threading.Event()), lambda *_: None)
+
+
+def send(game: Game, *bodies: bytes, chosen: str = "") -> None:
+    game.send(*bodies, chosen=chosen)
+    game.forward()
+
+
+def grow(game: Game) -> None:
+    (game.folder / "plan.toml").write_text(GROWN)
+
+
+def test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once(game: Game) -> None:
+    send(game, GUILD, LATE, b"not json", LATE)
+    assert game.land().rows == {"join_guild": 1, "quarantine": 3}
+    before = game.ids()
+    grow(game)
+    send(game, LATE)
+    done = fill(game)
+    assert (done.records, done.rows, done.held, done.cleared, done.waiting) == (4, {"late": 2}, 2, 2, 1)
+    assert game.rows("quarantine", "reason") == [("not_json",)]
+    assert game.ids() == before
+    again = fill(game)
+    assert (again.rows, again.cleared) == ({}, 0)
+    assert game.land().rows == {"late": 1}
+    assert len(game.ids()) == len(set(game.ids())) == 5
+
+
+def test_a_table_that_was_dropped_is_filled_again_and_no_other_is_touched(game: Game) -> None:
+    send(game, *[GUILD] * 5, b'{"event_type": "purchase_sword", "price": "1.50"}', b"?")
+    game.land()
+    before = game.ids()
+    game.spark.sql(f"drop table lake.{game.name}.join_guild purge")
+    assert fill(game, records=3).rows == {"join_guild": 5}
+    assert game.ids() == before
+
+
+def test_records_sent_again_and_ids_repeated_stay_what_they_were(game: Game) -> None:
+    """A retry whose first record was of unknown type, a spool that is sent twice, an old producer's flat record."""
+    send(game, LATE, GUILD, chosen="mine")
+    (game.pipeline.project.data / "forward.db").unlink()
+    send(game, LATE, chosen="mine")
+    producer = Producer(game.kafka)
+    producer.produce(game.name, b'{"event_type": "late", "n": 7, "Host": "a"}', partition=0)
+    producer.flush()
+    landed = game.land()
+    assert landed.rows == {"quarantine": 2}
+    grow(game)
+    assert fill(game).rows == {"late": 2}
+    assert sorted(game.rows("late", "n")) == [(1,), (7,)]
+    assert game.rows("quarantine", "event_id") == []
+
+
+def test_offsets_and_times_name_the_part(game: Game) -> None:
+    send(game, LATE, LATE, LATE, LATE)
+    game.land()
+    grow(game)
+    (partition,) = {row[0] for row in game.rows("quarantine", "log_partition")}
+    assert fill(game, Bound({partition: 1}), Bound({partition: 3})).rows == {"late": 2}
+    assert fill(game, parse_bound("2030-01-01")).records == 0
+    assert fill(game, parse_bound("2020-01-01"), parse_bound("2030-01-01T00:00")).rows == {"late": 2}
+
+
+@pytest.mark.parametrize("step", ["add", "clear"])
+def test_a_backfill_that_dies_in_the_middle_is_completed_by_the_next(
+    game: Game, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(game, LATE, GUILD, b'{"event_type": "later"}')
+    game.land()
+    (game.folder / "plan.toml").write_text(GROWN + '[events.later.fields]\nn = "int"\n')
+
+    class Died(Exception):
+        pass
+
+    def dying(*arguments: Any) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        if step == "clear":
+            patch.setattr(SparkBackfill, "_clear", dying)
+        else:
+            done = iter(range(1))
+            add = SparkBackfill._count
+
+            def count(self: SparkBackfill, name: str, rows: int) -> None:
+                add(self, name, rows)
+                if next(done, None) is not None:
+                    raise Died
+
+            patch.setattr(SparkBackfill, "_count", count)
+        with pytest.raises(Died):
+            fill(game)
+    fill(game)
+    assert game.rows("quarantine") == []
+    assert len(game.ids()) == len(set(game.ids())) == 3
+
+
+def test_a_backfill_beside_a_lander_that_works_loses_and_doubles_nothing(game: Game) -> None:
+    for _ in range(5):
+        send(game, LATE, GUILD, b"?")
+    game.land()
+    stop = threading.Event()
+    with game.lander() as lander:
+        thread = threading.Thread(target=lander.run, args=(stop,))
+        thread.start()
+        sent = 15
+        try:
+            grow(game)
+            for _ in range(3):
+                send(game, LATE, GUILD, b"?")
+                sent += 3
+                fill(game, records=10)
+            wait_until(lambda: lander._floor.counts.get("records", 0) == sent)
+        finally:
+            stop.set()
+            thread.join(90)
+    assert len(game.ids()) == len(set(game.ids())) == sent
+    assert len(game.rows("late")) == 8
+    assert len(game.rows("quarantine")) == 8
+
+
+def test_the_older_of_two_backfills_fails_before_it_adds(game: Game, tmp_path: Path) -> None:
+    from questlog.land.spark.tables import SparkTables
+
+    send(game, LATE)
+    game.land()
+    grow(game)
+    tables = SparkTables(game.spark, game.name)
+    old, new = (
+        SparkBackfill(tables, game.pipeline.plan, topic=game.name, kafka=game.kafka, records=500) for _ in range(2)
+    )
+    first, until = find_part(game.kafka, game.name, OPEN, OPEN)
+    old.begin()
+    new.begin()
+    with pytest.raises(LanderFenced, match="another backfill"):
+        old.fill(first, until, threading.Event(), lambda *_: None)
+    new.fill(first, until, threading.Event(), lambda *_: None)
+    assert len(game.ids()) == len(set(game.ids())) == 1
+
+
+def test_new_tables_from_scratch_hold_what_the_plan_of_now_says(game: Game) -> None:
+    send(game, LATE, GUILD, b"?", *[GUILD] * 6)
+    game.land()
+    grow(game)
+    into = f"{game.name}_new"
+    stop = threading.Event()
+    part = backfill(game, into=into, records=3).run(OPEN, OPEN, stop, lambda *_: stop.set())
+    assert part.records == 3
+    rest = fill(game, into=into)
+    assert part.records + rest.records == 9
+    rows = {name: game.spark.table(f"lake.{into}.{name}").count() for name in ("join_guild", "late", "quarantine")}
+    assert rows == {"join_guild": 7, "late": 1, "quarantine": 1}
+    assert fill(game, into=into).records == 0
+    assert game.rows("quarantine", "reason") != []
+    with pytest.raises(QuestlogError, match="the lander fills"):
+        backfill(game, into=game.name)
+    with pytest.raises(QuestlogError, match="no backfill made it"):
+        fill(game, into=f"{game.name}_state")
+
+
+def test_new_tables_from_the_middle_are_finished_from_there(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first batch that is half landed is not finished from the topic's beginning."""
+    from questlog.land.spark.tables import SparkTables
+
+    send(game, GUILD, GUILD, GUILD)
+    into = f"{game.name}_new"
+    ends = fill(game, into=f"{game.name}_all").until
+    partition = max(ends, key=lambda p: ends[p])
+    with monkeypatch.context() as patch:
+        save = SparkTables.save
+
+        def dying(self: Any, floor: Any, seen: Any) -> None:
+            if floor.counts.get("records"):
+                raise RuntimeError("died")
+            save(self, floor, seen)
+
+        patch.setattr(SparkTables, "save", dying)
+        with pytest.raises(RuntimeError, match="died"):
+            fill(game, Bound({partition: 1}), into=into)
+    fill(game, Bound({partition: 1}), into=into)
+    assert game.spark.table(f"lake.{into}.join_guild").count() == 2
