@@ -269,11 +269,12 @@ setattr(owner, name, dying)
 cli(["-C", folder, "promote"])
 """
 COPYING = [("after copy", 2), ("after know", 1), ("before save", 2)]
+HANDED_OVER = [("after save", 2), ("before drain", 1), ("before compare", 1)]
 """A piece is copied and not the next; ids are there and no floor; before and after the floor, which is the first
 `save` after that of taking over; forwarded and not landed; landed and not compared."""
 
 
-@pytest.mark.parametrize("moments", [COPYING], ids=["copying"])
+@pytest.mark.parametrize("moments", [COPYING, HANDED_OVER], ids=["copying", "handed over"])
 def test_killed_at_any_step_it_goes_on_and_doubles_and_loses_nothing(game: Game, moments: list[Any]) -> None:
     """Between the kills the game goes on, and so does the laptop's lander; until the copy is whole, the plan grows."""
     game.send(*events(600))
