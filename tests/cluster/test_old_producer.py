@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from project import Project, bench, get, serving
+from studio import Project, bench, get, serving
 
 from questlog.stack import Stack
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from confluent_kafka import Producer
 from hive_metastore.ThriftHiveMetastore import Client
-from project import Project, bench, beside, environment, get, serving, wait_until
+from studio import Project, bench, beside, environment, get, serving, wait_until
 from thrift.protocol import TBinaryProtocol
 from thrift.transport import TSocket, TTransport
 
