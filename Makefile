@@ -4,7 +4,7 @@ BIN := .venv/bin
 N ?= 1000
 STAMP := .venv/installed
 CLUSTER := .venv/installed-cluster
-SESSION := $(addprefix tests/cluster/test_,spark_lander.py spark_contract.py backfill.py parity.py promote.py)
+SESSION := $(addprefix tests/cluster/test_,spark_lander.py spark_contract.py fence.py backfill.py parity.py promote.py)
 
 .PHONY: help demo test test-cluster drill drill-cluster lint docs lock clean
 
@@ -33,6 +33,7 @@ test-cluster: $(CLUSTER)  ## start Kafka, HDFS, Metastore and Presto here and ru
 	@$(BIN)/questlog stack fetch
 	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest tests/cluster --ignore=tests/cluster/faults $(SESSION:%=--ignore=%)
 	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest $(SESSION)
+	@QUESTLOG_CLUSTER=1 QUESTLOG_SOME_FAULTS=4 $(BIN)/python -m pytest -s tests/cluster/faults
 
 drill: $(STAMP)  ## kill servers and landers N times and cut the power N/10 times (N=1000)
 	@QUESTLOG_DRILL=$(N) QUESTLOG_CUTS=$$(( $(N) / 10 )) $(BIN)/python -m pytest -s \

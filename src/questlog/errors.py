@@ -65,6 +65,12 @@ class LanderFenced(QuestlogError):
     """Another lander took over; this one committed nothing and must stop."""
 
 
+class LanderReplaced(LanderFenced):
+    """Another lander has these tables now, on whatever machine; started again, this one would take them back."""
+
+    exit_code = 4
+
+
 class LanderBusy(QuestlogError):
     """Another lander is at work on this project."""
 

@@ -93,6 +93,39 @@ def test_a_lander_does_not_outlive_its_supervisor(project: Project, until: Until
     assert again.wait(30) == 0
 
 
+PARTS = """
+import os, sys
+from pathlib import Path
+from questlog.cli.up import Supervisor, start_logging
+from questlog.errors import LanderReplaced
+
+def replaced(folder, stop, ready):
+    ready()
+    raise LanderReplaced("another lander took over these tables")
+
+def lasting(folder, stop, ready):
+    ready()
+    (folder / "begun").write_text((folder / "begun").read_text() + "x" if (folder / "begun").exists() else "x")
+    stop.wait(60)
+
+start_logging(False)
+parts = {"lander": replaced, "forwarder": lasting}
+sys.exit(Supervisor(Path(sys.argv[1]), {name: parts[name] for name in sys.argv[2:]}).run())
+"""
+
+
+def test_a_replaced_lander_is_not_started_again_and_the_other_parts_go_on(tmp_path: Path, until: Until) -> None:
+    words = [sys.executable, "-c", PARTS, str(tmp_path)]
+    alone = subprocess.run([*words, "lander"], capture_output=True, text=True, timeout=60)
+    assert (alone.returncode, alone.stderr.count("not started again")) == (4, 1)
+    both = subprocess.Popen([*words, "lander", "forwarder"], stderr=subprocess.PIPE, text=True)
+    assert both.stderr is not None
+    until(lambda: "not started again" in both.stderr.readline())
+    until((tmp_path / "begun").exists)
+    both.terminate()
+    assert (both.wait(30), (tmp_path / "begun").read_text()) == (4, "x")
+
+
 def test_a_second_up_is_refused_and_says_who_is_at_work(project: Project, until: Until) -> None:
     first = project.start("up")
     project.send(HIT)

@@ -19,7 +19,8 @@ import lake
 
 HERE = Path(__file__).parent
 NEED_CLIENTS = [
-    "faults", "test_backfill.py", "test_forwarder.py", "test_kafka_log.py", "test_parity.py", "test_promote.py",
+    "faults", "test_backfill.py", "test_fence.py", "test_forwarder.py", "test_kafka_log.py", "test_parity.py",
+    "test_promote.py",
     "test_spark_contract.py", "test_spark_lander.py", "test_story.py", "test_topic.py",
 ]  # fmt: skip
 collect_ignore = [] if os.environ.get("QUESTLOG_CLUSTER") else NEED_CLIENTS

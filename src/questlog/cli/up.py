@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from questlog.errors import LanderBusy, QuestlogError
+from questlog.errors import LanderBusy, LanderReplaced, QuestlogError
 
 if TYPE_CHECKING:
     from questlog.land.loop import LandingLoop
@@ -223,6 +223,13 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
             if self._stop_by is not None:
                 self._code = self._code or max(code, 0)
+            elif code == LanderReplaced.exit_code:  # two that start each other's rival again would never end
+                self._code = code
+                logger.error(
+                    "the %s (process %d) was replaced by another one and is not started again", child.name, pid
+                )
+                if not self._children and not self._due:
+                    self._stop()
             elif code > 0 and child.name not in self._settled:
                 self._code = code  # its own message says why
                 self._stop()

@@ -130,6 +130,8 @@ class System:
             f'metastore = "{at.metastore}"\nwarehouse = "{at.warehouse}"\nspark_master = "{master}"\n'
             f'land_seconds = 1\n[kafka]\nbootstrap.servers = "{at.kafka}"\n[presto]\nurl = "{at.presto}"\n'
             f'[spark]\n"spark.jars" = "{",".join(jars("spark"))}"\n"spark.driver.memory" = "1g"\n'
+            # a driver that is killed again and again never lives long enough to pay for the second compiler
+            '"spark.driver.extraJavaOptions" = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"\n'
         )
 
     def __enter__(self) -> System:

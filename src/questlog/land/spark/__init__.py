@@ -28,7 +28,7 @@ from questlog.land.spark.kafka import java_options
 from questlog.land.spark.locks import release_locks
 from questlog.land.spark.part import COLUMNS
 from questlog.land.spark.session import is_alive
-from questlog.land.spark.tables import Floor, SparkTables
+from questlog.land.spark.tables import COMMITS_AT_ONCE, Floor, SparkTables
 from questlog.land.spark.upkeep import SparkUpkeep
 from questlog.land.spark.workers import RESULT, Task, shape_task
 from questlog.log import Position, merge
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 2.0
 BACKFILL_LOCK = "backfill.lock"
-COMMITS_AT_ONCE = 4
 
 logger = logging.getLogger("questlog.land")
 Publish = Callable[[Position], None]
@@ -140,21 +139,21 @@ class SparkLander:
     def take_over(self) -> Floor:
         """Be the one lander of these tables from now on; return what they hold."""
         self._tables.forget()
-        if self._began:
-            return self._tables.floor()
         # a backfill of this machine may be in the middle of a commit: then its lock is not a dead lander's
         busy, ours = is_locked(self._data / BACKFILL_LOCK), (self._tables.namespace, self._tables.own)
         if not busy and (released := release_locks(self._spark, ours)):
-            logger.info("stage=land released %d lock(s) that a dead lander had left", released)
+            logger.info("stage=land released %d lock(s) that nobody alive held", released)
+        if self._began:
+            return self._tables.take_up()
         floor = self._tables.open()
         self._chores = Chores(self._announce)
         self._began = True
         return floor
 
     def _begin(self) -> None:
-        """1 take over, once  2 read floor and positions  3 finish what is half landed  4 make the plan's tables."""
+        """1 take over, tables too  2 read what each holds  3 finish what is half landed  4 make the plan's tables."""
         self._floor = self.take_over()
-        positions = self._tables.positions()
+        positions = self._tables.take_over(self._tables.names())
         self._held = {name: position for name, (position, _) in positions.items()}
         self._ids = Ids(self._tables, self._plan().dedup_hours)
         self._adopted = ""
@@ -170,6 +169,8 @@ class SparkLander:
         """Make and grow the tables if this is another plan than the last."""
         if self._adopted != plan.version:
             self._targets = self._tables.adopt(plan)
+            new = self._targets.keys() - self._held.keys()
+            self._held |= {name: position for name, (position, _) in self._tables.take_over(new).items()}
             self._adopted = plan.version
             self._chores.tables_changed()
 
@@ -282,7 +283,6 @@ class SparkLander:
 
     def _commit(self, files: Mapping[str, list[File]], through: Position, plan: Plan) -> None:
         """Commit all tables, some at a time: a commit is waiting, for HDFS and the Metastore, not work."""
-        self._tables.check()
 
         def commit(name: str) -> None:
             position = merge(self._held.get(name, {}), through)

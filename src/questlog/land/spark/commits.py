@@ -9,8 +9,7 @@ from typing import Any
 
 from questlog.errors import LakeUnavailable
 from questlog.lake.parquet import DAY_COLUMN, day_name
-
-STATE = "questlog.state"
+from questlog.land.spark.fence import STATE, Fence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +29,23 @@ class Commits:
         self._files, self._configs = iceberg.DataFiles, iceberg.MetricsConfig
         self._memory, self._parquet = iceberg.inmemory.InMemoryInputFile, iceberg.parquet.ParquetUtil
 
-    def append(self, table: Any, files: Sequence[File], state: str | None) -> None:
-        """Add *files* and *state* to Iceberg's *table* in one snapshot; what fails leaves files that upkeep removes."""
-        append = table.newAppend()
+    def append(self, table: Any, files: Sequence[File], state: str | None, fence: Fence) -> None:
+        """Add *files* and *state* to Iceberg's *table* in one snapshot; what fails leaves files that upkeep removes.
+
+        Raises `LanderReplaced` if the *fence* refuses.
+        """
+        from py4j.protocol import Py4JJavaError
+
+        append = table.newAppend().validateWith(fence)
         for file in files:
             append.appendFile(self._put(table, file))
-        (append if state is None else append.set(STATE, state)).commit()
+        try:
+            (append if state is None else append.set(STATE, state)).commit()
+        except Py4JJavaError:
+            fence.explain()
+            raise
+        if state is not None:
+            fence.remember(state)
 
     def _put(self, table: Any, file: File) -> Any:
         """Write the file to its place, and return what Iceberg must know of it."""

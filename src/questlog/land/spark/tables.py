@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from questlog.errors import LanderFenced
+from questlog.errors import LanderReplaced
 from questlog.lake.parquet import METRICS, aligned, parquet_bytes, split_by_day
-from questlog.land.spark.commits import STATE, Commits, File
+from questlog.land.spark.commits import Commits, File
+from questlog.land.spark.fence import Fence, replaced, states, text_of
 from questlog.land.spark.workers import Target
 from questlog.log import Position, merge
 from questlog.plan import Plan
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 CATALOG = "lake"
 COPIED = "copied"
 """In a table's state: of which copy its rows are; in the floor's counts: how many rows were copied in all."""
+COMMITS_AT_ONCE = 4
 PROPERTIES = {
     "format-version": "2",
     "write.parquet.compression-codec": "zstd",
@@ -47,12 +50,15 @@ class SparkTables:
     """The game's tables in one namespace of a catalog, and the lander's own in `<namespace>_state`."""
 
     def __init__(self, spark: SparkSession, namespace: str) -> None:
+        from pyspark.java_gateway import ensure_callback_server_started
+
         self.spark, self.namespace = spark, namespace
         self.own = f"{namespace}_state"
         self.epoch = 0
+        ensure_callback_server_started(spark.sparkContext._gateway)  # Java asks our fences
         self._commits = Commits(spark._jvm)
         self._opened: dict[tuple[str, str], Any] = {}
-        self._checked: int | None = None
+        self._fences: dict[tuple[str, str], Fence] = {}
 
     def open(self) -> Floor:
         """Make the lander's own tables, take over, and return the floor."""
@@ -60,9 +66,37 @@ class SparkTables:
             self.spark.sql(f"create namespace if not exists {CATALOG}.{name}")
         self._make(self.own, "progress", "event_id string, part int, offset bigint, received_ms bigint")
         self._make(self.own, "plans", "version string, text string")
-        floor = self.floor()
-        self.epoch = floor.epoch + 1
-        self.save(Floor(floor.position, floor.spools, floor.counts, self.epoch, floor.plan))
+        while True:
+            floor = self.floor()
+            self.epoch = floor.epoch + 1
+            self._fences = {(self.own, "progress"): Fence(self.epoch, claims=True)}
+            try:
+                self.save(Floor(floor.position, floor.spools, floor.counts, self.epoch, floor.plan))
+            except LanderReplaced:  # who starts in the same moment was quicker; we come after it
+                continue
+            return self.floor()
+
+    def take_over(self, names: Collection[str]) -> dict[str, tuple[Position, str]]:
+        """Commit our epoch to the tables, so that no predecessor's commit can follow; return what they hold then."""
+        with ThreadPoolExecutor(COMMITS_AT_ONCE) as pool:
+            list(pool.map(self._take_over, names))
+        return self.positions(names)
+
+    def _take_over(self, name: str) -> None:
+        fence = self._fences[self.namespace, name] = Fence(self.epoch)
+        found = states(self.metadata(self.namespace, name))
+        if found and found[-1].get("epoch", 0) == self.epoch:
+            fence.remember(text_of(found[-1]))
+            return
+        position, plan = _holds(found)
+        self._append(self.namespace, name, (), self._state(position, plan))
+
+    def take_up(self) -> Floor:
+        """Return the floor after trouble, when it is not known whether our last commit came through."""
+        fence = self._fences[self.own, "progress"] = Fence(self.epoch)
+        newest = states(self.metadata(self.own, "progress"))[-1]
+        if newest["epoch"] == self.epoch:
+            fence.remember(text_of(newest))
         return self.floor()
 
     def _make(self, namespace: str, name: str, columns: str) -> None:
@@ -74,7 +108,7 @@ class SparkTables:
     def floor(self) -> Floor:
         """Return the newest floor: positions, sequences and counts only grow."""
         found = Floor()
-        for state in self._states(self.own, "progress"):
+        for state in states(self.metadata(self.own, "progress")):
             found.position = merge(found.position, _numbers(state["position"]))
             for name, number in state["spools"].items():
                 found.spools[name] = max(number, found.spools.get(name, 0))
@@ -84,28 +118,15 @@ class SparkTables:
                 found.epoch, found.plan = state["epoch"], state["plan"]
         return found
 
-    def positions(self) -> dict[str, tuple[Position, str]]:
+    def positions(self, names: Collection[str] | None = None) -> dict[str, tuple[Position, str]]:
         """Return what each table holds, the maximum over all its snapshots, and the plan of the last one."""
-        found = {}
-        for name in self.names():
-            position: Position = {}
-            plan = ""
-            for state in self._states(self.namespace, name):
-                merged = merge(position, _numbers(state["position"]))
-                plan = state["plan"] if merged != position or not plan else plan
-                position = merged
-            found[name] = (position, plan)
-        return found
+        names = self.names() if names is None else names
+        return {name: _holds(states(self.metadata(self.namespace, name))) for name in names}
 
     def names(self) -> list[str]:
         """Return the names of the game's tables."""
         rows = self.spark.sql(f"show tables in {CATALOG}.{self.namespace}").collect()
         return sorted(row.tableName for row in rows)
-
-    def _states(self, namespace: str, name: str) -> list[Any]:
-        """Return what the live snapshots say, oldest first; upkeep's say nothing."""
-        summaries = [snapshot["summary"] for snapshot in self.metadata(namespace, name).get("snapshots", [])]
-        return [json.loads(summary[STATE]) for summary in summaries if STATE in summary]
 
     def metadata(self, namespace: str, name: str) -> Any:
         """Return a table's metadata as it is now, in Iceberg's JSON: one trip to the JVM for all of it."""
@@ -144,12 +165,12 @@ class SparkTables:
     def remember_text(self, version: str, text: str) -> None:
         """Keep a plan's text, whether it can be read today or not."""
         if self.remembered(version) is None:
-            self._append(self.own, "plans", pa.table({"version": [version], "text": [text]}), None)
+            rows = pa.table({"version": [version], "text": [text]})
+            self._append(self.own, "plans", self._files(self.own, "plans", rows), None)
 
     def know(self, seen: pa.Table) -> None:
         """Keep ids that clients chose, seen elsewhere than in the topic; the floor stays where it is."""
-        self.check()
-        self._append(self.own, "progress", seen, None)
+        self._append(self.own, "progress", self._files(self.own, "progress", seen), None)
 
     def ids(self, hours: float) -> DataFrame:
         """Return the ids that clients chose, *hours* and a day behind the newest: by the events' time, not by now.
@@ -173,55 +194,49 @@ class SparkTables:
         return targets
 
     def commit(self, table: str, files: Sequence[File], through: Position, plan: str) -> None:
-        """Add *files* and remember *through* in one snapshot."""
-        state = {"position": {str(p): o for p, o in through.items()}, "plan": plan, "epoch": self.epoch}
-        self._commits.append(self.java(self.namespace, table), files, _text(state))
+        """Add *files* and remember *through* in one snapshot; raise `LanderReplaced` if another lander took over."""
+        state = self._state(through, plan)
+        self._append(self.namespace, table, files, state)
+
+    def _state(self, position: Position, plan: str) -> Mapping[str, Any]:
+        return {"position": {str(p): o for p, o in position.items()}, "plan": plan, "epoch": self.epoch}
 
     def save(self, floor: Floor, seen: pa.Table | None = None) -> None:
-        """Move the floor, with the ids that clients chose, in one snapshot; raise `LanderFenced` as `check` does."""
-        self.check()
+        """Move the floor, with the ids that clients chose, in one snapshot; raise `LanderReplaced` as `commit` does."""
         state = {
             "position": {str(p): o for p, o in floor.position.items()}, "spools": floor.spools,
             "counts": floor.counts, "epoch": self.epoch, "plan": floor.plan,
         }  # fmt: skip
-        self._append(self.own, "progress", seen, state)
+        self._append(self.own, "progress", self._files(self.own, "progress", seen), state)
 
     def carry(self, namespace: str, name: str) -> None:
         """Commit the table's state anew, merged: the snapshots that hold it may then be forgotten."""
         if namespace == self.own:
             self.save(self.floor())
             return
-        self.check()
-        position, plan = self.positions()[name]
+        position, plan = self.positions([name])[name]
         self.commit(name, (), position, plan)
 
     def check(self) -> None:
-        """Raise `LanderFenced` if another lander took over since we last looked."""
-        table = self.java(self.own, "progress")
-        table.refresh()
-        snapshot = newest = table.currentSnapshot()
-        while snapshot is not None and snapshot.snapshotId() != self._checked:
-            text = snapshot.summary().get(STATE)
-            epoch = json.loads(text)["epoch"] if text is not None else 0
-            if epoch > self.epoch:
-                raise LanderFenced(
-                    f"another lander took over these tables (it is number {epoch}, this one {self.epoch})",
-                    hint="let one lander run",
-                )
-            parent = snapshot.parentId()
-            snapshot = table.snapshot(parent) if parent is not None else None
-        self._checked = newest.snapshotId() if newest is not None else None
+        """Raise `LanderReplaced` if another lander took over: where there is no commit that would say so."""
+        newest = max((state["epoch"] for state in states(self.metadata(self.own, "progress"))), default=0)
+        if newest > self.epoch:
+            raise replaced(newest, self.epoch)
 
-    def _append(self, namespace: str, name: str, rows: pa.Table | None, state: Mapping[str, Any] | None) -> None:
-        """Add rows that are here, not in a worker, to a table; the lander's own have no days."""
+    def _append(self, namespace: str, name: str, files: Sequence[File], state: Mapping[str, Any] | None) -> None:
+        fence = self._fences.setdefault((namespace, name), Fence(self.epoch))
+        text = None if state is None else text_of(state)
+        self._commits.append(self.java(namespace, name), files, text, fence)
+
+    def _files(self, namespace: str, name: str, rows: pa.Table | None) -> list[File]:
+        """Return rows that are here, not in a worker, as files; the lander's own tables have no days."""
         from questlog.land.spark.growth import target_of
 
-        files = []
-        if rows is not None and rows.num_rows:
-            rows = aligned(rows, target_of(self.metadata(namespace, name)).schema)
-            parts = [(None, rows)] if namespace == self.own else split_by_day(rows)
-            files = [File(day, part.num_rows, parquet_bytes(part)) for day, part in parts]
-        self._commits.append(self.java(namespace, name), files, None if state is None else _text(state))
+        if rows is None or not rows.num_rows:
+            return []
+        rows = aligned(rows, target_of(self.metadata(namespace, name)).schema)
+        parts = [(None, rows)] if namespace == self.own else split_by_day(rows)
+        return [File(day, part.num_rows, parquet_bytes(part)) for day, part in parts]
 
     # -- copies ----------------------------------------------------------------------------------
 
@@ -234,11 +249,11 @@ class SparkTables:
         """Add rows that were landed elsewhere, and remember of which copy they are; no position of the topic moves."""
         self.check()
         state = {"position": {}, "plan": plan, "epoch": self.epoch, COPIED: copied}
-        self._append(self.namespace, table, rows, state)
+        self._append(self.namespace, table, self._files(self.namespace, table, rows), state)
 
     def copied(self, table: str) -> list[Mapping[str, Any]]:
         """Return what each `copy` into the table remembered."""
-        return [state[COPIED] for state in self._states(self.namespace, table) if COPIED in state]
+        return [state[COPIED] for state in states(self.metadata(self.namespace, table)) if COPIED in state]
 
     def records(self, table: str) -> int:
         """Return how many rows the table has."""
@@ -253,7 +268,19 @@ class SparkTables:
         """Forget the table and its files."""
         self.check()
         self.spark.sql(f"drop table {CATALOG}.{self.namespace}.`{table}` purge")
-        self._opened.pop((self.namespace, table), None)
+        for known in (self._opened, self._fences):
+            known.pop((self.namespace, table), None)
+
+
+def _holds(found: Sequence[Any]) -> tuple[Position, str]:
+    """Return what a table with these states holds, and the plan under which the last of it came."""
+    position: Position = {}
+    plan = ""
+    for state in found:
+        merged = merge(position, _numbers(state["position"]))
+        plan = state["plan"] if merged != position or not plan else plan
+        position = merged
+    return position, plan
 
 
 def table_properties(statement: str) -> str:
@@ -261,10 +288,6 @@ def table_properties(statement: str) -> str:
     kept = {key: text for key, text in METRICS.items() if ".column." not in key or key.rsplit(".", 1)[1] in statement}
     said = ", ".join(f"'{key}' = '{text}'" for key, text in {**PROPERTIES, **kept}.items())
     return f"tblproperties ({said})"
-
-
-def _text(state: Mapping[str, Any]) -> str:
-    return json.dumps(state, separators=(",", ":"))
 
 
 def _numbers(position: Mapping[str, int]) -> dict[int, int]:

@@ -1,0 +1,129 @@
+"""Two landers: whatever the older one was stopped in the middle of, it commits nothing after the newer one began."""
+
+# ruff: noqa: F401, F811 -- fixtures of the other module
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
+from test_spark_lander import GUILD, Game, game, spark
+
+from questlog.errors import LanderReplaced
+from questlog.land.spark import SparkLander
+from questlog.land.spark.locks import release_locks
+
+
+def apart(work: Callable[[], object]) -> None:
+    """Do *work* as another process would: in a thread of its own, to its end."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(200)
+    assert not thread.is_alive()
+    assert failed == []
+
+
+def stopped_before(lander: SparkLander, number: int, meanwhile: Callable[[], object]) -> None:
+    """Let *meanwhile* happen just before the lander's commit of that number: all its own checks are behind it."""
+    append, count = lander._tables._commits.append, iter(range(10**6))
+    lock = threading.Lock()
+
+    def stopped(*arguments: Any) -> None:
+        with lock:
+            if next(count) == number:
+                apart(meanwhile)
+        append(*arguments)
+
+    lander._tables._commits.append = stopped  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("commit", [0, 1, 2])
+def test_a_lander_stopped_between_its_check_and_its_commit_commits_nothing_more(game: Game, commit: int) -> None:
+    """Before its first table, its second, and the floor."""
+    with game.lander("one") as old:
+        old.drain()
+        game.send(GUILD, b'{"event_type": "purchase_sword"}')
+        game.forward()
+        with game.lander("two") as new:
+            stopped_before(old, commit, new.drain)
+            with pytest.raises(LanderReplaced, match="another lander took over"):
+                old.drain()
+            game.send(GUILD)
+            game.forward()
+            assert new.drain().records == 1
+    assert len(game.ids()) == len(set(game.ids())) == 3
+
+
+def test_two_landers_that_start_in_the_same_moment_get_numbers_of_their_own(game: Game) -> None:
+    with game.lander("one") as old, game.lander("two") as new:
+        old.drain()
+        stopped_before(old, 10**6, lambda: None)
+        old._began = False
+        floor, again = old._tables.floor, []
+
+        def late() -> Any:
+            found = floor()
+            if not again:  # it has read the floor; before it claims, the other one starts and claims
+                again.append(apart(lambda: new.drain()))
+            return found
+
+        old._tables.floor = late  # type: ignore[method-assign]
+        old.drain()
+        assert old._tables.epoch == new._tables.epoch + 1
+
+
+def metastore(game: Game) -> Any:
+    jvm: Any = game.spark._jvm
+    configuration = jvm.org.apache.hadoop.hive.conf.HiveConf()
+    configuration.set("hive.metastore.uris", game.settings["metastore"])
+    return jvm.org.apache.hadoop.hive.metastore.HiveMetaStoreClient(configuration)
+
+
+def lock_as_a_commit_does(game: Game, client: Any) -> int:
+    """Take the lock of a commit to `join_guild`."""
+    api = game.spark._jvm.org.apache.hadoop.hive.metastore.api
+    part = api.LockComponent(api.LockType.EXCLUSIVE, api.LockLevel.TABLE, game.name)
+    part.setTablename("join_guild")
+    host = game.spark._jvm.java.net.InetAddress.getLocalHost().getHostName()
+    answer = client.lock(api.LockRequest([part], "somebody", host))
+    assert answer.getState().toString() == "ACQUIRED"
+    return int(answer.getLockid())
+
+
+def test_a_dead_landers_lock_is_released_and_a_living_ones_is_not(game: Game) -> None:
+    game.send(GUILD)
+    game.forward()
+    game.land()
+    client, stop = metastore(game), threading.Event()
+    number, beats = lock_as_a_commit_does(game, client), metastore(game)
+
+    def live() -> None:
+        while not stop.wait(1):
+            beats.heartbeat(0, number)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        assert release_locks(game.spark, (game.name,)) == 0
+    finally:
+        stop.set()
+        thread.join()
+    begun = time.monotonic()
+    game.send(GUILD)
+    game.forward()
+    assert game.land().records == 1
+    print(f"healed {time.monotonic() - begun:.1f} s after its holder died")
+    request = game.spark._jvm.org.apache.hadoop.hive.metastore.api.ShowLocksRequest()
+    assert [lock for lock in client.showLocks(request).getLocks() if lock.getDbname() == game.name] == []
