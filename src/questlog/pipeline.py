@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from questlog.errors import NotInstalled, PlanError, QuestlogError
+from questlog.errors import NotInstalled, PlanError
 from questlog.lake.state import load_progress
 from questlog.log.sqlite import SqliteLog
 from questlog.plan import Plan
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from questlog.export.folder import FolderExport
+    from questlog.export.hive import HiveExport
     from questlog.land.backfill import QuarantineBackfill
     from questlog.land.loop import LandingLoop
     from questlog.land.spark import SparkLander
@@ -230,10 +231,18 @@ class ClusterPipeline(Pipeline):
             into=into,
         )
 
-    def export(self, into: str = "") -> FolderExport:
-        """Refuse: what the cluster holds is not exported yet."""
-        raise QuestlogError(
-            "questlog export writes an embedded project's tables only", hint="Presto and Spark read the Iceberg tables"
+    def export(self, into: str = "") -> HiveExport:  # type: ignore[override]
+        """Return what writes plain Parquet and registers it as tables of database *into*."""
+        from questlog.export.hive import HiveExport
+
+        settings = self.project.settings
+        return HiveExport(
+            self.spark,
+            catalog="lake",
+            namespace=settings.namespace,
+            database=into or f"{settings.namespace}_export",
+            warehouse=settings.warehouse,
+            metastore=settings.metastore,
         )
 
     @cached_property

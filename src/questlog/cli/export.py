@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
-@click.option("--into", default="", metavar="NAME", help="A folder.  [default: export in the data]")
+@click.option("--into", default="", metavar="NAME", help="A folder; in the cluster profile a database.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def export(folder: Path, tables: tuple[str, ...], into: str, as_json: bool) -> None:
@@ -37,9 +37,15 @@ def export(folder: Path, tables: tuple[str, ...], into: str, as_json: bool) -> N
     Run it as often as you like: only days whose rows may have changed are written again, days without rows
     are taken away. Interrupted, it goes on where it stopped.
 
-    <NAME>/<table>/day=2026-11-24/data.parquet holds what is acknowledged, landed or not; without --into, NAME is
-    `export` in the data folder. A file is replaced in one step: who opens it reads the old day or the new one,
-    whole. In the cluster profile there is no export yet.
+    Embedded, <NAME>/<table>/day=2026-11-24/data.parquet holds what is acknowledged, landed or not; without
+    --into, NAME is `export` in the data folder. A file is replaced in one step: who opens it reads the old
+    day or the new one, whole.
+
+    In the cluster profile Spark writes what is landed below the warehouse, and the Hive Metastore gets external
+    tables in database NAME (without --into: the namespace and `_export`), which Presto's hive catalog, Hive and
+    Spark's enableHiveSupport read. A day is pointed at its new files in one step, so who reads through the
+    Metastore sees the old day or the new one, whole; the files it replaced stay for an hour for queries that
+    run. Who lists the folders instead sees both for so long.
 
     Timestamps are UTC (INT96, which knows no zone: a Spark with another session time zone shows others).
     """

@@ -1,0 +1,133 @@
+"""External tables in the Hive Metastore, spoken to through the client that Spark brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from questlog.errors import QuestlogError
+
+MARK = "questlog.export"
+"""The parameter of a table that an export made; its value is where the rows come from."""
+_FORMAT = "org.apache.hadoop.hive.ql.io.parquet."
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A column as Hive knows it."""
+
+    name: str
+    type: str
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A partition that is there: where its files lie, and the columns they were written with."""
+
+    location: str
+    columns: Mapping[str, str]
+
+
+class Metastore:
+    """One Hive Metastore; `with` closes the connection."""
+
+    def __init__(self, jvm: Any, client: Any) -> None:
+        self._jvm, self._client = jvm, client
+        self._api = jvm.org.apache.hadoop.hive.metastore.api
+
+    def make_database(self, name: str, location: str) -> None:
+        """Make a database if it is not there."""
+        if name not in set(self._client.getAllDatabases()):
+            comment = "Plain Parquet, written by questlog export."
+            self._client.createDatabase(self._api.Database(name, comment, location, self._jvm.java.util.HashMap()))
+
+    def make_table(
+        self, database: str, name: str, columns: Sequence[Field], key: str, location: str, source: str, comment: str
+    ) -> None:
+        """Make the external table, or bring its columns up to date; refuse one that no export made."""
+        if not self._client.tableExists(database, name):
+            table = self._api.Table()
+            table.setDbName(database)
+            table.setTableName(name)
+            table.setTableType("EXTERNAL_TABLE")
+            table.setPartitionKeys([self._field(Field(key, "date", "Day of received_time, UTC."))])
+            parameters = {"EXTERNAL": "TRUE", "parquet.compression": "SNAPPY", MARK: source, "comment": comment}
+            table.setParameters(self._map(parameters))
+            table.setSd(self._storage(columns, location))
+            self._client.createTable(table)
+            return
+        table = self._client.getTable(database, name)
+        if dict(table.getParameters()).get(MARK) != source:
+            raise QuestlogError(
+                f"table {database}.{name} is there, and no export of {source} made it", hint="--into another name"
+            )
+        there = [Field(f.getName(), f.getType(), f.getComment() or "") for f in table.getSd().getCols()]
+        if there != list(columns):
+            table.getSd().setCols([self._field(column) for column in columns])
+            self._client.alter_table(database, name, table)
+
+    def parts(self, database: str, name: str) -> dict[str, Part]:
+        """Return the partitions by day."""
+        found = {}
+        for part in self._client.listPartitions(database, name, -1):
+            columns = {f.getName(): f.getType() for f in part.getSd().getCols()}
+            found[part.getValues()[0]] = Part(part.getSd().getLocation(), columns)
+        return found
+
+    def put(self, database: str, name: str, day: str, columns: Sequence[Field], location: str, *, new: bool) -> None:
+        """Point a day at *location*, in one step."""
+        part = self._api.Partition()
+        part.setDbName(database)
+        part.setTableName(name)
+        part.setValues([day])
+        part.setParameters(self._map({}))
+        part.setSd(self._storage(columns, location))
+        if new:
+            self._client.add_partition(part)
+        else:
+            self._client.alter_partition(database, name, part)
+
+    def drop(self, database: str, name: str, day: str) -> None:
+        """Take a day out of the table; its files stay."""
+        self._client.dropPartition(database, name, [day], False)
+
+    def _storage(self, columns: Sequence[Field], location: str) -> Any:
+        serde = self._api.SerDeInfo()
+        serde.setSerializationLib(_FORMAT + "serde.ParquetHiveSerDe")
+        serde.setParameters(self._map({"serialization.format": "1"}))
+        storage = self._api.StorageDescriptor()
+        storage.setCols([self._field(column) for column in columns])
+        storage.setLocation(location)
+        storage.setInputFormat(_FORMAT + "MapredParquetInputFormat")
+        storage.setOutputFormat(_FORMAT + "MapredParquetOutputFormat")
+        storage.setSerdeInfo(serde)
+        storage.setNumBuckets(-1)
+        storage.setBucketCols([])
+        storage.setSortCols([])
+        storage.setParameters(self._map({}))
+        return storage
+
+    def _field(self, column: Field) -> Any:
+        return self._api.FieldSchema(column.name, column.type, column.comment)
+
+    def _map(self, values: Mapping[str, str]) -> Any:
+        found = self._jvm.java.util.HashMap()
+        for key, value in values.items():
+            found.put(key, value)
+        return found
+
+
+@contextmanager
+def open_metastore(spark: Any, uris: str) -> Iterator[Metastore]:
+    """Give the Metastore at *uris*."""
+    hive = spark._jvm.org.apache.hadoop.hive
+    configuration = hive.conf.HiveConf()
+    configuration.set("hive.metastore.uris", uris)
+    client = hive.metastore.HiveMetaStoreClient(configuration)
+    try:
+        yield Metastore(spark._jvm, client)
+    finally:
+        client.close()
