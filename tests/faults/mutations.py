@@ -103,11 +103,12 @@ def position_apart(_: Any) -> None:
         old = before[0] if before else encode({})
         connection.execute("update questlog_tables set position = ? where name = ?", (old, table))
 
-    def move_apart(self: Any, table: str, base: Any, change: Any, *args: Any) -> None:
-        move(self, table, base, change, *args)
-        position = iceberg._position(change.version.metadata)
+    def move_apart(self: Any, steps: Any, *args: Any) -> None:
+        move(self, steps, *args)
         with transaction(self.state) as connection:
-            connection.execute("update questlog_tables set position = ? where name = ?", (encode(position), table))
+            for step in steps:
+                position = encode(iceberg._position(step.change.version.metadata))
+                connection.execute("update questlog_tables set position = ? where name = ?", (position, step.table))
 
     iceberg._save_table = save_rows_only
     iceberg.IcebergTables._move = move_apart  # type: ignore[method-assign]
