@@ -203,10 +203,10 @@ def test_new_tables_from_the_middle_are_finished_from_there(game: Game, monkeypa
     with monkeypatch.context() as patch:
         save = SparkTables.save
 
-        def dying(self: Any, floor: Any, seen: Any) -> None:
+        def dying(self: Any, floor: Any, *seen: Any) -> None:
             if floor.counts.get("records"):
                 raise RuntimeError("died")
-            save(self, floor, seen)
+            save(self, floor, *seen)
 
         patch.setattr(SparkTables, "save", dying)
         with pytest.raises(RuntimeError, match="died"):
