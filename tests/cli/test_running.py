@@ -211,7 +211,7 @@ def test_doctor_finds_a_sound_project_sound_and_changes_nothing(project: Project
     assert ran.returncode == 0, findings
     assert {f["check"] for f in findings} == {
         "plan", "versions", "folder", "disk", "fsync", "log", "catalog", "ledger", "lander",
-        "java", "maven",
+        "java", "java (trino)", "maven",
     }  # fmt: skip
     assert [
         path for path in sorted(project.folder.rglob("*")) if "-shm" not in path.name and "-wal" not in path.name
