@@ -25,13 +25,13 @@ from questlog.pipeline import open_pipeline
 folder, freeze_at = Path(sys.argv[1]), sys.argv[2]
 moving = IcebergTables._move
 
-def move(self, table, *args):
+def move(self, steps, *args):
     # Everything is written and fsynced; only the catalog has not moved yet.
-    if table == freeze_at:
+    if freeze_at in [step.table for step in steps]:
         (folder / "ready").touch()
         while not (folder / "go").exists():
             time.sleep(0.01)
-    moving(self, table, *args)
+    moving(self, steps, *args)
 
 IcebergTables._move = move
 with open_pipeline(folder, batch_records=8).lander() as lander:
