@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from questlog.land.loop import LandingLoop
     from questlog.land.spark import SparkLander
     from questlog.land.spark.refill import TopicBackfill
-    from questlog.log import Log
+    from questlog.log import LogReader, Position
     from questlog.log.kafka import KafkaLog
     from questlog.log.kafka.forward import Forwarder
     from questlog.log.kafka.spool import Spool
@@ -77,8 +77,12 @@ class Pipeline:
             self.project.log_folder,
             min_free_bytes=settings.min_free_mb << 20,
             retry_after=settings.retry_after_seconds,
-            floor=lambda: load_progress(self.project.catalog),
+            floor=self._floor,
         )
+
+    def _floor(self) -> Position:
+        """Return how far the log has been read, as its readers remember it."""
+        return load_progress(self.project.catalog)
 
     @cached_property
     def engine(self) -> DuckDBEngine:
@@ -151,17 +155,10 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 class ClusterPipeline(Pipeline):
     """The same game on Kafka, Spark and a Hive Metastore; the log is the spool in front of the topic."""
 
-    @cached_property
-    def log(self) -> SqliteLog:
+    def _floor(self) -> Position:
         from questlog.log.kafka.spool import forwarded
 
-        settings = self.project.settings
-        return SqliteLog(
-            self.project.log_folder,
-            min_free_bytes=settings.min_free_mb << 20,
-            retry_after=settings.retry_after_seconds,
-            floor=lambda: forwarded(self.project.data),
-        )
+        return forwarded(self.project.data)
 
     @cached_property
     def topic_log(self) -> KafkaLog:
@@ -170,7 +167,7 @@ class ClusterPipeline(Pipeline):
 
         return KafkaLog(self.project.settings.topic, self.project.settings.kafka, self.project.data / "claims")
 
-    def forwarder(self, spool: Spool, log: Log | None = None) -> Forwarder:
+    def forwarder(self, spool: Spool, log: LogReader | None = None) -> Forwarder:
         """Return what moves the spool, or *log* in its place, to the topic; entering *spool* makes it the only one."""
         from questlog.log.kafka.forward import Forwarder
 
