@@ -11,7 +11,7 @@ from questlog.errors import QuestlogError
 from questlog.importer import Import, Lines, Source
 from questlog.land import StopSignal
 from questlog.land.part import Bound, Filled, Shown
-from questlog.log import Log
+from questlog.log import LogReader
 from questlog.pipeline import Pipeline, open_pipeline
 
 READ_RECORDS, READ_BYTES = 5_000, 24 << 20
@@ -23,7 +23,7 @@ class LogLines:
 
     fixed = True
 
-    def __init__(self, log: Log, partition: int, start: Bound, end: Bound) -> None:
+    def __init__(self, log: LogReader, partition: int, start: Bound, end: Bound) -> None:
         self.name = f"partition {partition}"
         self._log, self._partition, self._start, self._end = log, partition, start, end
         self._ends = dict(log.end())

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from questlog.cli import cli
 from questlog.errors import QuestlogError
+from questlog.log import Batch, Gap, Position
 from questlog.log.kafka.spool import Handover, Spool, needed
 from questlog.log.sqlite import SqliteLog
 from questlog.pipeline import Pipeline, open_pipeline
@@ -118,6 +119,21 @@ def test_a_log_up_to_a_place_ends_there_however_much_follows(tmp_path: Path) -> 
     assert position == until
     for log in logs:
         log.close()
+
+
+def test_a_log_that_ends_somewhere_ends_there_for_what_is_lost_too() -> None:
+    class Damaged:
+        def read(self, after: Position, limit: int, max_bytes: int = 0) -> Batch:
+            return Batch((), {1: 30}, (Gap(1, 10, 30, "damaged"),)) if after.get(1, 0) < 30 else Batch((), after)
+
+        def end(self) -> Position:
+            return {1: 30}
+
+        def trim(self, before: Position, older_than_ms: int) -> int:
+            return 0
+
+    batch = UpTo(Damaged(), {1: 20}).read({1: 10}, 5)
+    assert (batch.gaps, batch.through) == ((Gap(1, 10, 20, "damaged"),), {1: 20})
 
 
 def test_a_hand_over_that_is_not_sealed_lets_nobody_else_forward(tmp_path: Path) -> None:

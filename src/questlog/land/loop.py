@@ -28,7 +28,7 @@ from questlog.land import Landed, StopSignal
 from questlog.land.lease import Lease
 from questlog.land.moment import landed_at
 from questlog.land.reader import read_batch
-from questlog.log import Log, Position, merge
+from questlog.log import LogReader, Position, merge
 from questlog.plan import Plan
 from questlog.plan.load import parse_plan
 from questlog.shape import QUARANTINE, shape
@@ -50,7 +50,7 @@ class LandingLoop:
 
     def __init__(
         self,
-        log: Log,
+        log: LogReader,
         plan: Callable[[], Plan],
         catalog_path: Path,
         warehouse: Path,

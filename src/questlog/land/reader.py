@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from operator import attrgetter
 
-from questlog.log import Batch, Entry, Gap, Log, Position, merge
+from questlog.log import Batch, Entry, Gap, LogReader, Position, cut_gaps, merge
 
 BATCH_BYTES = 24 << 20
 """Bytes of a batch at most: shaping takes several times as much memory."""
@@ -13,7 +12,7 @@ _READ_RECORDS = 5_000
 _value_of = attrgetter("value")
 
 
-def read_batch(log: Log, after: Position, records: int, until: Position | None = None) -> Batch:
+def read_batch(log: LogReader, after: Position, records: int, until: Position | None = None) -> Batch:
     """Return about *records* records past *after*, at most about `BATCH_BYTES`.
 
     With *until*, return exactly what lies between: a half-landed batch must be finished whole, however much
@@ -33,7 +32,7 @@ def read_batch(log: Log, after: Position, records: int, until: Position | None =
             found = [entry for entry in found if entry.offset < until.get(entry.partition, 0)]
         entries += found
         size += sum(map(len, map(_value_of, found)))
-        gaps += part.gaps if until is None else _below(part.gaps, until)
+        gaps += part.gaps if until is None else cut_gaps(part.gaps, until)
         if until is None and (len(entries) >= records or size >= BATCH_BYTES):
             break
     return Batch(entries, position if until is None else merge(after, until), tuple(gaps))
@@ -41,13 +40,3 @@ def read_batch(log: Log, after: Position, records: int, until: Position | None =
 
 def _reached(position: Position, until: Position) -> bool:
     return all(position.get(partition, 0) >= offset for partition, offset in until.items())
-
-
-def _below(gaps: Sequence[Gap], until: Position) -> list[Gap]:
-    """Return the parts of *gaps* that lie below *until*."""
-    found = []
-    for gap in gaps:
-        end = min(gap.until, until.get(gap.partition, 0))
-        if gap.first < end:
-            found.append(Gap(gap.partition, gap.first, end, gap.reason, gap.received_ms))
-    return found

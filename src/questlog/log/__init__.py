@@ -49,11 +49,8 @@ class Batch:
         return bool(self.entries or self.gaps)
 
 
-class Log(Protocol):
-    """An ordered, durable, replayable record of everything accepted."""
-
-    def append(self, records: Sequence[bytes]) -> Position:
-        """Return only once every record would survive a power cut."""
+class LogReader(Protocol):
+    """A log as those see it who take records out of it."""
 
     def read(self, after: Position, limit: int, max_bytes: int = 2**62) -> Batch:
         """Return about *limit* records, *max_bytes* at most, past *after*, in order per partition.
@@ -69,6 +66,13 @@ class Log(Protocol):
         """Forget landed records below *before* received before *older_than_ms*; return how many."""
 
 
+class Log(LogReader, Protocol):
+    """An ordered, durable, replayable record of everything accepted."""
+
+    def append(self, records: Sequence[bytes]) -> Position:
+        """Return only once every record would survive a power cut."""
+
+
 def merge(*positions: Position) -> dict[int, int]:
     """Return the element-wise maximum: positions only grow."""
     merged: dict[int, int] = {}
@@ -76,3 +80,13 @@ def merge(*positions: Position) -> dict[int, int]:
         for partition, offset in position.items():
             merged[partition] = max(offset, merged.get(partition, 0))
     return merged
+
+
+def cut_gaps(gaps: Sequence[Gap], until: Position) -> list[Gap]:
+    """Return the parts of *gaps* that lie below *until*."""
+    found = []
+    for gap in gaps:
+        end = min(gap.until, until.get(gap.partition, 0))
+        if gap.first < end:
+            found.append(Gap(gap.partition, gap.first, end, gap.reason, gap.received_ms))
+    return found

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from questlog.lake.state import connect
-from questlog.log import Batch, Log, Position, merge
+from questlog.log import Batch, LogReader, Position, cut_gaps, merge
 
 if TYPE_CHECKING:
     from questlog.land.spark.tables import SparkTables
@@ -50,7 +50,7 @@ def _table(rows: Sequence[sqlite3.Row]) -> pa.Table:
 class UpTo:
     """A log that ends at *until* for who reads it, however much is written behind that."""
 
-    def __init__(self, log: Log, until: Position) -> None:
+    def __init__(self, log: LogReader, until: Position) -> None:
         self._log, self._until = log, until
 
     def read(self, after: Position, limit: int, max_bytes: int = 2**62) -> Batch:
@@ -58,7 +58,7 @@ class UpTo:
         position, begun = dict(after), dict(after)
         while batch := self._log.read(position, limit, max_bytes):
             entries = [e for e in batch.entries if e.offset < self._until.get(e.partition, 0)]
-            gaps = tuple(g for g in batch.gaps if g.first < self._until.get(g.partition, 0))
+            gaps = tuple(cut_gaps(batch.gaps, self._until))
             position = merge(position, batch.through)
             if entries or gaps:
                 through = {p: max(min(o, self._until.get(p, 0)), begun.get(p, 0)) for p, o in position.items()}
@@ -68,10 +68,6 @@ class UpTo:
     def end(self) -> Position:
         """Return the place where it ends."""
         return self._until
-
-    def append(self, records: Sequence[bytes]) -> Position:
-        """Writers write to the log itself."""
-        raise NotImplementedError
 
     def trim(self, before: Position, older_than_ms: int) -> int:
         """Nothing is forgotten through this."""

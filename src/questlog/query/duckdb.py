@@ -19,7 +19,7 @@ import duckdb
 
 from questlog.errors import QueryError
 from questlog.lake.state import LakeState, connect, find_seen, read_state
-from questlog.log import Log
+from questlog.log import LogReader
 from questlog.plan import Plan
 from questlog.plan.columns import QUARANTINE_TABLE, header_column, table_columns
 from questlog.query import Params
@@ -62,7 +62,7 @@ class DuckDBEngine:
 
     def __init__(
         self,
-        log: Log,
+        log: LogReader,
         plan: Callable[[], Plan],
         catalog_path: Path,
         data: Path,

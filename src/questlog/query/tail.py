@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from questlog.log import Batch, Log, Position, merge
+from questlog.log import Batch, LogReader, Position, merge
 from questlog.plan import Plan
 
 if TYPE_CHECKING:  # both import Arrow, which a question over an empty tail does not need
@@ -31,7 +31,7 @@ class _Segment:
 class Tail:
     """The shaped tail of one process. Not for several threads at once: the engine holds its lock."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: LogReader) -> None:
         self._log = log
         self._segments: list[_Segment] = []
         self._through: Position = {}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from questlog.errors import LogUnavailable, QuestlogError
-from questlog.log import Batch, Entry, Gap, Log, Position
+from questlog.log import Batch, Entry, Gap, LogReader, Position
 from questlog.log.kafka.client import (
     ANSWER_SECONDS,
     open_admin,
@@ -49,7 +49,7 @@ class Forwarder:
     """Forwards one log folder to one topic. Whatever happens to the brokers, it waits, says so, and goes on."""
 
     def __init__(
-        self, log: Log, spool: Spool, topic: str, config: Mapping[str, str], *, keep_log_hours: float = 24.0
+        self, log: LogReader, spool: Spool, topic: str, config: Mapping[str, str], *, keep_log_hours: float = 24.0
     ) -> None:
         self._log, self._spool, self._topic, self._config = log, spool, topic, config
         self._keep_ms = int(keep_log_hours * _HOUR_MS)
