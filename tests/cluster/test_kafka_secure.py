@@ -1,12 +1,7 @@
-"""A broker that asks for TLS and a password: topic and forwarder get through, and no word of a secret gets out.
-
-Its authority is made here. Nothing of it is known to the machine, so it is trusted only where a setting names it.
-"""
+"""A broker that asks for TLS and a password: topic and forwarder get through, and no word of a secret gets out."""
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import logging
 import os
 import threading
@@ -14,14 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from authority import make_certificates
 from broker import Broker
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from questlog.errors import LogUnavailable, QuestlogError
 from questlog.log.kafka.spool import Spool
 from questlog.log.kafka.topic import create_topic, describe_topic
@@ -64,34 +55,6 @@ listener.name.sasl_ssl.plain.sasl.jaas.config=\
 PLAN = '[game]\nname = "swords"\n[events.join_guild.fields]\nguild = "string"\n'
 
 
-def make_certificates(folder: Path) -> Path:
-    """Write the broker's key and certificate to server.pem, and return the authority's certificate."""
-    now = dt.datetime.now(dt.UTC)
-    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
-    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("an authority", "a broker")]
-
-    def certificate(which: int, *extensions: x509.ExtensionType) -> x509.Certificate:
-        builder = x509.CertificateBuilder(
-            names[0], names[which], keys[which].public_key(), x509.random_serial_number(),
-            now - dt.timedelta(days=1), now + dt.timedelta(days=2),
-        )  # fmt: skip
-        for extension in extensions:
-            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-        return builder.sign(keys[0], hashes.SHA256())
-
-    def pem(found: x509.Certificate) -> bytes:
-        return found.public_bytes(serialization.Encoding.PEM)
-
-    authority = certificate(0, x509.BasicConstraints(ca=True, path_length=None))
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    key = keys[1].private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "server.pem").write_bytes(key + pem(certificate(1, address)) + pem(authority))
-    (folder / "ca.pem").write_bytes(pem(authority))
-    return folder / "ca.pem"
-
-
 class SecureBroker(Broker):
     """A broker that knows one user, by either mechanism."""
 
@@ -99,7 +62,7 @@ class SecureBroker(Broker):
     users = (f"SCRAM-SHA-512=[name=questlog,password={SCRAM}]",)
 
     def __init__(self, folder: Path) -> None:
-        self.authority = make_certificates(folder)
+        self.authority = make_certificates(folder).authority
         self.client = {
             "security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.username": "questlog",
             "sasl.password": PLAIN, "ssl.ca.location": str(self.authority),

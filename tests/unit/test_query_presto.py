@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -84,10 +85,19 @@ def test_a_value_that_is_missing_or_too_many_is_said(text: str, params: Mapping[
 
 def test_an_address_that_is_none_is_refused_with_an_example() -> None:
     for url in ("localhost:8080", "http://ann:secret@host", "ftp://host"):
-        with pytest.raises(QuestlogError, match="is no address"):
+        with pytest.raises(QuestlogError, match="is no address") as refused:
             open_engine({"url": url}, "s", no_plan)
+        assert "secret" not in f"{refused.value} {refused.value.hint}"
     with pytest.raises(QuestlogError, match="unknown setting pasword"):
         open_engine({"pasword": "x"}, "s", no_plan)
+
+
+def test_an_authority_that_is_no_file_is_said_with_its_setting(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("")
+    for name in ("missing.pem", "empty.pem"):
+        options = {"url": "https://127.0.0.1:9", "ca.location": str(tmp_path / name)}
+        with pytest.raises(QueryError, match=rf"ca.location: .*{name}: .+"):
+            open_engine(options, "s", no_plan).sql("select 1")
 
 
 def test_trino_and_presto_are_told_apart_by_the_address() -> None:

@@ -20,6 +20,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from questlog.errors import NotInstalled, QuestlogError
@@ -29,6 +30,8 @@ OPTIONAL = ("trino",)
 GET_MAVEN = "install Maven, for example: apt install maven (or brew install maven)"
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 _DOWNLOADED = re.compile(r"Downloaded from \S+: \S+/(\S+\.(?:jar|zip|gz)) \(([\d.]+) (B|kB|MB|GB)")
+HOME: Traversable = resources.files("questlog.stack")
+"""Holds `poms` and `sums`. The tests have a few more in a home of their own."""
 Tell = Callable[[str], None]
 """Is given a line that says how far a fetch is."""
 
@@ -38,9 +41,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "questlog" / "stack"
 
 
-def part_folder(part: str) -> Path:
+def part_folder(part: str, home: Traversable = HOME) -> Path:
     """Return the folder of *part*; its name changes with its pom and sums, so an upgrade never mixes versions."""
-    digest = hashlib.sha256((_text("poms", f"{part}.xml") + _text("sums", f"{part}.sha256")).encode()).hexdigest()
+    text = _text(home, "poms", f"{part}.xml") + _text(home, "sums", f"{part}.sha256")
+    digest = hashlib.sha256(text.encode()).hexdigest()
     return cache_folder() / f"{part}-{digest[:12]}"
 
 
@@ -57,9 +61,9 @@ def fetched(part: str) -> Path:
     return folder
 
 
-def fetch(part: str, tell: Tell = lambda line: None) -> Path:
+def fetch(part: str, tell: Tell = lambda line: None, home: Traversable = HOME) -> Path:
     """Bring *part* unless it is here; two at once are safe, the second waits and finds it."""
-    folder = part_folder(part)
+    folder = part_folder(part, home)
     if folder.exists():
         return folder
     with _alone(part):
@@ -68,9 +72,9 @@ def fetch(part: str, tell: Tell = lambda line: None) -> Path:
         draft = folder.with_name(f"{part}.partial")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        _run_maven(part, draft, tell)
+        _run_maven(part, draft, tell, home)
         tell("checking sums")
-        _check_sums(part, draft)
+        _check_sums(part, draft, home)
         tell("unpacking")
         _FINISH.get(part, _nothing)(draft)
         os.replace(draft, folder)
@@ -94,9 +98,9 @@ def find_maven() -> str:
     return found
 
 
-def _run_maven(part: str, target: Path, tell: Tell) -> None:
+def _run_maven(part: str, target: Path, tell: Tell, home: Traversable) -> None:
     """Let Maven copy what the pom names, and all that needs, into *target*."""
-    with resources.as_file(resources.files("questlog.stack") / "poms" / f"{part}.xml") as pom:
+    with resources.as_file(home / "poms" / f"{part}.xml") as pom:
         command = [
             find_maven(), "-B", "-f", str(pom), _COPY,
             "-DincludeScope=runtime", f"-DoutputDirectory={target}", "-Dmdep.stripVersion=false",
@@ -125,9 +129,9 @@ def _run_maven(part: str, target: Path, tell: Tell) -> None:
         )
 
 
-def _check_sums(part: str, folder: Path) -> None:
+def _check_sums(part: str, folder: Path, home: Traversable) -> None:
     """Compare every file with the recorded sums: no more, no fewer, no other."""
-    recorded = _recorded(part)
+    recorded = _recorded(part, home)
     found = sums(folder)
     wrong = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
     if wrong:
@@ -146,13 +150,13 @@ def sums(folder: Path) -> Mapping[str, str]:
     return found
 
 
-def _recorded(part: str) -> Mapping[str, str]:
-    lines = _text("sums", f"{part}.sha256").splitlines()
+def _recorded(part: str, home: Traversable) -> Mapping[str, str]:
+    lines = _text(home, "sums", f"{part}.sha256").splitlines()
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
-def _text(folder: str, name: str) -> str:
-    return (resources.files("questlog.stack") / folder / name).read_text("utf-8")
+def _text(home: Traversable, folder: str, name: str) -> str:
+    return (home / folder / name).read_text("utf-8")
 
 
 def _nothing(folder: Path) -> None:
@@ -210,7 +214,7 @@ def _finish_trino(folder: Path) -> None:
     (root,) = folder.glob("trino-server-*")
     root.rename(folder / "server")
     for plugin in (folder / "server" / "plugin").iterdir():
-        if plugin.name not in ("iceberg", "hive"):
+        if plugin.name not in ("iceberg", "hive", "password-authenticators"):
             shutil.rmtree(plugin)
     (cli,) = folder.glob("trino-cli-*-executable.jar")
     cli.rename(folder / "trino-cli.jar")
@@ -224,12 +228,15 @@ _FINISH: Mapping[str, Callable[[Path], None]] = {
 
 
 def record(parts: Iterable[str], target: Path) -> None:
-    """Write the sums of what Maven brings now: for whoever changes a pom, after looking at what changed."""
+    """Write the sums of what Maven brings now: for whoever changes a pom, after looking at what changed.
+
+    *target* is the folder `sums`, beside which `poms` lies.
+    """
     for part in parts:
         draft = cache_folder() / f"{part}.recording"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        _run_maven(part, draft, lambda line: None)
+        _run_maven(part, draft, lambda line: None, target.parent)
         lines = [f"{digest}  {name}\n" for name, digest in sums(draft).items()]
         (target / f"{part}.sha256").write_text("".join(lines), "utf-8")
         shutil.rmtree(draft)

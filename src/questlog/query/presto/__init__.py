@@ -159,7 +159,8 @@ def open_engine(
     said = {**_OPTIONS, **options}
     if not re.fullmatch(r"(?:trino\+)?https?://[^/@]+/?", said["url"]):
         raise QuestlogError(
-            f"presto: {said['url']!r} is no address", hint="http://HOST:PORT, or trino+https://HOST:PORT for Trino"
+            f"presto: {_masked(said['url'])!r} is no address",
+            hint="http://HOST:PORT, or trino+https://HOST:PORT for Trino; user and password are settings of their own",
         )
     server = Server(said["url"], said["catalog"], schema, said["user"], said["password"], said["ca.location"])
     return PrestoEngine(server, plan, seconds=seconds)
@@ -168,6 +169,12 @@ def open_engine(
 _OPTIONS = {
     "url": "http://127.0.0.1:8080", "user": "questlog", "password": "", "ca.location": "", "catalog": "iceberg",
 }  # fmt: skip
+
+
+def _masked(url: str) -> str:
+    """Return the address without what may be a password: a message is written to logs."""
+    before, at, host = url.rpartition("@")
+    return f"{before.partition('//')[0]}//…@{host}" if at else url
 
 
 def _is_event_table(columns: Sequence[ViewColumn]) -> bool:

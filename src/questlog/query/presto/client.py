@@ -23,6 +23,7 @@ _BUSY = {502, 503, 504}
 _TRIES_SECONDS = 10.0
 """How long a server that does not answer is asked again: it may only be starting anew."""
 _CALL_SECONDS = 60.0
+_SETTINGS = 'see [presto] in questlog.toml; QUESTLOG_PRESTO_PASSWORD, or password = { file = "…" }, is the password'
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,16 @@ class Server:
         }  # fmt: skip
         found = {f"X-{self.dialect}-{name}": value for name, value in said.items() if value}
         if self.password:
-            found["Authorization"] = "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+            found["Authorization"] = "Basic " + base64.b64encode(_latin(f"{self.user}:{self.password}")).decode()
         return found
+
+
+def _latin(text: str) -> bytes:
+    """Return the bytes that both engines read back as *text*: they take them for ISO 8859-1."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode()  # only what stands before them, a proxy, may know such letters
 
 
 @dataclass(slots=True)
@@ -105,14 +114,22 @@ def _connected(server: Server, seconds: float) -> Iterator[http.client.HTTPConne
     host, port = parts.hostname or "", parts.port
     connection: http.client.HTTPConnection
     if server.is_secure:
-        context = ssl.create_default_context(cafile=server.ca_file or None)
-        connection = http.client.HTTPSConnection(host, port, timeout=seconds, context=context)
+        connection = http.client.HTTPSConnection(host, port, timeout=seconds, context=_trusted(server))
     else:
         connection = http.client.HTTPConnection(host, port, timeout=seconds)
     try:
         yield connection
     finally:
         connection.close()
+
+
+def _trusted(server: Server) -> ssl.SSLContext:
+    """Return what the server's certificate is checked by: the authorities of the settings, or else the machine's."""
+    try:
+        return ssl.create_default_context(cafile=server.ca_file or None)
+    except OSError as error:  # no such file, or none that holds certificates
+        reason = error.strerror or str(error)
+        raise QueryError(f"presto: ca.location: {server.ca_file}: {reason}", hint=_SETTINGS) from error
 
 
 def _call(
@@ -127,6 +144,9 @@ def _call(
             text = response.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()  # the next request opens it again
+            if isinstance(error, ssl.SSLCertVerificationError):
+                message = f"the certificate of {server.dialect} at {server.url} is refused: {error.verify_message}"
+                raise QueryError(message, hint="ca.location in [presto] names the authority to trust") from error
             again = method == "GET" or isinstance(error, ConnectionRefusedError)
             if isinstance(error, ssl.SSLError) or not again or time.monotonic() > patience:
                 message = f"{server.dialect} at {server.url} does not answer: {error or type(error).__name__}"
@@ -137,7 +157,10 @@ def _call(
             time.sleep(0.1)
             continue
         if response.status == 401:
-            raise QueryError(f"{server.url} wants another user or password", hint="see the settings of [presto]")
+            raise QueryError(
+                f"{server.dialect} at {server.url} wants another user or password than those of {server.user}",
+                hint=_SETTINGS,
+            )
         if response.status != 200:
             raise QueryError(f"{server.url} answered {response.status}: {text[:200].decode('utf-8', 'replace')}")
         found: Mapping[str, Any] = json.loads(text)
