@@ -153,9 +153,9 @@ def test_a_file_that_is_not_what_was_recorded_is_refused(tmp_path: Path, monkeyp
     from questlog.stack import fetch as module
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    whole = dict(module._recorded("spark"))
+    whole = dict(module._recorded("spark", module.HOME))
     name = sorted(whole)[0]
-    monkeypatch.setattr(module, "_recorded", lambda part: {**whole, name: "0" * 64})
+    monkeypatch.setattr(module, "_recorded", lambda part, home: {**whole, name: "0" * 64})
     with pytest.raises(QuestlogError, match=rf"1 files are not what was recorded, the first: {name}"):
         fetch("spark")
     assert not part_folder("spark").exists()
