@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -200,10 +199,7 @@ def test_a_broker_whose_disk_is_full_costs_time_and_nothing_else(tmp_path: Path)
             game.send(50)
             with game.forwarding():
                 game.await_all()
-                ballast = disk.path / "ballast"
-                with ballast.open("wb") as file, contextlib.suppress(OSError):
-                    while True:
-                        os.write(file.fileno(), bytes(65_536))
+                ballast = power.fill(disk.path)
                 game.send(300, size=20_000)
                 wait_until(lambda: game.trouble != "", "status says that something is in the way", 60)
                 ballast.unlink()

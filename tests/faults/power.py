@@ -6,6 +6,7 @@ again replays the journal, as starting the machine does. Needs root and a free l
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -62,10 +63,25 @@ class Disk:
         finally:
             os.close(descriptor)
 
-    def free(self) -> int:
-        """Return how many bytes may still be written."""
-        disk = os.statvfs(self.path)
-        return disk.f_bavail * disk.f_frsize
+
+def fill(folder: Path, leave: int = 0) -> Path:
+    """Let somebody else's file take the space of a disk except *leave* bytes, and return it.
+
+    A file system takes more than it needs for what it has not written yet, and gives the rest back: hence the sync.
+    """
+    ballast, before = folder / "ballast", -1
+    with ballast.open("wb", buffering=0) as file:
+        while (free := _free(folder)) > leave and free != before:
+            before = free
+            with contextlib.suppress(OSError):
+                file.write(bytes(max(1024, min(1 << 20, free - leave))))
+            os.sync()
+    return ballast
+
+
+def _free(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def why_not(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,20 +27,6 @@ def start(nursery: Nursery, tmp_path: Path, disk: power.Disk, watermark_mb: int)
     return Game(nursery, tmp_path / "game", environment=environment)
 
 
-def fill(disk: power.Disk, leave: int) -> Path:
-    """Let somebody else's file take the disk's space except *leave* bytes."""
-    ballast = disk.path / "ballast"
-    with ballast.open("wb") as file:
-        while disk.free() > leave:
-            try:
-                file.write(b"x" * max(1024, min(1 << 20, disk.free() - leave)))
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                break
-    return ballast
-
-
 @pytest.mark.parametrize("watermark_mb", [4, 0], ids=["at the watermark", "without a watermark, at the last byte"])
 def test_a_full_disk_refuses_in_time_and_loses_nothing(
     nursery: Nursery, tmp_path: Path, disk: power.Disk, watermark_mb: int
@@ -52,7 +37,7 @@ def test_a_full_disk_refuses_in_time_and_loses_nothing(
         for _ in range(2):
             before = len(clients.acknowledged)
             wait_for(lambda before=before: len(clients.acknowledged) > before + 30, "events are accepted")
-            ballast = fill(disk, leave=3 << 20 if watermark_mb else 0)
+            ballast = power.fill(disk.path, leave=3 << 20 if watermark_mb else 0)
             full = time.monotonic()
             refused = len(clients.refusals)
             if watermark_mb:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import power
 import pytest
 from landing_kit import facts, iceberg_agrees, make_project, records
 
@@ -36,15 +37,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-def fill(disk: Path, leave: int) -> Path:
-    """Write a file that leaves *leave* bytes."""
-    ballast = disk / "ballast"
-    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    with ballast.open("wb") as file:
-        file.write(b"x" * max(0, free - leave))
-    return ballast
-
-
 @pytest.mark.parametrize("leave", [0, 8_192, 24_576, 49_152])
 def test_a_full_disk_stops_landing_loses_nothing_and_leaves_no_litter(small_disk: Path, leave: int) -> None:
     """However little space there is, the tables open and the next try finds no less space than this one."""
@@ -55,7 +47,7 @@ def test_a_full_disk_stops_landing_loses_nothing_and_leaves_no_litter(small_disk
         pipeline = open_pipeline(game, min_free_mb=0)
         pipeline.log.append(records(30, 4, 30))
         pipeline.log.close()  # type: ignore[attr-defined]
-        ballast = fill(small_disk, leave)
+        ballast = power.fill(small_disk, leave)
         free = []
         for _ in range(4):
             with pytest.raises(LakeUnavailable, match="cannot be written"):
@@ -79,7 +71,7 @@ def test_a_running_lander_says_that_it_waits_and_goes_on_by_itself(
     pipeline = open_pipeline(game)
     stop = threading.Event()
     with caplog.at_level(logging.INFO, "questlog.land"), pipeline.lander() as lander:
-        ballast = fill(small_disk, 0)
+        ballast = power.fill(small_disk)
         thread = threading.Thread(target=lander.run, args=(stop,))
         thread.start()
         try:
@@ -97,7 +89,7 @@ def test_a_running_lander_says_that_it_waits_and_goes_on_by_itself(
 
 def test_a_lander_that_starts_on_a_full_disk_says_what_to_do(small_disk: Path) -> None:
     game = make_project(small_disk / "game", [records(30, 3, 0)])
-    ballast = fill(small_disk, 0)
+    ballast = power.fill(small_disk)
     with pytest.raises(LakeUnavailable) as refused, open_pipeline(game).lander():
         pass
     assert "free disk space" in refused.value.hint
