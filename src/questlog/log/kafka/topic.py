@@ -15,6 +15,8 @@ from questlog.log.kafka.client import ANSWER_SECONDS, open_admin, open_consumer,
 
 RECORD_BYTES = 64 << 20
 """The largest record that the log takes; the topic takes it too, so that none is ever in the way."""
+WORK_SECONDS = 30.0
+"""How long the brokers may take to do what they were asked for."""
 _KEPT = ("retention.ms", "max.message.bytes", "message.timestamp.type", "min.insync.replicas")
 
 
@@ -63,9 +65,14 @@ def create_topic(
     if replication > 2:
         wanted["min.insync.replicas"] = "2"
     admin = open_admin(config)
+    try:
+        # A broker that is away is said soon; one that is only busy is waited for.
+        admin.describe_cluster(request_timeout=ANSWER_SECONDS).result()
+    except KafkaException as error:
+        raise unavailable(config, error, name) from error
     new = NewTopic(name, num_partitions=partitions, replication_factor=replication, config=wanted)
     try:
-        _result(admin.create_topics([new], operation_timeout=ANSWER_SECONDS), config)
+        _result(admin.create_topics([new], operation_timeout=WORK_SECONDS, request_timeout=WORK_SECONDS), config)
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise _refused(config, error, name) from error
@@ -77,7 +84,7 @@ def create_topic(
 
 def _await_leaders(config: Mapping[str, str], name: str) -> None:
     """Return once the brokers know the topic: who uses it in the same moment would be told that it is not there."""
-    patience = time.monotonic() + ANSWER_SECONDS
+    patience = time.monotonic() + WORK_SECONDS
     while time.monotonic() < patience:
         with contextlib.suppress(LogUnavailable):
             if all(p.leader >= 0 for p in describe_topic(config, name).partitions):
@@ -169,7 +176,7 @@ def _result(futures: Mapping[Any, Future[Any]], config: Mapping[str, str], name:
 
     (future,) = futures.values()
     try:
-        return future.result(ANSWER_SECONDS * 2)
+        return future.result(WORK_SECONDS * 2)
     except TimeoutError as error:
         raise unavailable(config, KafkaError(KafkaError._TIMED_OUT), name) from error
     except KafkaException as error:
