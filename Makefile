@@ -4,7 +4,6 @@ BIN := .venv/bin
 N ?= 1000
 STAMP := .venv/installed
 CLUSTER := .venv/installed-cluster
-SESSION := $(addprefix tests/cluster/test_,spark_lander.py spark_contract.py fence.py backfill.py parity.py promote.py)
 
 .PHONY: help demo test test-cluster drill drill-cluster lint docs lock clean
 
@@ -31,9 +30,7 @@ $(CLUSTER): $(STAMP) requirements/cluster.txt
 
 test-cluster: $(CLUSTER)  ## start Kafka, HDFS, Metastore and Presto here and run the cluster's tests on them
 	@$(BIN)/questlog stack fetch
-	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest tests/cluster --ignore=tests/cluster/faults $(SESSION:%=--ignore=%)
-	@QUESTLOG_CLUSTER=1 $(BIN)/python -m pytest $(SESSION)
-	@QUESTLOG_CLUSTER=1 QUESTLOG_SOME_FAULTS=4 $(BIN)/python -m pytest -s tests/cluster/faults
+	@QUESTLOG_SOME_FAULTS=4 $(BIN)/python tests/cluster
 
 drill: $(STAMP)  ## kill servers and landers N times and cut the power N/10 times (N=1000)
 	@QUESTLOG_DRILL=$(N) QUESTLOG_CUTS=$$(( $(N) / 10 )) $(BIN)/python -m pytest -s \

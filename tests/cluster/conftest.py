@@ -39,7 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Kafka, HDFS, Metastore and Presto, all healthy, on free ports; gone with this process, however it ends.
 
-    With QUESTLOG_STACK these are the servers of a stack that runs in that folder, and stay.
+    With QUESTLOG_STACK these are the servers of a stack that runs in that folder, and stay. Tests that kill or freeze
+    some of them want QUESTLOG_STACK_MAY_DIE too.
     """
     if "QUESTLOG_STACK" in os.environ:
         yield Stack(os.environ["QUESTLOG_STACK"])
