@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
 import logging
 import os
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from authority import make_certificates
 from broker import Broker
+from studio import environment
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from questlog.errors import LogUnavailable, QuestlogError
@@ -51,6 +59,19 @@ listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
 listener.name.sasl_ssl.plain.sasl.jaas.config=\
   org.apache.kafka.common.security.plain.PlainLoginModule required username="broker" password="broker" \
   user_broker="broker" user_questlog="pl\\"ain\\\\s3cret = {{;";
+"""
+LOG_ALL = """
+rootLogger.level = info
+rootLogger.appenderRef.stderr.ref = stderr
+appender.stderr.type = Console
+appender.stderr.name = stderr
+appender.stderr.target = SYSTEM_ERR
+appender.stderr.layout.type = PatternLayout
+appender.stderr.layout.pattern = %p %c: %m%n%ex
+logger.kafka.name = org.apache.kafka
+logger.kafka.level = debug
+logger.source.name = org.apache.spark.sql.kafka010
+logger.source.level = debug
 """
 PLAN = '[game]\nname = "swords"\n[events.join_guild.fields]\nguild = "string"\n'
 
@@ -127,6 +148,80 @@ def test_topic_and_forwarder_get_through_and_no_secret_gets_out(
         assert describe_topic(settings.kafka, settings.topic).records == 3
     said = caplog.text + "".join(capfd.readouterr())
     assert [secret for secret in (SCRAM, PLAIN, "ain\\s3cret") if secret in said] == []
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("mechanism", "password"), [("PLAIN", PLAIN), ("SCRAM-SHA-512", SCRAM)])
+def test_a_whole_landing_gets_through_and_spark_shows_the_secret_nowhere(
+    secure: SecureBroker, stack: Stack, tmp_path: Path, mechanism: str, password: str
+) -> None:
+    """Spark is told to say all it can: its log, Kafka's part of it from DEBUG on, its event log, its pages."""
+    folder = project(
+        tmp_path / mechanism.lower().replace("-", "_"), secure, secure.authority, mechanism, password, stack
+    )
+    make_topic(folder)
+    forward(folder)
+    events, ui, logging = tmp_path / "events", free_port(), tmp_path / "log4j2.properties"
+    events.mkdir()
+    logging.write_text(LOG_ALL)
+    with (folder / "questlog.toml").open("a") as settings:
+        settings.write(
+            f'spark.ui.enabled = true\nspark.ui.port = {ui}\nspark.log.level = "INFO"\n'
+            f'spark.eventLog.enabled = true\nspark.eventLog.compress = false\nspark.eventLog.dir = "file://{events}"\n'
+            f'spark.driver.extraJavaOptions = "-Dlog4j2.configurationFile={logging}"\n'
+            f'[presto]\nurl = "{stack.addresses.presto}"\n'
+        )
+    seen = set[str]()
+    with (tmp_path / "lander.log").open("wb") as log:
+        lander = subprocess.Popen(
+            [sys.executable, "-m", "questlog", "-C", str(folder), "land"], stdout=log, stderr=log, env=environment()
+        )
+        while lander.poll() is None:
+            seen |= {*command_lines(), *pages(ui)}
+            time.sleep(0.5)
+    said = (tmp_path / "lander.log").read_text()
+    assert lander.returncode == 0, said[-3000:]
+    with open_pipeline(folder) as pipeline:
+        assert pipeline.sql("select event_id, guild from join_guild order by event_id").rows() == [
+            ("e0", "wolves"), ("e1", "wolves"), ("e2", "wolves"),
+        ]  # fmt: skip
+    shown = "".join(seen)
+    assert "deploy.SparkSubmit" in shown and "spark.eventLog.dir" in shown  # processes and pages were seen
+    assert "sasl.jaas.config = [hidden]" in said  # it did read Kafka in this very log
+    told = "".join(path.read_text("utf-8", "replace") for path in events.rglob("*") if path.is_file())
+    assert "KafkaV2[Subscribe" in told  # the stream's own account of itself
+    secret = SCRAM if password == SCRAM else "s3cret = {"  # however the rest of it is quoted
+    assert [where for where, text in {"log": said, "pages": shown, "events": told}.items() if secret in text] == []
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def command_lines() -> Iterator[str]:
+    """Yield the command lines of all processes, as everybody on the machine sees them."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_bytes().decode("utf-8", "replace")
+
+
+def pages(port: int) -> Iterator[str]:
+    """Yield what Spark's pages say now; nothing before and after there are any."""
+    with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+        (found,) = json.loads(page(port, "/api/v1/applications"))
+        api = f"/api/v1/applications/{found['id']}"
+        for path in ("/environment/", "/SQL/", "/StreamingQuery/", f"{api}/environment", f"{api}/sql?details=true"):
+            yield page(port, path)
+
+
+def page(port: int, path: str) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read().decode("utf-8", "replace")
+    finally:
+        connection.close()
 
 
 def test_a_wrong_password_is_said_as_that(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:
