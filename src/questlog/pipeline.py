@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +14,7 @@ from questlog.lake.state import load_progress
 from questlog.log.sqlite import SqliteLog
 from questlog.plan import Plan
 from questlog.plan.load import load_plan
-from questlog.settings import Project, find_project
+from questlog.settings import Project, Settings, find_project
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -206,7 +206,7 @@ class ClusterPipeline(Pipeline):
         settings = self.project.settings
         return open_session(
             master=settings.spark_master,
-            jars=_spark_jars(settings.spark),
+            jars=_spark_jars(settings),
             metastore=settings.metastore,
             warehouse=settings.warehouse,
             options=settings.spark,
@@ -250,13 +250,13 @@ class ClusterPipeline(Pipeline):
         return open_engine(settings.presto, settings.namespace, lambda: self.plan, seconds=settings.query_seconds)
 
 
-def _spark_jars(options: Mapping[str, str]) -> Sequence[str]:
+def _spark_jars(settings: Settings) -> Sequence[str]:
     """Return Iceberg's and Kafka's jars for Spark, unless the settings bring their own."""
-    if any(key in options for key in ("spark.jars", "spark.jars.packages", "spark.driver.extraClassPath")):
+    if any(key in settings.spark for key in ("spark.jars", "spark.jars.packages", "spark.driver.extraClassPath")):
         return ()
-    from questlog.stack import jars
+    from questlog.stack import spark_jars
 
-    return jars("spark")
+    return spark_jars(settings.metastore, settings.warehouse)
 
 
 PROFILES: dict[str, type[Pipeline]] = {"embedded": Pipeline, "cluster": ClusterPipeline}

@@ -15,7 +15,7 @@ from typing import Any
 
 from questlog.errors import ProjectNotFound, QuestlogError
 
-SECRET = re.compile(r"password|secret|\.key\.pem$|token$|jaas")
+SECRET = re.compile(r"password|secret|\.key\.pem$|token$|credential$|jaas")
 """What a key of a table is called whose value may stand in the environment or a file of its own only."""
 
 
@@ -52,9 +52,14 @@ class Settings:
     namespace: str = _row("questlog", "Cluster: the schema of the game's tables in the metastore.")
     metastore: str = _row(
         "thrift://127.0.0.1:9083",
-        "Cluster: the Hive Metastore; if not set, that of the project's own `questlog stack`.",
+        "Cluster: the Hive Metastore, or at https://… an Iceberg REST catalog;"
+        " if not set, that of the project's own `questlog stack`.",
     )
-    warehouse: str = _row("hdfs://127.0.0.1:8020/warehouse", "Cluster: below which folder tables lie.")
+    warehouse: str = _row(
+        "hdfs://127.0.0.1:8020/warehouse",
+        "Cluster: below which folder tables lie: hdfs://…, a path if all servers are on one machine;"
+        " with a REST catalog also s3://…, or a name that it knows.",
+    )
     spark_master: str = _row("local[*]", "Cluster: where Spark lands, also spark://HOST:7077.")
     spark: Mapping[str, str] = _table("Cluster: Spark's own settings, e.g. `spark.driver.memory`.")
     kafka: Mapping[str, str] = _table("Cluster: librdkafka's own settings, e.g. `bootstrap.servers`, `sasl.username`.")
@@ -127,6 +132,8 @@ def load_settings(path: Path, **overrides: Any) -> Settings:
         else:
             values[name], fault = _keys(name, value, path.parent)
             faults += fault
+    if str(values.get("warehouse", "")).startswith("/"):  # without a scheme each server would take it for its own
+        values["warehouse"] = f"file://{values['warehouse']}"
     for name in rows:
         if not _is_scalar(rows[name]):
             values[name] = {**values.get(name, {}), **_keys_of_environment(name)}

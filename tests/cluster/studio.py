@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from questlog.log.kafka.spool import read_forwarding
+from questlog.log.kafka.spool import Spool, read_forwarding
+from questlog.pipeline import ClusterPipeline, open_pipeline
+from questlog.record import encode_record
 from questlog.settings import find_project
 from questlog.stack import Stack
 
@@ -29,7 +32,7 @@ class Project:
 
     def __init__(self, folder: Path, stack: Stack) -> None:
         self.folder, self.stack, self.name = folder, stack, f"swords_{uuid.uuid4().hex[:8]}"
-        self.topic = f"events_{self.name}"
+        self.topic, self.sent = f"events_{self.name}", list[str]()
         for name in ("game.py", "plan.toml"):
             shutil.copy(SWORDS / name, folder / name)
         self.configure()
@@ -37,13 +40,14 @@ class Project:
     def configure(self, **other: str) -> None:
         """Write questlog.toml; *other* names servers that are not the stack's."""
         at = self.stack.addresses
-        said = {"kafka": at.kafka, "metastore": at.metastore, "presto": at.presto, "lines": "", **other}
+        said = {"kafka": at.kafka, "metastore": at.metastore, "warehouse": at.warehouse, "presto": at.presto}
+        said |= {"lines": "", "spark": "", **other}
         (self.folder / "questlog.toml").write_text(
             f'profile = "cluster"\ntopic = "{self.topic}"\nnamespace = "{self.name}"\n'
-            f'metastore = "{said["metastore"]}"\nwarehouse = "{at.warehouse}"\nspark_master = "local[2]"\n'
+            f'metastore = "{said["metastore"]}"\nwarehouse = "{said["warehouse"]}"\nspark_master = "local[2]"\n'
             f"topic_partitions = 2\nland_seconds = 0.5\n{said['lines']}\n"
             f'[kafka]\nbootstrap.servers = "{said["kafka"]}"\n'
-            f'[spark]\n"spark.driver.memory" = "1g"\n[presto]\nurl = "{said["presto"]}"\n'
+            f'[spark]\n"spark.driver.memory" = "1g"\n{said["spark"]}\n[presto]\nurl = "{said["presto"]}"\n'
         )
 
     def run(self, *words: str, seconds: float = 600, code: int | None = 0) -> subprocess.CompletedProcess[str]:
@@ -56,6 +60,19 @@ class Project:
     def exec(self, *words: str) -> str:
         """Run `questlog stack exec …` in the project and return what it printed."""
         return self.run("stack", "--dir", str(self.stack.folder), "exec", *words).stdout
+
+    def record(self, *bodies: bytes) -> None:
+        """Log events and forward them to the topic."""
+        with open_pipeline(self.folder) as pipeline:
+            assert isinstance(pipeline, ClusterPipeline)
+            first = len(self.sent)
+            self.sent += [f"e{first + number}" for number in range(len(bodies))]
+            now = time.time_ns() // 1_000_000
+            records = zip(self.sent[first:], bodies, strict=True)
+            pipeline.log.append([encode_record(body, id=id, received_ms=now) for id, body in records])
+            with Spool(pipeline.project.data, pipeline.project.log_folder) as spool:
+                pipeline.forwarder(spool).drain(threading.Event())
+            pipeline.log.close()
 
     def sql(self, statement: str) -> list[dict[str, Any]]:
         """Return what `questlog sql` answers."""

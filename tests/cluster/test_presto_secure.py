@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from secure_engine import SecureEngine
+from engine import SecureEngine
 from studio import environment
 from test_portable import QUERIES, plain_rows
 

@@ -20,6 +20,7 @@ from confluent_kafka import Producer
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from questlog.errors import LanderFenced
 from questlog.land.spark import SparkLander, commit_offsets
+from questlog.land.spark.catalog import catalog_options
 from questlog.land.spark.upkeep import SparkUpkeep
 from questlog.log.kafka.spool import Spool
 from questlog.log.kafka.topic import create_topic
@@ -57,6 +58,15 @@ def spark(servers: dict[str, str]) -> Iterator[Any]:
     )  # fmt: skip
     yield session
     session.stop()
+
+
+def other_catalog(spark: Any, metastore: str, warehouse: str) -> Any:
+    """Return a session beside *spark*, in the same Java, whose catalog is another one."""
+    session = spark.newSession()
+    for key, value in catalog_options(metastore, warehouse).items():
+        if not key.startswith("spark.hadoop."):
+            session.conf.set(key, value)
+    return session
 
 
 class _Kept:

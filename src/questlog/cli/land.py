@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from questlog.cli.progress import counting
+from questlog.errors import ProjectNotFound
 from questlog.pipeline import open_pipeline
+from questlog.settings import Settings, find_project
 
 if TYPE_CHECKING:
     from questlog.land import Landed, StopSignal
@@ -24,14 +26,18 @@ def drain(lander: LandingLoop, stop: StopSignal | None = None) -> Landed:
         return lander.drain(stop, lambda landed, total: show(landed, landed, total))
 
 
-def _path(asked: str) -> str:
+def _path(folder: Path, asked: str) -> str:
     if asked == "job":
         from questlog import jobs
 
         return str(Path(jobs.__path__[0]) / "land.py")
-    from questlog.stack import jars
+    from questlog.stack import spark_jars
 
-    return ",".join(jars("spark"))
+    try:
+        settings = find_project(folder).settings
+    except ProjectNotFound:  # it may be asked for where there is none
+        settings = Settings()
+    return ",".join(spark_jars(settings.metastore, settings.warehouse))
 
 
 @click.command()
@@ -50,7 +56,7 @@ def land(folder: Path, as_json: bool, asked: str | None) -> None:
       spark-submit --jars "$(questlog land --print jars)" "$(questlog land --print job)" -C . --once
     """
     if asked:
-        click.echo(_path(asked))
+        click.echo(_path(folder, asked))
         return
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

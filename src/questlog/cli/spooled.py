@@ -114,11 +114,12 @@ def _lake(pipeline: ClusterPipeline) -> dict[str, Any]:
 def _metastore_away(addresses: str) -> str:
     """Return a sentence if nobody answers at the metastore's addresses, as far as that can be found out here."""
     trouble = ""
-    for address in addresses.split(",") if addresses.startswith("thrift:") else ():
+    for address in addresses.split(","):
         at = urlsplit(address.strip())
         try:
-            with socket.create_connection((at.hostname or "", at.port or 9083), METASTORE_SECONDS) as call:
-                call.sendall(_WHAT_IS_THERE)
+            port = at.port or _PORTS.get(at.scheme, 9083)
+            with socket.create_connection((at.hostname or "", port), METASTORE_SECONDS) as call:
+                call.sendall(_WHAT_IS_THERE if at.scheme == "thrift" else b"GET /v1/config HTTP/1.0\r\n\r\n")
                 call.recv(1)  # whatever it says, a server that wants TLS or a password too: it lives
         except OSError as error:
             trouble = trouble or f"the metastore at {address.strip()} does not answer: {error}"
@@ -127,6 +128,7 @@ def _metastore_away(addresses: str) -> str:
     return trouble
 
 
+_PORTS = {"http": 80, "https": 443}
 _WHAT_IS_THERE = b"\x80\x01\x00\x01\x00\x00\x00\x07getName\x00\x00\x00\x00\x00"
 """A call in Thrift's binary protocol, which every metastore knows: its own name."""
 

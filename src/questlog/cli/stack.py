@@ -77,7 +77,7 @@ class _Lines:
 @stack.command()
 @click.argument("parts", nargs=-1)
 def fetch(parts: tuple[str, ...]) -> None:
-    """Bring what the servers are made of from Maven Central: all but Trino, or only PARTS.
+    """Bring what the servers are made of from Maven Central: all but Trino and S3, or only PARTS.
 
     What is here is not brought again. An interrupted fetch goes on where it stopped. Every file is compared
     with its recorded sum. It is kept in the user's cache folder, for every project.

@@ -56,6 +56,11 @@ class HiveExport:
         self._keep_seconds = keep_seconds
         if not re.fullmatch("[a-z][a-z0-9_]*", database):
             raise QuestlogError(f"{database!r} is no name of a database", hint="small letters, digits and _")
+        if not metastore.startswith("thrift://"):
+            raise QuestlogError(
+                f"plain Parquet is registered in a Hive Metastore, and {metastore} is an Iceberg REST catalog",
+                hint="its own tables are Parquet too: any engine that knows Iceberg reads them",
+            )
         if database in (namespace, f"{namespace}_state"):
             raise QuestlogError(f"database {database} holds the Iceberg tables", hint="--into another name")
 

@@ -134,7 +134,8 @@ def _door(what: str, url: str, port: int) -> Seen:
     if at.scheme not in ("thrift", "hdfs", "http", "https"):
         return Seen(what, True, f"{url}, not tried")
     try:
-        socket.create_connection((at.hostname or "", at.port or port), CONNECT_SECONDS).close()
+        usual = {"http": 80, "https": 443}.get(at.scheme, port)
+        socket.create_connection((at.hostname or "", at.port or usual), CONNECT_SECONDS).close()
     except OSError as error:
         return Seen(what, False, f"{url} does not answer: {error}", f"{what} in questlog.toml; questlog stack status")
     return Seen(what, True, f"{url} listens")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from questlog.errors import QuestlogError
 from questlog.stack.fetch import jars as jars
+from questlog.stack.fetch import spark_jars as spark_jars
 from questlog.stack.place import Place, find_java, known_ports, open_place
 from questlog.stack.processes import end, memory_mb, recall
 

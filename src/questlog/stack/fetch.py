@@ -26,7 +26,7 @@ from pathlib import Path
 from questlog.errors import NotInstalled, QuestlogError
 
 PARTS = ("kafka", "hdfs", "metastore", "spark", "presto")
-OPTIONAL = ("trino",)
+OPTIONAL = ("trino", "s3")
 GET_MAVEN = "install Maven, for example: apt install maven (or brew install maven)"
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 _DOWNLOADED = re.compile(r"Downloaded from \S+: \S+/(\S+\.(?:jar|zip|gz)) \(([\d.]+) (B|kB|MB|GB)")
@@ -51,6 +51,16 @@ def part_folder(part: str, home: Traversable = HOME) -> Path:
 def jars(part: str) -> list[str]:
     """Return the paths of the jars of *part*, or raise `NotInstalled` if it was never fetched."""
     return sorted(str(path) for path in fetched(part).glob("*.jar"))
+
+
+def spark_jars(metastore: str, warehouse: str) -> list[str]:
+    """Return the jars that Spark needs for tables in *warehouse*.
+
+    Only on S3 it needs those of `s3`. A REST catalog may name a warehouse that lies there: then they are taken
+    if they are here.
+    """
+    is_named = metastore.startswith("http") and "://" not in warehouse and part_folder("s3").exists()
+    return jars("spark") + (jars("s3") if is_named or warehouse.startswith("s3") else [])
 
 
 def fetched(part: str) -> Path:

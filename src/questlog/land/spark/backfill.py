@@ -23,8 +23,9 @@ from questlog.land import StopSignal
 from questlog.land.moment import landed_at
 from questlog.land.part import Filled, count_between, slices
 from questlog.land.spark.again import RESULT, Again, shape_again
+from questlog.land.spark.catalog import CATALOG
 from questlog.land.spark.part import read_part
-from questlog.land.spark.tables import CATALOG, SparkTables
+from questlog.land.spark.tables import SparkTables
 from questlog.log import Position
 from questlog.plan import Plan
 from questlog.shape import QUARANTINE, Place

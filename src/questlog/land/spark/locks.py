@@ -7,7 +7,7 @@ from collections.abc import Collection
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from questlog.land.spark.tables import CATALOG
+from questlog.land.spark.catalog import CATALOG
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -20,8 +20,11 @@ def release_locks(spark: SparkSession, namespaces: Collection[str]) -> int:
     """Release the locks on tables of *namespaces* that landers of this machine left; return how many.
 
     Call it when no commit of ours is under way. Without it the next commit would wait until the Metastore
-    times them out, 300 s as it comes. A lock whose holder lives is left to it, whoever that is.
+    times them out, 300 s as it comes. A lock whose holder lives is left to it, whoever that is. A REST
+    catalog has no locks.
     """
+    if spark.conf.get(f"spark.sql.catalog.{CATALOG}.type") == "rest":
+        return 0
     jvm: Any = spark._jvm
     hive = jvm.org.apache.hadoop.hive
     configuration = hive.conf.HiveConf()

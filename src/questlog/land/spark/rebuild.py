@@ -11,8 +11,8 @@ from questlog.errors import QuestlogError
 from questlog.land import Landed, StopSignal
 from questlog.land.part import count_between, slices
 from questlog.land.spark import SparkLander
+from questlog.land.spark.catalog import CATALOG
 from questlog.land.spark.part import read_part
-from questlog.land.spark.tables import CATALOG
 from questlog.log import Position, merge
 from questlog.plan import Plan
 

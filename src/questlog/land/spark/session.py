@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,25 +16,27 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from questlog.errors import NotInstalled
+from questlog.land.spark.catalog import catalog_options
 from questlog.land.spark.ship import package_zip
-from questlog.land.spark.tables import CATALOG
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+_HIDDEN = re.compile(r"(?i)secret|password|token|access[.]?key|jaas|credential$")
+"""What a key is called whose value Spark's pages, its logs and the list of processes must not show."""
 
 
 def open_session(
     *, master: str, jars: Sequence[str], metastore: str, warehouse: str, options: Mapping[str, str]
 ) -> SparkSession:
-    """Return a session whose catalog `lake` is the Hive Metastore; *options* go over ours."""
+    """Return a session whose catalog `lake` is at *metastore*; *options* go over ours."""
     try:
-        from pyspark import SparkFiles
+        from pyspark import SparkConf, SparkContext, SparkFiles
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise NotInstalled("the cluster profile lands with Spark", hint="pip install 'questlog[cluster]'") from error
     # On this machine a worker is the Python that has questlog's libraries, not the first one on the PATH.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    catalog = f"spark.sql.catalog.{CATALOG}"
     settings = {
         "spark.master": master,
         "spark.app.name": "questlog",
@@ -45,12 +48,8 @@ def open_session(
         "spark.sql.execution.arrow.maxRecordsPerBatch": "10000",
         "spark.sql.timestampType": "TIMESTAMP_NTZ",
         "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
-        catalog: "org.apache.iceberg.spark.SparkCatalog",
-        f"{catalog}.type": "hive",
-        f"{catalog}.uri": metastore,
-        f"{catalog}.warehouse": warehouse,
-        f"{catalog}.cache-enabled": "false",  # another process's commit must be seen at once
-        "spark.hadoop.iceberg.hive.lock-heartbeat-interval-ms": "8000",
+        "spark.redaction.regex": _HIDDEN.pattern,
+        **catalog_options(metastore, warehouse),
         **({"spark.jars": ",".join(jars)} if jars else {}),
         **options,
     }
@@ -65,6 +64,9 @@ def open_session(
         builder = builder.config(key, value)
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
     with _own_interrupt():
+        # Java starts with what it must be told at its start: everybody on the machine sees its command line
+        plain = {key: value for key, value in settings.items() if not _HIDDEN.search(key)}
+        SparkContext._ensure_initialized(conf=SparkConf(loadDefaults=False).setAll(list(plain.items())))
         spark = builder.getOrCreate()
     if not master.startswith("local"):
         # in Spark's own folder: executors that start later fetch it too, and it goes when Spark does

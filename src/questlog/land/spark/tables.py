@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from questlog.errors import LanderReplaced
 from questlog.lake.parquet import METRICS, aligned, parquet_bytes, split_by_day
+from questlog.land.spark.catalog import CATALOG
 from questlog.land.spark.commits import Commits, File
 from questlog.land.spark.fence import Fence, replaced, states, text_of
 from questlog.land.spark.workers import Target
@@ -21,7 +22,6 @@ from questlog.plan import Plan
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-CATALOG = "lake"
 COPIED = "copied"
 """In a table's state: of which copy its rows are; in the floor's counts: how many rows were copied in all."""
 COMMITS_AT_ONCE = 4

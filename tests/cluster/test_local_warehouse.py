@@ -1,0 +1,53 @@
+"""A warehouse on a local path: the Metastore, Spark and Presto of one machine share a folder, and HDFS is not asked."""
+
+# ruff: noqa: F401, F811 -- fixtures of the other modules
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
+from test_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
+from test_spark_lander import GUILD, Game, other_catalog, spark
+
+from questlog.land.spark.upkeep import SparkUpkeep
+from questlog.query.presto import Server
+from questlog.query.presto.client import run
+from questlog.settings import load_settings
+from questlog.stack import Stack
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture
+def game(tmp_path: Path, servers: dict[str, str], spark: Any) -> Iterator[Game]:
+    """A game whose tables lie below a folder of this machine."""
+    (tmp_path / "questlog.toml").write_text(f'warehouse = "{tmp_path}/ware"\n')  # without file://, as people write it
+    warehouse = load_settings(tmp_path / "questlog.toml").warehouse
+    theirs = {**servers, "warehouse": warehouse}
+    found = Game(tmp_path, theirs, other_catalog(spark, theirs["metastore"], warehouse))
+    yield found
+    found.pipeline.log.close()  # type: ignore[attr-defined]
+
+
+def test_presto_reads_what_landed_on_a_local_path_after_upkeep_too(game: Game, stack: Stack) -> None:
+    for _ in range(3):
+        game.send(GUILD)
+        game.forward()
+        game.land()
+    with game.lander() as lander:
+        lander.take_over()
+        SparkUpkeep(lander.tables, every=0, keep=0).keep(game.name, "join_guild")
+        lander.drain()
+    files = [path for path in (game.folder / "ware").rglob("*.parquet") if "/join_guild/" in str(path)]
+    assert len(files) >= 3
+    asked = Server(stack.addresses.presto, "iceberg", game.name)
+    assert run(asked, "select guild, count(*) from join_guild group by guild", 120).rows == [["wolves", 3]]
+
+
+def test_a_path_without_a_scheme_is_this_machines_for_every_server(tmp_path: Path) -> None:
+    (tmp_path / "questlog.toml").write_text('warehouse = "/srv/lake"\n')
+    assert load_settings(tmp_path / "questlog.toml").warehouse == "file:///srv/lake"

@@ -1,0 +1,111 @@
+"""An Iceberg REST catalog in the Metastore's place: the lander's own tests, on a real server, and Trino on the tables.
+
+Presto 0.287 knows no such catalog.
+"""
+
+# ruff: noqa: F401, F811 -- fixtures of the other modules
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
+from engine import Engine
+from rest_catalog import RestCatalog
+from test_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
+from test_fence import (
+    test_a_lander_stopped_between_its_check_and_its_commit_commits_nothing_more,
+    test_two_landers_that_start_in_the_same_moment_get_numbers_of_their_own,
+)
+from test_spark_lander import (
+    GUILD,
+    Game,
+    other_catalog,
+    spark,
+    test_a_batch_that_ends_after_any_commit_is_finished_and_doubles_nothing,
+)
+
+from questlog.cli.spooled import _metastore_away
+from questlog.errors import NotInstalled, QueryError, QuestlogError
+from questlog.land.spark.locks import release_locks
+from questlog.land.spark.upkeep import SparkUpkeep
+from questlog.pipeline import open_pipeline
+from questlog.query.presto import open_engine
+from questlog.stack import Stack
+from questlog.stack.fetch import fetch
+from questlog.stack.place import find_trino_java
+
+pytestmark = pytest.mark.timeout(900)
+TRINO = """
+connector.name=iceberg
+iceberg.catalog.type=rest
+iceberg.rest-catalog.uri={url}
+fs.hadoop.enabled=true
+hive.config.resources={etc}/hadoop/core-site.xml,{etc}/hadoop/hdfs-site.xml
+"""
+
+
+@pytest.fixture(scope="module")
+def catalog(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestCatalog]:
+    found = RestCatalog(tmp_path_factory.mktemp("rest"), f"{servers['warehouse']}/rest")
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def game(tmp_path: Path, servers: dict[str, str], catalog: RestCatalog, spark: Any) -> Iterator[Game]:
+    """A game whose tables the REST catalog keeps."""
+    theirs = {**servers, "metastore": catalog.url}
+    found = Game(tmp_path, theirs, other_catalog(spark, catalog.url, servers["warehouse"]))
+    yield found
+    found.pipeline.log.close()  # type: ignore[attr-defined]
+
+
+def test_there_are_no_locks_to_release_and_status_knows_whether_it_lives(game: Game, catalog: RestCatalog) -> None:
+    assert release_locks(game.spark, (game.name,)) == 0
+    assert _metastore_away(catalog.url) == ""
+    assert "does not answer" in _metastore_away("http://127.0.0.1:9")
+
+
+def test_plain_parquet_wants_a_metastore_and_says_so(game: Game) -> None:
+    with open_pipeline(game.folder) as pipeline, pytest.raises(QuestlogError, match="is an Iceberg REST catalog"):
+        pipeline.export()
+
+
+def test_trino_answers_from_the_same_catalog(game: Game, stack: Stack, catalog: RestCatalog, tmp_path: Path) -> None:
+    """Upkeep was there before it."""
+    try:
+        find_trino_java()
+    except NotInstalled as error:
+        pytest.skip(f"{error}: {error.hint}")
+    fetch("trino")
+    for _ in range(3):
+        game.send(GUILD, b"not json")
+        game.forward()
+        game.land()
+    with game.lander() as lander:
+        lander.take_over()
+        SparkUpkeep(lander.tables, every=0, keep=0).keep(game.name, "join_guild")
+    (tmp_path / "trino").mkdir()
+    engine = Engine("trino", tmp_path / "trino", stack, TRINO.format(url=catalog.url, etc=tmp_path / "trino" / "etc"))
+    try:
+        asked = open_engine({"url": engine.url}, game.name, lambda: game.pipeline.plan, seconds=120)
+
+        def answers() -> bool:
+            try:
+                return bool(asked.run("select 1").rows())
+            except QueryError:
+                return False
+
+        engine.wait(answers)
+        assert asked.run("select guild, count(*) from join_guild group by guild").rows() == [("wolves", 3)]
+        assert asked.run("select count(*) from events").rows() == [(3,)]
+        names = [name for name, *_ in asked.run("show tables").rows()]
+        assert names == ["events", "join_guild", "quarantine", "sword_purchases"]
+        held = asked.held(120)
+        assert (held.landed, held.quarantined_records, held.half_landed) == (3, 3, False)
+    finally:
+        engine.kill()

@@ -1,0 +1,141 @@
+"""A warehouse on S3 with a REST catalog: a landing through Iceberg's own S3 client, and Trino on what it wrote."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
+from engine import Engine
+from rest_catalog import HERE, RestCatalog
+from s3_server import S3Server
+from studio import Project, environment
+from test_kafka_secure import command_lines
+
+from questlog.errors import NotInstalled, QueryError
+from questlog.query.presto import open_engine
+from questlog.stack import Stack
+from questlog.stack.fetch import HOME, fetch
+from questlog.stack.place import find_trino_java
+
+pytestmark = pytest.mark.timeout(900)
+USER, SECRET = "lander", "s3-s3cret"
+GUILD = b'{"event_type": "join_guild", "guild": "wolves"}'
+PARTS = [("s3", HOME), ("rest-catalog-s3", HERE)]
+PLAIN_S3 = {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
+"""Amazon's client sends sums behind a file that only Amazon's servers know; this tells it not to."""
+TRINO = """
+connector.name=iceberg
+iceberg.catalog.type=rest
+iceberg.rest-catalog.uri={catalog}
+fs.native-s3.enabled=true
+s3.endpoint={s3}
+s3.region=us-east-1
+s3.path-style-access=true
+s3.aws-access-key={user}
+s3.aws-secret-key={secret}
+"""
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    found = S3Server(tmp_path_factory.mktemp("s3"), USER, SECRET)
+    yield found
+    found.kill()
+
+
+@pytest.fixture(scope="module")
+def catalog(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestCatalog]:
+    options = {
+        "io-impl": "org.apache.iceberg.aws.s3.S3FileIO", "s3.endpoint": s3.url, "s3.path-style-access": "true",
+        "s3.access-key-id": USER, "s3.secret-access-key": SECRET, "client.region": "us-east-1",
+        "http-client.type": "urlconnection",  # the one that both have: the server is older than Spark's client
+    }  # fmt: skip
+    found = RestCatalog(
+        tmp_path_factory.mktemp("rest"),
+        "s3://lake/warehouse",
+        options,
+        [f"{fetch(part, home=home)}/*" for part, home in PARTS],
+    )
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def project(tmp_path: Path, stack: Stack, s3: S3Server, catalog: RestCatalog) -> Project:
+    """A game whose settings name bucket and catalog; the key is in a file of its own."""
+    (tmp_path / "key").write_text(SECRET + "\n")
+    found = Project(tmp_path, stack)
+    lake = "spark.sql.catalog.lake"
+    found.configure(
+        metastore=catalog.url, warehouse="s3://lake/warehouse",
+        spark=f'{lake}.s3.endpoint = "{s3.url}"\n{lake}.s3.path-style-access = true\n'
+        f'{lake}.s3.access-key-id = "{USER}"\n{lake}.s3.secret-access-key = {{ file = "key" }}\n'
+        f'{lake}.client.region = "us-east-1"',
+    )  # fmt: skip
+    return found
+
+
+def land(project: Project, **more: str) -> tuple[dict[str, int], str]:
+    """Run `questlog land`; return the rows it landed, and all that the machine's process list showed meanwhile."""
+    shown = set[str]()
+    ran = subprocess.Popen(
+        [sys.executable, "-m", "questlog", "-C", str(project.folder), "land", "--json"],
+        env={**environment(), **PLAIN_S3, **more}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while ran.poll() is None:
+        shown.update(command_lines())
+        time.sleep(0.5)
+    out, errors = ran.communicate()
+    assert ran.returncode == 0, errors
+    assert SECRET not in out + errors
+    rows: dict[str, int] = json.loads(out)["rows"]
+    return rows, "".join(shown)
+
+
+def test_landing_writes_to_the_bucket_and_trino_reads_it(
+    project: Project, s3: S3Server, catalog: RestCatalog, stack: Stack, tmp_path: Path
+) -> None:
+    """The key comes from a file first, then from the environment, where Amazon's own client looks for it."""
+    project.run("topic", "create")
+    project.record(*[GUILD] * 3, b"not json")
+    rows, shown = land(project)
+    assert rows == {"join_guild": 3, "quarantine": 1}
+    assert "deploy.SparkSubmit" in shown and SECRET not in shown
+    settings = project.folder / "questlog.toml"
+    kept = [line for line in settings.read_text().splitlines() if "access-key" not in line]
+    settings.write_text("\n".join(kept))
+    project.record(GUILD)
+    rows, shown = land(project, AWS_ACCESS_KEY_ID=USER, AWS_SECRET_ACCESS_KEY=SECRET)
+    assert rows == {"join_guild": 1} and SECRET not in shown
+    files = [path for path in s3.bucket.rglob("*.parquet") if "/join_guild/" in str(path)]
+    assert len(files) == 2
+    try:
+        find_trino_java()
+    except NotInstalled as error:
+        pytest.skip(f"{error}: {error.hint}")
+    fetch("trino")
+    (tmp_path / "trino").mkdir()
+    words = {"catalog": catalog.url, "s3": s3.url, "user": USER, "secret": SECRET}
+    engine = Engine("trino", tmp_path / "trino", stack, TRINO.format(**words))
+    try:
+        asked = open_engine({"url": engine.url}, project.name, lambda: None, seconds=120)  # type: ignore[arg-type, return-value]
+        engine.wait(lambda: answers(asked))
+        assert asked.run("select guild, count(*) from join_guild group by guild").rows() == [("wolves", 4)]
+        assert asked.run("select reason from quarantine").rows() == [("not_json",)]
+    finally:
+        engine.kill()
+
+
+def answers(engine: object) -> bool:
+    try:
+        engine.run("select 1")  # type: ignore[attr-defined]
+    except QueryError:
+        return False
+    return True
