@@ -52,6 +52,7 @@ ssl.keystore.type=PEM
 ssl.keystore.location={data}/../server.pem
 ssl.truststore.type=PEM
 ssl.truststore.location={data}/../ca.pem
+listener.name.sasl_ssl.ssl.client.auth=required
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
 sasl.mechanism.inter.broker.protocol=PLAIN
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
@@ -77,16 +78,19 @@ PLAN = '[game]\nname = "swords"\n[events.join_guild.fields]\nguild = "string"\n'
 
 
 class SecureBroker(Broker):
-    """A broker that knows one user, by either mechanism."""
+    """A broker that knows one user, by either mechanism, and lets in only who shows a certificate."""
 
     properties = PROPERTIES
     users = (f"SCRAM-SHA-512=[name=questlog,password={SCRAM}]",)
 
     def __init__(self, folder: Path) -> None:
-        self.authority = make_certificates(folder).authority
+        self.certificates = make_certificates(folder)
+        self.authority = self.certificates.authority
         self.client = {
             "security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.username": "questlog",
             "sasl.password": PLAIN, "ssl.ca.location": str(self.authority),
+            "ssl.certificate.location": str(self.certificates.client),
+            "ssl.key.location": str(self.certificates.client_key),
         }  # fmt: skip
         super().__init__(folder)
 
@@ -111,7 +115,9 @@ def project(
         f'profile = "cluster"\ntopic = "{name}"\nnamespace = "{name}"\nmetastore = "{at.metastore}"\n'
         f'warehouse = "{at.warehouse}"\nspark_master = "local[2]"\n[kafka]\nbootstrap.servers = "{broker.address}"\n'
         f'security.protocol = "SASL_SSL"\nsasl.mechanism = "{mechanism}"\nsasl.username = "questlog"\n'
-        f'sasl.password = {{ file = "secret" }}\n{trusted}[spark]\nspark.driver.memory = "1g"\n'
+        f'sasl.password = {{ file = "secret" }}\n{trusted}'
+        f'ssl.certificate.location = "{broker.certificates.client}"\n'
+        f'ssl.key.location = "{broker.certificates.client_key}"\n[spark]\nspark.driver.memory = "1g"\n'
         f'spark.jars = "{",".join(jars("spark"))}"\n'
     )
     return folder
@@ -190,8 +196,9 @@ def test_a_whole_landing_gets_through_and_spark_shows_the_secret_nowhere(
     assert "sasl.jaas.config = [hidden]" in said  # it did read Kafka in this very log
     told = "".join(path.read_text("utf-8", "replace") for path in events.rglob("*") if path.is_file())
     assert "KafkaV2[Subscribe" in told  # the stream's own account of itself
-    secret = SCRAM if password == SCRAM else "s3cret = {"  # however the rest of it is quoted
-    assert [where for where, text in {"log": said, "pages": shown, "events": told}.items() if secret in text] == []
+    secrets = SCRAM if password == SCRAM else "s3cret = {", "PRIVATE KEY"  # however the rest of it is quoted
+    places = {"log": said, "pages": shown, "events": told}
+    assert [(where, secret) for where, text in places.items() for secret in secrets if secret in text] == []
 
 
 def free_port() -> int:
@@ -230,6 +237,15 @@ def test_a_wrong_password_is_said_as_that(secure: SecureBroker, stack: Stack, tm
         with pytest.raises(LogUnavailable, match="refuses us") as refused:
             make_topic(folder)
         assert WRONG not in f"{refused.value} {refused.value.hint} {refused.value!r} {refused.value.__cause__!r}"
+
+
+def test_a_client_without_a_certificate_is_not_let_in(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:
+    folder = project(tmp_path / "nameless", secure, secure.authority, "PLAIN", PLAIN, stack)
+    settings = folder / "questlog.toml"
+    kept = [line for line in settings.read_text().splitlines() if not line.startswith(("ssl.certificate", "ssl.key"))]
+    settings.write_text("\n".join(kept))
+    with pytest.raises(LogUnavailable):
+        make_topic(folder)
 
 
 def test_a_broker_of_an_unknown_authority_is_not_trusted(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:

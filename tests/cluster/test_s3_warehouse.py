@@ -133,6 +133,15 @@ def test_landing_writes_to_the_bucket_and_trino_reads_it(
         engine.kill()
 
 
+def test_a_wrong_key_is_said_in_a_sentence_without_it(project: Project) -> None:
+    (project.folder / "key").write_text("wr0ng-key")
+    project.run("topic", "create")
+    project.record(GUILD)
+    ran = project.run("land", code=1)
+    assert "questlog: Spark failed: " in ran.stderr
+    assert [word for word in ("Traceback", "wr0ng-key", SECRET) if word in ran.stdout + ran.stderr] == []
+
+
 def answers(engine: object) -> bool:
     try:
         engine.run("select 1")  # type: ignore[attr-defined]

@@ -81,3 +81,17 @@ def main() -> None:
     except OSError as error:
         click.echo(f"questlog: {error}\n  try: questlog doctor", err=True)
         sys.exit(1)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("pyspark", "py4j"):
+            raise
+        click.echo(f"questlog: Spark failed: {_reason(str(error))}", err=True)
+        click.echo("  try: questlog doctor, and the settings that name servers", err=True)
+        sys.exit(1)
+
+
+def _reason(said: str) -> str:
+    """Return what Java's account of an error comes down to: the last of its causes, or else its first words."""
+    lines = [line.strip(": ") for line in said.strip().splitlines()] or [""]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    first = lines[1] if len(lines) > 1 and lines[0].startswith("An error occurred while calling") else lines[0]
+    return (causes[-1] if causes else first)[:500]

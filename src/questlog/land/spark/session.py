@@ -22,7 +22,7 @@ from questlog.land.spark.ship import package_zip
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-_HIDDEN = re.compile(r"(?i)secret|password|token|access[.]?key|jaas|credential$")
+_HIDDEN = re.compile(r"(?i)secret|password|token|access[.]?key|keystore[.]key|jaas|credential$")
 """What a key is called whose value Spark's pages, its logs and the list of processes must not show."""
 
 

@@ -1,0 +1,21 @@
+"""What Java says of an error, as one sentence of ours."""
+
+import pytest
+
+from questlog.cli import _reason
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "An error occurred while calling o1.sql.\n: java.io.IOException: no space\n\tat x.Y",
+            "java.io.IOException: no space",
+        ),
+        ("An error occurred while calling o1.sql.\n: a.B: failed\n\tat x.Y\nCaused by: c.D: why\n\tat z", "c.D: why"),
+        ("[STREAM_FAILED] Query terminated\n=== Streaming Query ===", "[STREAM_FAILED] Query terminated"),
+        ("", ""),
+    ],
+)
+def test_the_last_cause_is_what_is_said(said: str, reason: str) -> None:
+    assert _reason(said) == reason
