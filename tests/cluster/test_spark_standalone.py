@@ -46,7 +46,7 @@ class Game:
     """A project that lands on a standalone master."""
 
     def __init__(self, folder: Path, stack: Stack, spark: Stack) -> None:
-        self.folder, self.name = folder, f"t{os.getpid()}_{next(_numbers)}"
+        self.folder, self.name = folder, f"standalone_{os.getpid()}_{next(_numbers)}"
         (folder / "plan.toml").write_text(PLAN)
         at = stack.addresses
         (folder / "questlog.toml").write_text(
