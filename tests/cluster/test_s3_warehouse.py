@@ -133,7 +133,8 @@ def test_landing_writes_to_the_bucket_and_trino_reads_it(
         engine.kill()
 
 
-def test_a_wrong_key_is_said_in_a_sentence_without_it(project: Project) -> None:
+def test_a_wrong_key_is_said_in_a_sentence_without_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*next(iter(PLAIN_S3.items())))
     (project.folder / "key").write_text("wr0ng-key")
     project.run("topic", "create")
     project.record(GUILD)
