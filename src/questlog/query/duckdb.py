@@ -27,7 +27,7 @@ from questlog.query.guard import Reading, check_reads
 from questlog.query.result import Result
 from questlog.query.show import show
 from questlog.query.tail import Tail
-from questlog.query.text import quote_name, quote_text, split_statements
+from questlog.query.text import only_statement, quote_name, quote_text
 from questlog.query.views import ViewColumn, events_columns, events_sql, view_columns, view_sql
 
 if TYPE_CHECKING:
@@ -94,15 +94,13 @@ class DuckDBEngine:
 
     def run(self, text: str, params: Params = ()) -> Result:
         """Run one reading statement over what is acknowledged now."""
-        statements = split_statements(text)
-        if len(statements) != 1:
-            raise QueryError(f"{len(statements) or 'no'} statements; run one at a time")
+        statement = only_statement(text)
         if self._pid != os.getpid():
             self._leave_to_parent()
         for attempt in range(_ATTEMPTS):
             cursor = self._cursor()
             try:
-                return self._attempt(cursor, statements[0], params)
+                return self._attempt(cursor, statement, params)
             except duckdb.IOException as error:
                 # a file was merged away and deleted since its list was read: a new list has its rows elsewhere
                 cursor.close()

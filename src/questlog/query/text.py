@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from questlog.errors import QueryError
+
 _PIECE = re.compile(
     r"""
     (?P<quoted>'(?:[^']|'')*(?:'|\Z) | "(?:[^"]|"")*(?:"|\Z) | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z))
@@ -34,6 +36,14 @@ def split_statements(text: str) -> list[str]:
         current += piece
         says_something = says_something or kind == "quoted" or (kind == "rest" and bool(piece.strip()))
     return [*found, current.strip()] if says_something else found
+
+
+def only_statement(text: str) -> str:
+    """Return the one statement of *text*; raises `QueryError` if it has none or several."""
+    statements = split_statements(text)
+    if len(statements) != 1:
+        raise QueryError(f"{len(statements) or 'no'} statements; run one at a time")
+    return statements[0]
 
 
 def is_complete(text: str) -> bool:

@@ -23,7 +23,7 @@ from questlog.query.presto.held import Held, read_held
 from questlog.query.presto.types import arrow_table, parse_type, plan_type
 from questlog.query.result import Result
 from questlog.query.show import show
-from questlog.query.text import pieces, quote_text, split_statements, without_comments
+from questlog.query.text import only_statement, pieces, quote_text, without_comments
 from questlog.query.views import ViewColumn, events_columns, events_sql
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ class PrestoEngine:
 
     def run(self, text: str, params: Params = ()) -> Result:
         """Run one reading statement over what is landed now."""
-        statements = split_statements(text)
-        if len(statements) != 1:
-            raise QueryError(f"{len(statements) or 'no'} statements; run one at a time")
-        statement = with_values(statements[0], params)
+        statement = with_values(only_statement(text), params)
         shown = show(statement, self._described, self._find)
         if shown is not None:
             return Result(duckdb.connect(":memory:").sql(shown))
