@@ -214,6 +214,22 @@ def test_a_broker_whose_disk_is_full_costs_time_and_nothing_else(tmp_path: Path)
             broker.kill()
 
 
+def test_brokers_are_asked_again_while_they_name_one_that_has_just_died(broker: Broker, tmp_path: Path) -> None:
+    config = {"bootstrap.servers": broker.address}
+    create_topic(config, "asked-again", partitions=1, replication=1, retention_hours=1)
+    second = Broker(tmp_path / "second", first=broker)
+    admin = AdminClient(config)
+    try:
+        wait_until(lambda: len(admin.list_topics(timeout=5).brokers) == 2, "both brokers are known")
+    finally:
+        second.kill()
+    asked = 0
+    while len(AdminClient(config).list_topics(timeout=5).brokers) == 2:
+        assert create_topic(config, "asked-again", partitions=1, replication=1, retention_hours=1) == []
+        asked += 1
+    assert asked, "the moment was missed"
+
+
 def test_another_broker_leads_the_topic_and_nothing_is_out_of_order(broker: Broker, tmp_path: Path) -> None:
     second = Broker(tmp_path / "second", first=broker)
     try:
@@ -240,6 +256,7 @@ def test_another_broker_leads_the_topic_and_nothing_is_out_of_order(broker: Brok
         game.log.close()
     finally:
         second.kill()
+        wait_until(lambda: len(admin.list_topics(timeout=5).brokers) == 1, "no topic is put on the dead one")
 
 
 PROGRAM = """

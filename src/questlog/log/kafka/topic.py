@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from questlog.errors import LogUnavailable, QuestlogError
 from questlog.log import Position
 from questlog.log.kafka.client import ANSWER_SECONDS, open_admin, open_consumer, unavailable, watermarks
 
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
+
 RECORD_BYTES = 64 << 20
 """The largest record that the log takes; the topic takes it too, so that none is ever in the way."""
 WORK_SECONDS = 30.0
 """How long the brokers may take to do what they were asked for."""
+TRY_SECONDS = 10.0
+"""How long one client may take, where another may fare better."""
+_TRY = {"request_timeout": TRY_SECONDS}
 _KEPT = ("retention.ms", "max.message.bytes", "message.timestamp.type", "min.insync.replicas")
 
 
@@ -67,19 +73,19 @@ def create_topic(
     admin = open_admin(config)
     try:
         # A broker that is away is said soon; one that is only busy is waited for.
-        admin.describe_cluster(request_timeout=ANSWER_SECONDS).result()
+        admin.list_topics(name, timeout=ANSWER_SECONDS)
     except KafkaException as error:
         raise unavailable(config, error, name) from error
     new = NewTopic(name, num_partitions=partitions, replication_factor=replication, config=wanted)
     try:
-        _result(admin.create_topics([new], operation_timeout=WORK_SECONDS, request_timeout=WORK_SECONDS), config)
+        _asked(config, lambda admin: admin.create_topics([new], operation_timeout=WORK_SECONDS, **_TRY))
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise _refused(config, error, name) from error
     else:
         _await_leaders(config, name)
         return [f"created with {partitions} partition(s), {replication} replica(s)"]
-    return _bring_up_to_date(admin, config, name, wanted, partitions)
+    return _bring_up_to_date(config, name, wanted, partitions)
 
 
 def _await_leaders(config: Mapping[str, str], name: str) -> None:
@@ -92,9 +98,7 @@ def _await_leaders(config: Mapping[str, str], name: str) -> None:
         time.sleep(0.05)
 
 
-def _bring_up_to_date(
-    admin: Any, config: Mapping[str, str], name: str, wanted: Mapping[str, str], partitions: int
-) -> list[str]:
+def _bring_up_to_date(config: Mapping[str, str], name: str, wanted: Mapping[str, str], partitions: int) -> list[str]:
     from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
     found = describe_topic(config, name)
@@ -103,7 +107,7 @@ def _bring_up_to_date(
     if changed:
         entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in changed.items()]
         resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
-        _result(admin.incremental_alter_configs([resource]), config, name)
+        _asked(config, lambda admin: admin.incremental_alter_configs([resource], **_TRY), name)
     if len(found.partitions) != partitions:
         done.append(
             f"stays at {len(found.partitions)} partition(s); the settings say {partitions}, and they never grow"
@@ -121,7 +125,8 @@ def describe_topic(config: Mapping[str, str], name: str) -> Topic:
         found = admin.list_topics(name, timeout=ANSWER_SECONDS).topics[name]
         if found.error is not None:
             raise unavailable(config, found.error, name)
-        options = _result(admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, name)]), config, name)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+        options = _asked(config, lambda admin: admin.describe_configs([resource], **_TRY), name)
         consumer = open_consumer(config)
         try:
             partitions = []
@@ -170,19 +175,28 @@ def offsets_at(config: Mapping[str, str], topic: Topic, ms: int) -> Position:
     return {p.partition: p.offset if p.offset >= 0 else ends[p.partition] for p in found}
 
 
-def _result(futures: Mapping[Any, Future[Any]], config: Mapping[str, str], name: str = "") -> Any:
-    """Return the one future's result; without a *name* a refusal is the caller's to judge."""
+def _asked(config: Mapping[str, str], act: Callable[[AdminClient], Mapping[Any, Future[Any]]], name: str = "") -> Any:
+    """Return the one answer to *act*; without a *name* a refusal is the caller's to judge.
+
+    Brokers that do not yet know that one of them has died may send a client to that one, and it will ask no other.
+    So who gets no answer asks once more, with a new client.
+    """
     from confluent_kafka import KafkaError, KafkaException
 
-    (future,) = futures.values()
-    try:
-        return future.result(WORK_SECONDS * 2)
-    except TimeoutError as error:
-        raise unavailable(config, KafkaError(KafkaError._TIMED_OUT), name) from error
-    except KafkaException as error:
-        if not name:
-            raise
-        raise unavailable(config, error, name) from error
+    patience = time.monotonic() + WORK_SECONDS
+    while True:
+        admin = open_admin(config)
+        (future,) = act(admin).values()
+        try:
+            return future.result(WORK_SECONDS)
+        except TimeoutError as error:
+            raise unavailable(config, KafkaError(KafkaError._TIMED_OUT), name) from error
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._TIMED_OUT and time.monotonic() < patience:
+                continue
+            if not name:
+                raise
+            raise unavailable(config, error, name) from error
 
 
 def _refused(config: Mapping[str, str], error: Any, name: str) -> QuestlogError:
