@@ -176,7 +176,8 @@ class ClusterPipeline(Pipeline):
 
     def lander(self) -> SparkLander:  # type: ignore[override]
         """Return a lander; entering it starts Spark and takes over the tables."""
-        from questlog.land.spark import SparkLander, commit_offsets
+        from questlog.land.spark import SparkLander
+        from questlog.land.spark.source import commit_offsets
 
         settings = self.project.settings
         return SparkLander(

@@ -87,6 +87,12 @@ def test_the_metastore_lists_the_tables(game: Project) -> None:
     transport.close()
 
 
+def test_the_lander_has_made_the_view_for_prestos_own_command_line(game: Project) -> None:
+    """Before any `questlog sql`, which makes it too: no test above this one asks that way."""
+    wait_until(lambda: {"Table": "events"} in game.presto("show tables"), "the view is there", seconds=180)
+    assert game.presto("select count(*) as count from events") == [{"count": SENT}]
+
+
 def test_the_answers_are_25_and_25_and_25_and_50(game: Project) -> None:
     assert len(game.presto(STATEMENTS[2])) == len(game.sql(STATEMENTS[2])) == 25
     by_host = [{"host": "foo.gmail.com", "count": 25}, {"host": "user1.comcast.com", "count": 25}]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from questlog.land import Landed
     from questlog.land.loop import LandingLoop
     from questlog.land.spark import SparkLander
-    from questlog.land.spark.tables import Floor
+    from questlog.land.spark.states import Floor
     from questlog.pipeline import ClusterPipeline, Pipeline
 
 BEAT_SECONDS = 2.0

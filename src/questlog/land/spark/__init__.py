@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,16 +20,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from questlog.errors import LakeUnavailable, LanderFenced, LogUnavailable, PlanError, QuestlogError
+from questlog.errors import LakeUnavailable, LanderFenced, PlanError, QuestlogError
 from questlog.land import Landed, StopSignal
 from questlog.land.spark.chores import Chores
 from questlog.land.spark.commits import File
 from questlog.land.spark.ids import Ids, seen_table
-from questlog.land.spark.kafka import java_options
 from questlog.land.spark.locks import release_locks
-from questlog.land.spark.part import COLUMNS
 from questlog.land.spark.session import is_alive
-from questlog.land.spark.tables import COMMITS_AT_ONCE, Floor, SparkTables
+from questlog.land.spark.source import Source
+from questlog.land.spark.states import Floor
+from questlog.land.spark.tables import COMMITS_AT_ONCE, SparkTables
 from questlog.land.spark.upkeep import SparkUpkeep
 from questlog.land.spark.workers import RESULT, Task, shape_task
 from questlog.log import Position, merge
@@ -67,9 +68,11 @@ class SparkLander:
     ) -> None:
         self._session, self._plan = session, plan
         self._topic, self._kafka, self._namespace = topic, kafka, namespace
+        self._source = Source(kafka, topic)
         self._data, self._publish, self._announce = data, publish, announce
         self._batch_records, self._land_seconds = batch_records, land_seconds
         self._lock = -1
+        self._turn = threading.Lock()
         self._total = Landed()
         self._error: BaseException | None = None
         self._shown: Callable[[], None] = lambda: None
@@ -80,7 +83,6 @@ class SparkLander:
         self._lock = take_lock(self._data / "spark-lander.lock", f"another lander works on {self._data}")
         self._spark = self._session()
         self._tables = SparkTables(self._spark, self._namespace)
-        self._upkeep = SparkUpkeep(self._tables)
         self._began = False
         return self
 
@@ -99,11 +101,11 @@ class SparkLander:
         self._total = Landed()
         self._begin()
         if shown is not None:
-            waiting = self._waiting()
+            waiting = self._source.waiting(self._floor.position)
             self._shown = lambda: shown(self._total.records, waiting)
         self._stream(stop, {"availableNow": True})
         if stop is None or not stop.is_set():
-            self._chores.step()
+            self._chores.finish(stop)
         return self._total
 
     def run(self, stop: StopSignal) -> None:
@@ -144,9 +146,10 @@ class SparkLander:
         if not busy and (released := release_locks(self._spark, ours)):
             logger.info("stage=land released %d lock(s) that nobody alive held", released)
         if self._began:
-            return self._tables.take_up()
+            return self._tables.floor()
         floor = self._tables.open()
-        self._chores = Chores(self._announce)
+        upkeep = SparkUpkeep(self._tables.twin(), lambda: self._plan().dedup_hours, lambda ms: self._ids.forget(ms))
+        self._chores = Chores(self._spark, upkeep, self._announce)
         self._began = True
         return floor
 
@@ -174,47 +177,22 @@ class SparkLander:
             self._adopted = plan.version
             self._chores.tables_changed()
 
+    def _follow_in_between(self) -> None:
+        """Follow the plan while nothing comes: Spark calls for a batch only when there are events."""
+        if self._turn.acquire(blocking=False):
+            try:
+                self._follow(self._plan())
+            finally:
+                self._turn.release()
+
     def _finish(self, half: Position, plan: Plan) -> None:
         """Land exactly what a predecessor had begun, under its plan."""
         logger.info("stage=land finishing what was half landed under plan %s", plan.version)
-        frame = (
-            self._source(self._spark.read, self._floor.position)
-            .option("endingOffsets", json.dumps({self._topic: self._offsets(half, beginning=0)}))
-            .load()
-        )
-        self._land(frame.selectExpr(*COLUMNS), plan)
-
-    def _source(self, reader: Any, start: Position) -> Any:
-        options = {
-            **java_options(self._kafka), "subscribe": self._topic, "includeHeaders": "true", "failOnDataLoss": "true",
-            "startingOffsets": json.dumps({self._topic: self._offsets(start)}),
-        }  # fmt: skip
-        return reader.format("kafka").options(**options)
-
-    def _offsets(self, position: Position, beginning: int = -2) -> dict[str, int]:
-        """Return a position for Spark, which wants every partition named; -2 is a partition's beginning."""
-        from questlog.log.kafka.topic import describe_topic
-
-        ends = {p.id: p for p in describe_topic(self._kafka, self._topic).partitions}
-        gone = [p for p, offset in position.items() if p not in ends or ends[p].end < offset]
-        if gone:
-            raise LogUnavailable(
-                f"topic {self._topic} ends before what is landed of its partition {gone[0]}: it was made anew",
-                hint="land into tables of another namespace",
-            )
-        return {str(p): position.get(p, beginning) for p in ends}
-
-    def _waiting(self) -> int:
-        """Return how many records of the topic are not landed."""
-        from questlog.log.kafka.topic import describe_topic
-
-        parts = describe_topic(self._kafka, self._topic).partitions
-        return sum(p.end - max(p.first, self._floor.position.get(p.id, 0)) for p in parts)
+        self._land(self._source.part(self._spark, self._floor.position, half), plan)
 
     def _stream(self, stop: StopSignal | None, trigger: dict[str, Any]) -> None:
         """Run one stream until it ends, fails or is told to stop; a stop waits for the batch under way."""
-        reader = self._source(self._spark.readStream, self._floor.position)
-        frame = reader.option("maxOffsetsPerTrigger", str(self._batch_records)).load().selectExpr(*COLUMNS)
+        frame = self._source.stream(self._spark, self._floor.position, self._batch_records)
         self._error = None
         with tempfile.TemporaryDirectory(prefix="questlog-spark-") as checkpoint:
             query = (
@@ -227,6 +205,7 @@ class SparkLander:
                 while query.isActive and not (stop is not None and stop.is_set()):
                     if query.awaitTermination(1):
                         break
+                    self._follow_in_between()
                 deadline = time.monotonic() + 60
                 while query.isActive and query.status["isTriggerActive"] and time.monotonic() < deadline:
                     time.sleep(0.05)
@@ -240,8 +219,8 @@ class SparkLander:
 
     def _batch(self, frame: DataFrame, _: int) -> None:
         try:
-            self._land(frame, self._plan())
-            self._upkeep.step()
+            with self._turn:
+                self._land(frame, self._plan())
         except BaseException as error:
             self._error = error
             raise
@@ -324,22 +303,3 @@ def _collect(frame: DataFrame, task: Task) -> tuple[dict[str, Any], dict[str, li
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [repr(error)])[0][:300]
-
-
-def commit_offsets(kafka: Mapping[str, str], topic: str, position: Position) -> None:
-    """Commit *position* to the group whose lag Kafka's own tools show; forwarders trim their spools by it."""
-    from confluent_kafka import KafkaException, TopicPartition
-
-    from questlog.log.kafka.client import open_consumer, unavailable
-    from questlog.log.kafka.forward import GROUP
-
-    if not position:
-        return
-    consumer = open_consumer(kafka, GROUP)
-    try:
-        offsets = [TopicPartition(topic, partition, offset) for partition, offset in position.items()]
-        consumer.commit(offsets=offsets, asynchronous=False)
-    except KafkaException as error:
-        raise unavailable(kafka, error, topic) from error
-    finally:
-        consumer.close()

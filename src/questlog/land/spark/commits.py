@@ -9,7 +9,9 @@ from typing import Any
 
 from questlog.errors import LakeUnavailable
 from questlog.lake.parquet import DAY_COLUMN, day_name
-from questlog.land.spark.fence import STATE, Fence
+from questlog.land.spark.fence import Fence
+from questlog.land.spark.ids import DAY_MS, IDS_DAY
+from questlog.land.spark.states import STATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +30,25 @@ class Commits:
         iceberg = jvm.org.apache.iceberg
         self._files, self._configs = iceberg.DataFiles, iceberg.MetricsConfig
         self._memory, self._parquet = iceberg.inmemory.InMemoryInputFile, iceberg.parquet.ParquetUtil
+        self._expressions = iceberg.expressions.Expressions
 
     def append(self, table: Any, files: Sequence[File], state: str | None, fence: Fence) -> None:
         """Add *files* and *state* to Iceberg's *table* in one snapshot; what fails leaves files that upkeep removes.
 
-        Raises `LanderReplaced` if the *fence* refuses.
+        Raises what the *fence* says if it refuses.
         """
-        from py4j.protocol import Py4JJavaError
-
         append = table.newAppend().validateWith(fence)
         for file in files:
             append.appendFile(self._put(table, file))
-        try:
-            (append if state is None else append.set(STATE, state)).commit()
-        except Py4JJavaError:
-            fence.explain()
-            raise
-        if state is not None:
-            fence.remember(state)
+        _commit(append if state is None else append.set(STATE, state), fence)
+
+    def delete(self, table: Any, column: str, below: int, fence: Fence) -> None:
+        """Take the files out whose rows all have less than *below* in *column*; fails if a file has others too.
+
+        Raises what the *fence* says if it refuses.
+        """
+        rows = self._expressions.lessThan(column, below)
+        _commit(table.newDelete().deleteFromRowFilter(rows).validateWith(fence), fence)
 
     def _put(self, table: Any, file: File) -> Any:
         """Write the file to its place, and return what Iceberg must know of it."""
@@ -64,13 +67,27 @@ class Commits:
         return (found.withPartitionPath(partition) if partition else found).build()
 
 
+def _commit(update: Any, fence: Fence) -> None:
+    from py4j.protocol import Py4JJavaError
+
+    try:
+        update.commit()
+    except Py4JJavaError:
+        fence.explain()
+        raise
+
+
 def _partition(table: Any, spec: Any, day: int | None) -> str:
     if spec.isUnpartitioned():
         return ""
     fields = [(f.name(), f.transform().toString(), spec.schema().findColumnName(f.sourceId())) for f in spec.fields()]
-    if len(fields) != 1 or fields[0][1:] != ("day", DAY_COLUMN) or day is None:
-        raise LakeUnavailable(
-            f"{table.name()} is partitioned by {', '.join(f'{t}({c})' for _, t, c in fields)}",
-            hint=f"questlog lands into tables without partitions, or by day({DAY_COLUMN}) alone",
-        )
-    return f"{fields[0][0]}={day_name(day)}"
+    if len(fields) == 1 and day is not None:
+        ((name, *split),) = fields
+        if split == ["day", DAY_COLUMN]:
+            return f"{name}={day_name(day)}"
+        if split == list(IDS_DAY):
+            return f"{name}={day * DAY_MS}"
+    raise LakeUnavailable(
+        f"{table.name()} is partitioned by {', '.join(f'{t}({c})' for _, t, c in fields)}",
+        hint=f"questlog lands into tables without partitions, or by day({DAY_COLUMN}) alone",
+    )

@@ -8,49 +8,53 @@ higher epoch fails, however long its process had been stopped after any check of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from questlog.errors import LanderReplaced
+from questlog.land.spark.states import STATE
 
-STATE = "questlog.state"
+
+class Overtaken(Exception):
+    """The lander itself has committed meanwhile: what was to be said again is not the newest any more."""
 
 
 class Fence:
-    """What one table must be like for one lander to commit; Java asks it. `last` is the state it committed last."""
+    """What one table must be like for a commit of one lander; Java asks it.
 
-    def __init__(self, epoch: int, *, claims: bool = False) -> None:
-        self.epoch, self._claims = epoch, claims
-        self._last = ""
+    With *claims* nobody else may have the epoch yet; with *after* the newest state must be exactly that one.
+    """
+
+    def __init__(self, epoch: int, *, claims: bool = False, after: str | None = None) -> None:
+        self.epoch, self._claims, self._after = epoch, claims, after
         self._rival: int | None = None
-
-    def remember(self, state: str) -> None:
-        """Take *state* for the last that is ours."""
-        self._last = state
+        self._overtaken = False
 
     def validate(self, ancestors: Any) -> bool:
         """Return whether a commit may follow *ancestors*, newest first. Called from Java."""
-        self._rival = None
-        for snapshot in _each(ancestors):
-            text = snapshot.summary().get(STATE)
-            if text is None:
-                continue
-            if text == self._last:
-                return True
+        self._rival, self._overtaken = None, False
+        for text in _texts(ancestors):
             epoch = json.loads(text).get("epoch", 0)
             if epoch > self.epoch or (self._claims and epoch == self.epoch):
                 self._rival = epoch
                 return False
+            if self._after is not None:
+                self._overtaken = text != self._after
+                return not self._overtaken
+            if epoch == self.epoch:  # judged when it was committed; nothing higher can lie behind it
+                return True
         return True
 
     def errorMessage(self) -> str:  # Java's name
         """Return why, for Java's stack trace. Called from Java."""
-        return f"epoch {self.epoch} may not follow epoch {self._rival}"
+        return f"epoch {self.epoch} may not follow {'its own newer state' if self._overtaken else self._rival}"
 
     def explain(self) -> None:
         """Raise what the last refusal means; return if there was none."""
         if self._rival is not None:
             raise replaced(self._rival, self.epoch)
+        if self._overtaken:
+            raise Overtaken
 
     class Java:  # what py4j asks for
         implements = ("org.apache.iceberg.SnapshotAncestryValidator",)
@@ -63,18 +67,8 @@ def replaced(rival: int, epoch: int) -> LanderReplaced:
     )
 
 
-def _each(iterable: Any) -> Iterator[Any]:
-    iterator = iterable.iterator()
+def _texts(ancestors: Any) -> Iterator[str]:
+    iterator = ancestors.iterator()
     while iterator.hasNext():
-        yield iterator.next()
-
-
-def states(metadata: Any) -> list[Any]:
-    """Return what a table's live snapshots say, oldest first; upkeep's say nothing."""
-    summaries = [snapshot["summary"] for snapshot in metadata.get("snapshots", [])]
-    return [json.loads(summary[STATE]) for summary in summaries if STATE in summary]
-
-
-def text_of(state: Mapping[str, Any]) -> str:
-    """Return a state as it stands in a snapshot's summary."""
-    return json.dumps(state, separators=(",", ":"))
+        if (text := iterator.next().summary().get(STATE)) is not None:
+            yield text

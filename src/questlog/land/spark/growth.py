@@ -19,6 +19,7 @@ from questlog.plan.schema import table_schema
 
 RENAMED = "questlog.renamed"
 COMMENT = "comment"
+ATTEMPTS = 5
 
 
 def follow_plan(tables: SparkTables, plan: Plan) -> dict[str, Target]:
@@ -35,9 +36,8 @@ def follow_plan(tables: SparkTables, plan: Plan) -> dict[str, Target]:
     targets = {}
     for name, create in zip(names, create_statements(plan, "spark"), strict=True):
         if name not in found:
-            tables.create(create)
-            found[name] = tables.metadata(tables.namespace, name)
-        targets[name] = _grow(tables, plan, name, found[name])
+            tables.create(create, unless_there=True)  # a backfill may be as far
+        targets[name] = _grow(tables, plan, name)
     return targets
 
 
@@ -50,8 +50,22 @@ def _schema(metadata: dict[str, Any]) -> dict[str, Any]:
     return next(s for s in metadata["schemas"] if s["schema-id"] == metadata["current-schema-id"])
 
 
-def _grow(tables: SparkTables, plan: Plan, name: str, metadata: dict[str, Any]) -> Target:
-    """Give the table what the plan asks for, in one commit: columns, members, names, wider types, descriptions."""
+def _grow(tables: SparkTables, plan: Plan, name: str) -> Target:
+    """Give the table what the plan asks for, in one commit; again, if upkeep or a backfill committed meanwhile."""
+    from py4j.protocol import Py4JJavaError
+
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _try_to_grow(tables, plan, name)
+        except Py4JJavaError as error:
+            if "CommitFailedException" not in str(error.java_exception.getClass().getName()):
+                raise
+    return _try_to_grow(tables, plan, name)
+
+
+def _try_to_grow(tables: SparkTables, plan: Plan, name: str) -> Target:
+    """Commit columns, members, names, wider types and descriptions, where the table as it is now has others."""
+    metadata = tables.metadata(tables.namespace, name)
     schema = Schema.model_validate(_schema(metadata))
     events = plan.tables.get(name, [])
     aliases = {field.name: field.aliases for event in events for field in event.fields if field.aliases}

@@ -59,7 +59,7 @@ class SparkRebuild(SparkLander):
             if stop.is_set():
                 break
             self._land(read_part(self._spark, self._kafka, self._topic, begin, end), self._plan())
-            self._upkeep.step()
+            self._chores.finish(stop)
             shown(self._total.records, count_between(end, until))
         return self._total
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from questlog.errors import LanderReplaced
+from questlog.errors import LakeUnavailable, LanderReplaced
 from questlog.lake.parquet import METRICS, aligned, parquet_bytes, split_by_day
 from questlog.land.spark.catalog import CATALOG
 from questlog.land.spark.commits import Commits, File
-from questlog.land.spark.fence import Fence, replaced, states, text_of
+from questlog.land.spark.fence import Fence, Overtaken, replaced
+from questlog.land.spark.ids import DAY_MS, HOUR_MS, split_ids
+from questlog.land.spark.states import Floor, floor_of, floor_state, holds, states, text_of
 from questlog.land.spark.workers import Target
-from questlog.log import Position, merge
+from questlog.log import Position
 from questlog.plan import Plan
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 COPIED = "copied"
 """In a table's state: of which copy its rows are; in the floor's counts: how many rows were copied in all."""
 COMMITS_AT_ONCE = 4
+CARRIES = 10
+"""How often upkeep says a table's state again until the stream has not just said a newer one."""
 PROPERTIES = {
     "format-version": "2",
     "write.parquet.compression-codec": "zstd",
@@ -33,17 +38,6 @@ PROPERTIES = {
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "20",
 }
-
-
-@dataclass(slots=True)
-class Floor:
-    """What every table holds: positions, sequences and counts; with the epoch of the lander that wrote it."""
-
-    position: dict[int, int] = field(default_factory=dict)
-    spools: dict[str, int] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    epoch: int = 0
-    plan: str = ""
 
 
 class SparkTables:
@@ -64,17 +58,24 @@ class SparkTables:
         """Make the lander's own tables, take over, and return the floor."""
         for name in (self.namespace, self.own):
             self.spark.sql(f"create namespace if not exists {CATALOG}.{name}")
-        self._make(self.own, "progress", "event_id string, part int, offset bigint, received_ms bigint")
+        ids = "event_id string, part int, offset bigint, received_ms bigint"
+        self._make(self.own, "progress", ids, f"partitioned by (truncate({DAY_MS}, received_ms))")
         self._make(self.own, "plans", "version string, text string")
         while True:
             floor = self.floor()
             self.epoch = floor.epoch + 1
-            self._fences = {(self.own, "progress"): Fence(self.epoch, claims=True)}
+            self._fences.clear()
             try:
-                self.save(Floor(floor.position, floor.spools, floor.counts, self.epoch, floor.plan))
+                self.save(floor, fence=Fence(self.epoch, claims=True))
             except LanderReplaced:  # who starts in the same moment was quicker; we come after it
                 continue
             return self.floor()
+
+    def twin(self) -> SparkTables:
+        """Return the same tables for another thread of this lander: Iceberg's own are not for two at once."""
+        other = SparkTables(self.spark, self.namespace)
+        other.epoch = self.epoch
+        return other
 
     def take_over(self, names: Collection[str]) -> dict[str, tuple[Position, str]]:
         """Commit our epoch to the tables, so that no predecessor's commit can follow; return what they hold then."""
@@ -83,45 +84,25 @@ class SparkTables:
         return self.positions(names)
 
     def _take_over(self, name: str) -> None:
-        fence = self._fences[self.namespace, name] = Fence(self.epoch)
         found = states(self.metadata(self.namespace, name))
-        if found and found[-1].get("epoch", 0) == self.epoch:
-            fence.remember(text_of(found[-1]))
-            return
-        position, plan = _holds(found)
-        self._append(self.namespace, name, (), self._state(position, plan))
+        if not found or found[-1].get("epoch", 0) != self.epoch:
+            self._append(self.namespace, name, (), self._state(*holds(found)))
 
-    def take_up(self) -> Floor:
-        """Return the floor after trouble, when it is not known whether our last commit came through."""
-        fence = self._fences[self.own, "progress"] = Fence(self.epoch)
-        newest = states(self.metadata(self.own, "progress"))[-1]
-        if newest["epoch"] == self.epoch:
-            fence.remember(text_of(newest))
-        return self.floor()
-
-    def _make(self, namespace: str, name: str, columns: str) -> None:
+    def _make(self, namespace: str, name: str, columns: str, split: str = "") -> None:
         table = f"{CATALOG}.{namespace}.{name}"
-        self.spark.sql(f"create table if not exists {table} ({columns}) using iceberg {table_properties(columns)}")
+        made = f"create table if not exists {table} ({columns}) using iceberg {split}"
+        self.spark.sql(f"{made} {table_properties(columns)}")
 
     # -- state -----------------------------------------------------------------------------------
 
     def floor(self) -> Floor:
         """Return the newest floor: positions, sequences and counts only grow."""
-        found = Floor()
-        for state in states(self.metadata(self.own, "progress")):
-            found.position = merge(found.position, _numbers(state["position"]))
-            for name, number in state["spools"].items():
-                found.spools[name] = max(number, found.spools.get(name, 0))
-            for name, number in state["counts"].items():
-                found.counts[name] = max(number, found.counts.get(name, 0))
-            if state["epoch"] >= found.epoch:
-                found.epoch, found.plan = state["epoch"], state["plan"]
-        return found
+        return floor_of(states(self.metadata(self.own, "progress")))
 
     def positions(self, names: Collection[str] | None = None) -> dict[str, tuple[Position, str]]:
         """Return what each table holds, the maximum over all its snapshots, and the plan of the last one."""
         names = self.names() if names is None else names
-        return {name: _holds(states(self.metadata(self.namespace, name))) for name in names}
+        return {name: holds(states(self.metadata(self.namespace, name))) for name in names}
 
     def names(self) -> list[str]:
         """Return the names of the game's tables."""
@@ -143,6 +124,13 @@ class SparkTables:
                 self.spark._jsparkSession, f"{CATALOG}.{namespace}.{name}"
             )
         return self._opened[namespace, name]
+
+    def written_ms(self, namespace: str, name: str) -> int:
+        """Return when the table's newest metadata was written, by the clock of who dates its files."""
+        jvm: Any = self.spark._jvm
+        path = jvm.org.apache.hadoop.fs.Path(self._operations(namespace, name).current().metadataFileLocation())
+        files = path.getFileSystem(self.spark._jsc.hadoopConfiguration())
+        return int(files.getFileStatus(path).getModificationTime())
 
     def forget(self) -> None:
         """Open every table anew: it may have been dropped and made again."""
@@ -173,15 +161,32 @@ class SparkTables:
         self._append(self.own, "progress", self._files(self.own, "progress", seen), None)
 
     def ids(self, hours: float) -> DataFrame:
-        """Return the ids that clients chose, *hours* and a day behind the newest: by the events' time, not by now.
+        """Return the ids that clients chose, as far back as `oldest_id` says."""
+        return self.spark.table(f"{CATALOG}.{self.own}.progress").where(f"received_ms >= {self.oldest_id(hours)}")
 
-        What waits in a spool or a topic is older than now, and its repeats are older too.
+    def oldest_id(self, hours: float) -> int:
+        """Return from when on ids count: *hours* and a day behind the newest, by the events' time, not by now.
+
+        What waits in a spool or a topic is older than now, and its repeats are older too. A server whose clock is
+        ahead does not make the ids of all others old.
         """
-        table = f"{CATALOG}.{self.own}.progress"
-        span = int((hours + 24) * 3_600_000)
-        return self.spark.sql(
-            f"select * from {table} where received_ms >= (select coalesce(max(received_ms), 0) - {span} from {table})"
-        )
+        newest = min(self._ids_between()[1], time.time_ns() // 1_000_000)
+        return int(newest - (hours + 24) * HOUR_MS)
+
+    def forget_ids(self, hours: float) -> int:
+        """Take out the days of ids that `ids` does not return any more; return up to when. Raises `LanderReplaced`."""
+        day = self.oldest_id(hours) // DAY_MS * DAY_MS
+        table = self.java(self.own, "progress")
+        table.refresh()
+        if self._ids_between()[0] < day and not table.spec().isUnpartitioned():
+            self._commits.delete(table, "received_ms", day, Fence(self.epoch))
+        return day
+
+    def _ids_between(self) -> tuple[int, int]:
+        """Return when the oldest and the newest of the ids were received."""
+        found = self.spark.sql(f"select min(received_ms), max(received_ms) from {CATALOG}.{self.own}.progress")
+        oldest, newest = found.collect()[0]
+        return (0, 0) if newest is None else (oldest, newest)
 
     # -- commits ---------------------------------------------------------------------------------
 
@@ -201,21 +206,29 @@ class SparkTables:
     def _state(self, position: Position, plan: str) -> Mapping[str, Any]:
         return {"position": {str(p): o for p, o in position.items()}, "plan": plan, "epoch": self.epoch}
 
-    def save(self, floor: Floor, seen: pa.Table | None = None) -> None:
+    def save(self, floor: Floor, seen: pa.Table | None = None, fence: Fence | None = None) -> None:
         """Move the floor, with the ids that clients chose, in one snapshot; raise `LanderReplaced` as `commit` does."""
-        state = {
-            "position": {str(p): o for p, o in floor.position.items()}, "spools": floor.spools,
-            "counts": floor.counts, "epoch": self.epoch, "plan": floor.plan,
-        }  # fmt: skip
-        self._append(self.own, "progress", self._files(self.own, "progress", seen), state)
+        state = floor_state(replace(floor, epoch=self.epoch))
+        self._append(self.own, "progress", self._files(self.own, "progress", seen), state, fence)
 
-    def carry(self, namespace: str, name: str) -> None:
-        """Commit the table's state anew, merged: the snapshots that hold it may then be forgotten."""
-        if namespace == self.own:
-            self.save(self.floor())
+    def carry(self, namespace: str, name: str, marks: Mapping[str, int]) -> None:
+        """Say the table's state again, with *marks*: the snapshots that said it may then be forgotten.
+
+        Never is an older state said on top of a newer one. Raises `LanderReplaced` as `commit` does.
+        """
+        for _ in range(CARRIES):
+            found = states(self.metadata(namespace, name))
+            if not found:
+                return
+            again = floor_state(replace(floor_of(found), epoch=self.epoch))
+            state = again if namespace == self.own else self._state(*holds(found))
+            try:
+                after = Fence(self.epoch, after=text_of(found[-1]))
+                self._append(namespace, name, (), {**state, **marks}, after)
+            except Overtaken:
+                continue
             return
-        position, plan = self.positions([name])[name]
-        self.commit(name, (), position, plan)
+        raise LakeUnavailable(f"table {name} moves on faster than its state can be said again", retry_after=60)
 
     def check(self) -> None:
         """Raise `LanderReplaced` if another lander took over: where there is no commit that would say so."""
@@ -223,8 +236,15 @@ class SparkTables:
         if newest > self.epoch:
             raise replaced(newest, self.epoch)
 
-    def _append(self, namespace: str, name: str, files: Sequence[File], state: Mapping[str, Any] | None) -> None:
-        fence = self._fences.setdefault((namespace, name), Fence(self.epoch))
+    def _append(
+        self,
+        namespace: str,
+        name: str,
+        files: Sequence[File],
+        state: Mapping[str, Any] | None,
+        fence: Fence | None = None,
+    ) -> None:
+        fence = fence or self._fences.setdefault((namespace, name), Fence(self.epoch))
         text = None if state is None else text_of(state)
         self._commits.append(self.java(namespace, name), files, text, fence)
 
@@ -235,13 +255,16 @@ class SparkTables:
         if rows is None or not rows.num_rows:
             return []
         rows = aligned(rows, target_of(self.metadata(namespace, name)).schema)
-        parts = [(None, rows)] if namespace == self.own else split_by_day(rows)
+        split = split_by_day if namespace != self.own else split_ids if name == "progress" else _whole
+        parts = split(rows)
         return [File(day, part.num_rows, parquet_bytes(part)) for day, part in parts]
 
     # -- copies ----------------------------------------------------------------------------------
 
-    def create(self, statement: str) -> None:
+    def create(self, statement: str, *, unless_there: bool = False) -> None:
         """Make a table of the game as *statement* says, with the properties that all of them have."""
+        if unless_there:
+            statement = statement.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1)
         self.spark.sql(f"use {CATALOG}.{self.namespace}")
         self.spark.sql(f"{statement}\n{table_properties(statement)}")
 
@@ -272,15 +295,8 @@ class SparkTables:
             known.pop((self.namespace, table), None)
 
 
-def _holds(found: Sequence[Any]) -> tuple[Position, str]:
-    """Return what a table with these states holds, and the plan under which the last of it came."""
-    position: Position = {}
-    plan = ""
-    for state in found:
-        merged = merge(position, _numbers(state["position"]))
-        plan = state["plan"] if merged != position or not plan else plan
-        position = merged
-    return position, plan
+def _whole(rows: pa.Table) -> list[tuple[None, pa.Table]]:
+    return [(None, rows)]
 
 
 def table_properties(statement: str) -> str:
@@ -288,7 +304,3 @@ def table_properties(statement: str) -> str:
     kept = {key: text for key, text in METRICS.items() if ".column." not in key or key.rsplit(".", 1)[1] in statement}
     said = ", ".join(f"'{key}' = '{text}'" for key, text in {**PROPERTIES, **kept}.items())
     return f"tblproperties ({said})"
-
-
-def _numbers(position: Mapping[str, int]) -> dict[int, int]:
-    return {int(partition): offset for partition, offset in position.items()}
