@@ -19,9 +19,9 @@ import lake
 
 HERE = Path(__file__).parent
 NEED_CLIENTS = [
-    "faults", "test_backfill.py", "test_fence.py", "test_forwarder.py", "test_kafka_log.py", "test_parity.py",
-    "test_promote.py",
-    "test_spark_contract.py", "test_spark_lander.py", "test_story.py", "test_topic.py",
+    "faults", "test_fence.py", "test_forwarder.py", "test_kafka_log.py", "test_parity.py", "test_promotion.py",
+    "test_spark_backfill.py", "test_spark_contract.py", "test_spark_lander.py", "test_story.py", "test_topic.py",
+    "test_upkeep.py",
 ]  # fmt: skip
 collect_ignore = [] if os.environ.get("QUESTLOG_CLUSTER") else NEED_CLIENTS
 """What imports the cluster's clients cannot even be looked at where they are not installed."""

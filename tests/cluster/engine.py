@@ -13,6 +13,7 @@ from pathlib import Path
 
 from authority import make_certificates
 
+from questlog.errors import QueryError
 from questlog.stack import Stack
 from questlog.stack.fetch import fetch, fetched
 from questlog.stack.place import Place
@@ -67,13 +68,18 @@ class Engine:
         """All that the server said."""
         return (self._folder / "engine.log").read_text()
 
-    def wait(self, works: Callable[[], bool]) -> None:
-        """Return once it *works*; for its first seconds it refuses, or knows no node that could."""
+    def wait(self, run: Callable[[str], object], table: str) -> None:
+        """Return once *run* counts the rows of *table*: a new server folds constants before it knows a node."""
         deadline = time.monotonic() + 300
-        while not works():
-            assert self.process.poll() is None, self.log[-3000:]
-            assert time.monotonic() < deadline, self.log[-3000:]
-            time.sleep(0.2)
+        while True:
+            try:
+                run(f"select count(*) from {table}")
+            except QueryError as error:
+                assert self.process.poll() is None, self.log[-3000:]
+                assert time.monotonic() < deadline, f"{error}; {self.log[-3000:]}"
+                time.sleep(0.2)
+            else:
+                return
 
     def kill(self) -> None:
         self.process.kill()

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from shared import SPARK_LINES
+
 from questlog.log.kafka.spool import Spool, read_forwarding
 from questlog.pipeline import ClusterPipeline, open_pipeline
 from questlog.record import encode_record
@@ -47,7 +49,7 @@ class Project:
             f'metastore = "{said["metastore"]}"\nwarehouse = "{said["warehouse"]}"\nspark_master = "local[2]"\n'
             f"topic_partitions = 2\nland_seconds = 0.5\n{said['lines']}\n"
             f'[kafka]\nbootstrap.servers = "{said["kafka"]}"\n'
-            f'[spark]\n"spark.driver.memory" = "1g"\n{said["spark"]}\n[presto]\nurl = "{said["presto"]}"\n'
+            f'[spark]\n{SPARK_LINES}\n{said["spark"]}\n[presto]\nurl = "{said["presto"]}"\n'
         )
 
     def run(self, *words: str, seconds: float = 600, code: int | None = 0) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from shared import Kept
 
 from questlog.errors import QuestlogError
 from questlog.export.hive import HiveExport
@@ -45,19 +46,6 @@ spark.stop()
 """
 
 
-class _Kept:
-    """A session whose `stop` does nothing."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def stop(self) -> None:
-        pass
-
-
 class Exports:
     """The shop's tables, and where they are exported to."""
 
@@ -71,7 +59,7 @@ class Exports:
 
     def run(self, *tables: str, **more: Any) -> Any:
         work = HiveExport(
-            lambda: _Kept(self.shop.spark), catalog="lake", namespace=self.schema, database=self.database,
+            lambda: Kept(self.shop.spark), catalog="lake", namespace=self.schema, database=self.database,
             warehouse=self.stack.addresses.warehouse, metastore=self.stack.addresses.metastore, **more,
         )  # fmt: skip
         return work.run(tables, threading.Event(), lambda *_: None)
@@ -184,4 +172,4 @@ def test_a_table_that_something_else_made_is_left_alone(exports: Exports) -> Non
     exports.drop("stranger")
     exports.shop.spark.sql(f"drop table lake.{exports.schema}.stranger")
     with pytest.raises(QuestlogError, match="holds the Iceberg tables"):
-        HiveExport(lambda: None, catalog="lake", namespace="a", database="a", warehouse="", metastore="")  # type: ignore[arg-type,return-value]
+        HiveExport(lambda: None, catalog="lake", namespace="a", database="a", warehouse="", metastore="thrift://a:1")  # type: ignore[arg-type,return-value]

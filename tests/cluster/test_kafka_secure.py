@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from authority import make_certificates
 from broker import Broker
+from shared import SPARK_LINES
 from studio import environment
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
@@ -117,7 +118,7 @@ def project(
         f'security.protocol = "SASL_SSL"\nsasl.mechanism = "{mechanism}"\nsasl.username = "questlog"\n'
         f'sasl.password = {{ file = "secret" }}\n{trusted}'
         f'ssl.certificate.location = "{broker.certificates.client}"\n'
-        f'ssl.key.location = "{broker.certificates.client_key}"\n[spark]\nspark.driver.memory = "1g"\n'
+        f'ssl.key.location = "{broker.certificates.client_key}"\n[spark]\n{SPARK_LINES}\n'
         f'spark.jars = "{",".join(jars("spark"))}"\n'
     )
     return folder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
-from test_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
+from test_spark_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
 from test_spark_lander import GUILD, Game, other_catalog, spark
 
 from questlog.land.spark.upkeep import SparkUpkeep
@@ -40,7 +40,7 @@ def test_presto_reads_what_landed_on_a_local_path_after_upkeep_too(game: Game, s
         game.land()
     with game.lander() as lander:
         lander.take_over()
-        SparkUpkeep(lander.tables, every=0, keep=0).keep(game.name, "join_guild")
+        SparkUpkeep(lander.tables.twin(), lambda: 24.0, every=0, keep=0).keep(game.name, "join_guild")
         lander.drain()
     files = [path for path in (game.folder / "ware").rglob("*.parquet") if "/join_guild/" in str(path)]
     assert len(files) >= 3

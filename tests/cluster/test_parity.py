@@ -14,9 +14,11 @@ import pyarrow as pa
 import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
-from test_spark_lander import Game, _Kept, is_json, spark  # noqa: F401
+from shared import Kept
+from test_spark_lander import Game, is_json, spark  # noqa: F401
 
-from questlog.land.spark import SparkLander, commit_offsets
+from questlog.land.spark import SparkLander
+from questlog.land.spark.source import commit_offsets
 from questlog.pipeline import open_pipeline
 from questlog.record import encode_record
 
@@ -155,7 +157,7 @@ def test_both_profiles_give_equal_rows(
             lander.drain()
         game.forward()
         with SparkLander(
-            lambda: _Kept(spark), lambda: game.pipeline.plan, topic=game.name, kafka=game.kafka, namespace=game.name,
+            lambda: Kept(spark), lambda: game.pipeline.plan, topic=game.name, kafka=game.kafka, namespace=game.name,
             data=game.pipeline.project.data, batch_records=20_000,
             publish=lambda position: commit_offsets(game.kafka, game.name, position),
         ) as cluster:  # fmt: skip

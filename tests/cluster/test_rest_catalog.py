@@ -15,11 +15,11 @@ import pytest
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from engine import Engine
 from rest_catalog import RestCatalog
-from test_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
 from test_fence import (
     test_a_lander_stopped_between_its_check_and_its_commit_commits_nothing_more,
     test_two_landers_that_start_in_the_same_moment_get_numbers_of_their_own,
 )
+from test_spark_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
 from test_spark_lander import (
     GUILD,
     Game,
@@ -88,19 +88,12 @@ def test_trino_answers_from_the_same_catalog(game: Game, stack: Stack, catalog: 
         game.land()
     with game.lander() as lander:
         lander.take_over()
-        SparkUpkeep(lander.tables, every=0, keep=0).keep(game.name, "join_guild")
+        SparkUpkeep(lander.tables.twin(), lambda: 24.0, every=0, keep=0).keep(game.name, "join_guild")
     (tmp_path / "trino").mkdir()
     engine = Engine("trino", tmp_path / "trino", stack, TRINO.format(url=catalog.url, etc=tmp_path / "trino" / "etc"))
     try:
         asked = open_engine({"url": engine.url}, game.name, lambda: game.pipeline.plan, seconds=120)
-
-        def answers() -> bool:
-            try:
-                return bool(asked.run("select 1").rows())
-            except QueryError:
-                return False
-
-        engine.wait(answers)
+        engine.wait(asked.run, "join_guild")
         assert asked.run("select guild, count(*) from join_guild group by guild").rows() == [("wolves", 3)]
         assert asked.run("select count(*) from events").rows() == [(3,)]
         names = [name for name, *_ in asked.run("show tables").rows()]

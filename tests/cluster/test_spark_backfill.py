@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from confluent_kafka import Producer
-from test_spark_lander import GUILD, PLAN, Game, _Kept, game, spark, wait_until  # noqa: F401
+from shared import Kept
+from test_spark_lander import GUILD, PLAN, Game, game, spark, wait_until  # noqa: F401
 
 from questlog.errors import LanderFenced, QuestlogError
 from questlog.land.part import OPEN, Bound, Filled, parse_bound
@@ -26,7 +30,7 @@ GROWN = PLAN + '[events.late.fields]\nn = "int"\n'
 
 def backfill(game: Game, into: str = "", **more: Any) -> TopicBackfill:
     return TopicBackfill(
-        lambda: _Kept(game.spark), game.pipeline.plan, topic=game.name, kafka=game.kafka, namespace=game.name,
+        lambda: Kept(game.spark), game.pipeline.plan, topic=game.name, kafka=game.kafka, namespace=game.name,
         data=game.pipeline.project.data, records=more.get("records", 500), into=into,
     )  # fmt: skip
 
@@ -129,6 +133,40 @@ def test_a_backfill_that_dies_in_the_middle_is_completed_by_the_next(
     assert len(game.ids()) == len(set(game.ids())) == 3
 
 
+def test_a_backfill_that_is_killed_or_interrupted_goes_on_where_it_stopped(game: Game) -> None:
+    """The command itself, and its Spark, by signals."""
+    send(game, *[LATE] * 400, GUILD)
+    game.land()
+    grow(game)
+    command = [sys.executable, "-m", "questlog", "backfill", "--json", "--slice"]
+    assert cut_off(game, [*command, "30"], signal.SIGKILL) == -signal.SIGKILL
+    assert cut_off(game, [*command, "30"], signal.SIGINT) == 130
+    assert added(game) < 400
+    done = fill(game)
+    assert (done.records, done.stopped) == (401, False)
+    assert 0 < done.held < 401
+    assert game.rows("quarantine", "event_id") == []
+    assert len(game.ids()) == len(set(game.ids())) == 401
+
+
+def cut_off(game: Game, command: list[str], end: signal.Signals) -> int:
+    """Send the command that signal once it has added something; return how it ended."""
+    before = added(game)
+    with subprocess.Popen(command, cwd=game.folder, start_new_session=True, stdout=subprocess.PIPE) as process:
+        wait_until(lambda: added(game) > before or process.poll() is not None, 120)
+        process.send_signal(end)
+        return process.wait(60)
+
+
+def added(game: Game) -> int:
+    """Return how many rows the backfill has added."""
+    names = [row.tableName for row in game.spark.sql(f"show tables in lake.{game.name}").collect()]
+    if "late" not in names:
+        return 0
+    game.spark.sql(f"refresh table lake.{game.name}.late")
+    return len(game.rows("late", "n"))
+
+
 def test_a_backfill_beside_a_lander_that_works_loses_and_doubles_nothing(game: Game) -> None:
     for _ in range(5):
         send(game, LATE, GUILD, b"?")
@@ -203,10 +241,10 @@ def test_new_tables_from_the_middle_are_finished_from_there(game: Game, monkeypa
     with monkeypatch.context() as patch:
         save = SparkTables.save
 
-        def dying(self: Any, floor: Any, *seen: Any) -> None:
+        def dying(self: Any, floor: Any, *seen: Any, **fence: Any) -> None:
             if floor.counts.get("records"):
                 raise RuntimeError("died")
-            save(self, floor, *seen)
+            save(self, floor, *seen, **fence)
 
         patch.setattr(SparkTables, "save", dying)
         with pytest.raises(RuntimeError, match="died"):

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared import Kept
 from test_spark_lander import Game as SparkGame
-from test_spark_lander import _Kept, spark
+from test_spark_lander import spark
 
-from questlog.land.spark import SparkLander, commit_offsets
+from questlog.land.spark import SparkLander
+from questlog.land.spark.source import commit_offsets
 from questlog.log.kafka.topic import describe_topic
 from questlog.query.presto import Server
 from questlog.query.presto.held import read_held
@@ -40,7 +42,7 @@ class OnSpark:
     def lander(self) -> SparkLander:
         game = self._game
         return SparkLander(
-            lambda: _Kept(game.spark), lambda: game.pipeline.plan, topic=game.name, kafka=game.kafka,
+            lambda: Kept(game.spark), lambda: game.pipeline.plan, topic=game.name, kafka=game.kafka,
             namespace=game.name, data=game.pipeline.project.data, batch_records=self._batch_records,
             publish=lambda position: commit_offsets(game.kafka, game.name, position), land_seconds=0.5,
         )  # fmt: skip

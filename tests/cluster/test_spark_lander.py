@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from shared import SPARK, SPARK_LINES, Kept
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from questlog.errors import LanderFenced
-from questlog.land.spark import SparkLander, commit_offsets
+from questlog.land.spark import SparkLander
 from questlog.land.spark.catalog import catalog_options
-from questlog.land.spark.upkeep import SparkUpkeep
+from questlog.land.spark.source import commit_offsets
 from questlog.log.kafka.spool import Spool
 from questlog.log.kafka.topic import create_topic
 from questlog.pipeline import ClusterPipeline, open_pipeline
@@ -44,6 +45,7 @@ description = "A player joined."
 guild = "string"
 """
 GUILD = b'{"event_type": "join_guild", "guild": "wolves"}'
+RECEIVED_MS = 1_790_000_000_000
 _numbers = iter(range(10**6))
 
 
@@ -54,7 +56,7 @@ def spark(servers: dict[str, str]) -> Iterator[Any]:
 
     session = open_session(
         master="local[2]", metastore=servers["metastore"], warehouse=servers["warehouse"],
-        jars=servers["spark_jars"].split(","), options={"spark.driver.memory": "1g"},
+        jars=servers["spark_jars"].split(","), options=SPARK,
     )  # fmt: skip
     yield session
     session.stop()
@@ -67,19 +69,6 @@ def other_catalog(spark: Any, metastore: str, warehouse: str) -> Any:
         if not key.startswith("spark.hadoop."):
             session.conf.set(key, value)
     return session
-
-
-class _Kept:
-    """A session whose `stop` does nothing."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def stop(self) -> None:
-        pass
 
 
 class Game:
@@ -96,18 +85,17 @@ class Game:
         self.kafka = {"bootstrap.servers": servers["kafka"]}
         lines = [f"{key} = {json.dumps(value)}" for key, value in self.settings.items()]
         lines += ["[kafka]", f'bootstrap.servers = "{servers["kafka"]}"']
-        lines += ["[spark]", f'"spark.jars" = "{servers["spark_jars"]}"', '"spark.driver.memory" = "1g"']
+        lines += ["[spark]", f'"spark.jars" = "{servers["spark_jars"]}"', SPARK_LINES]
         (folder / "questlog.toml").write_text("\n".join(lines))
         create_topic(self.kafka, name, partitions=2, replication=1, retention_hours=1)
         pipeline = open_pipeline(folder)
         assert isinstance(pipeline, ClusterPipeline)
         self.pipeline, self.name = pipeline, name
 
-    def send(self, *bodies: bytes, chosen: str = "") -> None:
+    def send(self, *bodies: bytes, chosen: str = "", hours: int = 0) -> None:
+        received_ms = RECEIVED_MS + hours * 3_600_000
         records = [
-            encode_record(
-                body, id=chosen or f"e{next(_numbers)}", received_ms=1_795_000_000_000, client_id=bool(chosen)
-            )
+            encode_record(body, id=chosen or f"e{next(_numbers)}", received_ms=received_ms, client_id=bool(chosen))
             for body in bodies
         ]
         self.pipeline.log.append(records)
@@ -118,7 +106,7 @@ class Game:
 
     def lander(self, data: str = "", announce: Callable[[], None] = lambda: None) -> SparkLander:
         return SparkLander(
-            lambda: _Kept(self.spark), lambda: self.pipeline.plan, topic=self.name, kafka=self.kafka,
+            lambda: Kept(self.spark), lambda: self.pipeline.plan, topic=self.name, kafka=self.kafka,
             namespace=self.name, data=self.pipeline.project.data / data, batch_records=500,
             publish=lambda position: commit_offsets(self.kafka, self.name, position), announce=announce,
         )  # fmt: skip
@@ -220,24 +208,6 @@ def test_the_older_of_two_landers_fails_its_commit(game: Game) -> None:
                 old.drain()
             new.drain()
     assert len(game.ids()) == len(set(game.ids())) == 2
-
-
-def test_upkeep_merges_files_and_keeps_positions(game: Game) -> None:
-    for _ in range(3):
-        game.send(GUILD)
-        game.forward()
-        game.land()
-    with game.lander() as lander:
-        lander.drain()
-        before = lander._tables.positions(), lander._tables.floor()
-        upkeep = SparkUpkeep(lander._tables, keep=0)
-        time.sleep(1.1)  # expiry goes by whole seconds
-        for name in ("join_guild", "quarantine"):
-            upkeep.keep(game.name, name)
-        upkeep.keep(f"{game.name}_state", "progress")
-        assert (lander._tables.positions(), lander._tables.floor()) == before
-        assert lander.drain().records == 0
-    assert len(game.ids()) == 3
 
 
 def test_members_and_descriptions_follow_the_plan(game: Game) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from shared import QUICK, SPARK_LINES
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from questlog.errors import QueryError
@@ -28,7 +29,6 @@ PLAN = '[game]\nname = "swords"\n[events.join_guild.fields]\nguild = "string"\n'
 GUILD = b'{"event_type": "join_guild", "guild": "wolves"}'
 LIBRARIES = ("msgspec", "numpy", "numpy.libs", "pyarrow", "pyarrow.libs", "uuid_utils")
 """All that a worker must have."""
-QUICK = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 _numbers = iter(range(10**6))
 
 
@@ -53,8 +53,8 @@ class Game:
             f'profile = "cluster"\ntopic = "{self.name}"\nnamespace = "{self.name}"\nmetastore = "{at.metastore}"\n'
             f'warehouse = "{at.warehouse}"\nspark_master = "{spark.addresses.spark}"\nland_seconds = 0.5\n'
             f'[kafka]\nbootstrap.servers = "{at.kafka}"\n[presto]\nurl = "{at.presto}"\n'
-            f'[spark]\n"spark.driver.memory" = "1g"\n"spark.pyspark.python" = "{bare_python(folder)}"\n'
-            f'"spark.driver.extraJavaOptions" = "{QUICK}"\n"spark.executor.extraJavaOptions" = "{QUICK}"\n'
+            f'[spark]\n{SPARK_LINES}\n"spark.pyspark.python" = "{bare_python(folder)}"\n'
+            f'"spark.executor.extraJavaOptions" = "{QUICK}"\n'
         )
         create_topic({"bootstrap.servers": at.kafka}, self.name, partitions=2, replication=1, retention_hours=1)
         pipeline = open_pipeline(folder)

@@ -14,13 +14,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from confluent_kafka import Producer
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
-from test_spark_lander import _Kept, events, is_json, plain, spark  # noqa: F401
+from shared import SPARK_LINES, Kept
+from test_spark_lander import events, is_json, plain, spark  # noqa: F401
 
 from questlog.cli import cli
 from questlog.errors import LanderBusy, QuestlogError
-from questlog.land.spark import SparkLander, commit_offsets
+from questlog.land.spark import SparkLander
+from questlog.land.spark.source import commit_offsets
 from questlog.log.kafka.spool import Spool, read_forwarding
 from questlog.log.kafka.topic import create_topic
 from questlog.pipeline import ClusterPipeline, open_pipeline
@@ -68,7 +71,7 @@ class Game:
         }  # fmt: skip
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         lines += ["[kafka]", f'bootstrap.servers = "{servers["kafka"]}"', "[presto]", f'url = "{presto}"']
-        lines += ["[spark]", f'"spark.jars" = "{servers["spark_jars"]}"', '"spark.driver.memory" = "1g"']
+        lines += ["[spark]", f'"spark.jars" = "{servers["spark_jars"]}"', SPARK_LINES]
         (folder / "questlog.toml").write_text("\n".join(lines))
         self.plan(FIRST)
         embedded, cluster = (open_pipeline(folder, profile=profile) for profile in ("embedded", "cluster"))
@@ -83,7 +86,7 @@ class Game:
     def lander(self) -> SparkLander:
         """Return a lander on the tests' one session."""
         return SparkLander(
-            lambda: _Kept(self.spark), lambda: self.cluster.plan, topic=self.name, kafka=self.kafka,
+            lambda: Kept(self.spark), lambda: self.cluster.plan, topic=self.name, kafka=self.kafka,
             namespace=self.name, data=self.cluster.project.data,
             publish=lambda position: commit_offsets(self.kafka, self.name, position),
         )  # fmt: skip
@@ -239,6 +242,26 @@ def test_a_target_that_others_use_and_a_lander_at_work_are_refused(game: Game) -
     with pytest.raises(QuestlogError, match="holds events that came through a topic already"):
         game.promote()
     assert len(game.ids()) == 1
+
+
+def test_a_topic_with_records_in_it_is_refused_before_anything_is_copied(game: Game) -> None:
+    game.send(GUILD)
+    create_topic(game.kafka, game.name, partitions=2, replication=1, retention_hours=1)
+    producer = Producer(game.kafka)
+    producer.produce(game.name, b'{"event_type": "join_guild"}')
+    assert producer.flush(30) == 0
+    with pytest.raises(QuestlogError, match="holds 1 records already"):
+        game.promote()
+    assert game.ids() == []
+
+
+def test_a_table_with_rows_of_somebody_else_is_refused_and_left_as_it_is(game: Game) -> None:
+    game.send(GUILD)
+    game.spark.sql(f"create namespace lake.{game.name}")
+    game.spark.sql(f"create table lake.{game.name}.join_guild using iceberg as select 'theirs' as event_id")
+    with pytest.raises(QuestlogError, match="holds 1 rows of somebody else"):
+        game.promote()
+    assert game.ids() == ["theirs"]
 
 
 PROGRAM = """
