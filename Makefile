@@ -5,7 +5,7 @@ N ?= 1000
 STAMP := .venv/installed
 CLUSTER := .venv/installed-cluster
 
-.PHONY: help demo test test-cluster drill drill-cluster lint docs lock clean
+.PHONY: help demo test stack-fetch test-cluster drill drill-cluster lint docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -28,16 +28,17 @@ $(CLUSTER): $(STAMP) requirements/cluster.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/cluster.txt
 	@touch $@
 
-test-cluster: $(CLUSTER)  ## start Kafka, HDFS, Metastore and Presto here and run the cluster's tests on them
+stack-fetch: $(STAMP)  ## bring the cluster's servers into the user's cache (about 1.4 GB, once)
 	@$(BIN)/questlog stack fetch
+
+test-cluster: $(CLUSTER) stack-fetch  ## start Kafka, HDFS, Metastore and Presto here and run the cluster's tests on them
 	@QUESTLOG_SOME_FAULTS=4 $(BIN)/python tests/cluster
 
 drill: $(STAMP)  ## kill servers and landers N times and cut the power N/10 times (N=1000)
 	@QUESTLOG_DRILL=$(N) QUESTLOG_CUTS=$$(( $(N) / 10 )) $(BIN)/python -m pytest -s \
 	  tests/faults/test_kills.py tests/faults/test_power_cuts.py tests/faults/test_lander_crash_points.py
 
-drill-cluster: $(CLUSTER)  ## fail every server and part of the cluster N times each under 200 events/s (say N=5)
-	@$(BIN)/questlog stack fetch
+drill-cluster: $(CLUSTER) stack-fetch  ## fail every server and part of the cluster N times each under 200 events/s (say N=5)
 	@QUESTLOG_CLUSTER=1 QUESTLOG_FAULTS=$(if $(filter file,$(origin N)),1,$(N)) $(BIN)/python -m pytest -s tests/cluster/faults
 
 lint: $(STAMP)  ## check style and types

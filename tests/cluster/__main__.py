@@ -1,6 +1,7 @@
 """All tests of the cluster on one stack of servers: python tests/cluster [pytest's options]; `make test-cluster` does.
 
-One process has one Spark: what lands with it, and what asks questions with it, get a process each.
+One process has one Spark: what lands with it, and what asks questions with it, get a process each, side by side. What
+kills servers of the stack comes after them.
 """
 
 import os
@@ -14,14 +15,10 @@ from questlog.stack import Stack
 HERE = Path(__file__).parent
 LANDING = [
     str(HERE / f"test_{name}.py")
-    for name in ("spark_lander", "spark_contract", "fence", "backfill", "parity", "promote")
+    for name in ("spark_lander", "spark_contract", "fence", "upkeep", "spark_backfill", "parity", "promotion")
 ]
-FAULTS = str(HERE / "faults")
-GROUPS = (
-    [str(HERE), f"--ignore={FAULTS}", *(f"--ignore={file}" for file in LANDING)],
-    LANDING,
-    ["-s", FAULTS],
-)
+KILLING = [str(HERE / "test_stack.py"), str(HERE / "test_status.py"), str(HERE / "faults")]
+OTHERS = [str(HERE), *(f"--ignore={path}" for path in (*LANDING, *KILLING))]
 
 
 def main(options: list[str]) -> int:
@@ -30,10 +27,16 @@ def main(options: list[str]) -> int:
         environment = {
             **os.environ, "QUESTLOG_CLUSTER": "1", "QUESTLOG_STACK": str(stack.folder), "QUESTLOG_STACK_MAY_DIE": "1",
         }  # fmt: skip
-        return max(
-            subprocess.run([sys.executable, "-m", "pytest", *group, *options], env=environment).returncode
-            for group in GROUPS
-        )
+        pytest = [sys.executable, "-m", "pytest", *options]
+        said = Path(folder, "landing.txt")
+        with (
+            said.open("wb") as out,
+            subprocess.Popen([*pytest, *LANDING], env=environment, stdout=out, stderr=subprocess.STDOUT) as landing,
+        ):
+            codes = [subprocess.run([*pytest, *OTHERS], env=environment).returncode, landing.wait()]
+        print(said.read_text(errors="replace"), flush=True)
+        codes.append(subprocess.run([*pytest, "-s", *KILLING], env=environment).returncode)
+        return max(codes)
 
 
 if __name__ == "__main__":
