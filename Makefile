@@ -28,7 +28,7 @@ $(CLUSTER): $(STAMP) requirements/cluster.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/cluster.txt
 	@touch $@
 
-stack-fetch: $(STAMP)  ## bring the cluster's servers into the user's cache (about 1.4 GB, once)
+stack-fetch: $(STAMP)  ## bring the cluster's servers into the user's cache (1.1 GB, once)
 	@$(BIN)/questlog stack fetch
 
 test-cluster: $(CLUSTER) stack-fetch  ## start Kafka, HDFS, Metastore and Presto here and run the cluster's tests on them

@@ -18,7 +18,7 @@ from confluent_kafka import Producer
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from shared import SPARK_LINES, Kept
-from test_spark_lander import events, is_json, plain, spark  # noqa: F401
+from test_spark_lander import PLAN, events, is_json, plain, spark  # noqa: F401
 
 from questlog.cli import cli
 from questlog.errors import LanderBusy, QuestlogError
@@ -31,23 +31,7 @@ from questlog.promote import Promotion
 from questlog.promote.compare import PLACES
 from questlog.record import encode_record
 
-FIRST = """
-[game]
-name = "swords"
-[events.purchase_sword]
-table = "sword_purchases"
-[events.purchase_sword.fields]
-sword = "string"
-price = "decimal(12,2)"
-tags = "list<string>"
-extra = "map<string,double>"
-place = "struct<x:int,seen:timestamp>"
-[events.join_guild]
-description = "A player joined."
-[events.join_guild.fields]
-guild = "string"
-level = "int"
-"""
+FIRST = PLAN + 'level = "int"\n'
 SECOND = FIRST.replace('guild = "string"', 'clan = { type = "string", aliases = ["guild"] }') + (
     '[events.unheard_of.fields]\nn = "int"\n'
 )

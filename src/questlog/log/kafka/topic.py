@@ -179,7 +179,7 @@ def _asked(config: Mapping[str, str], act: Callable[[AdminClient], Mapping[Any, 
     """Return the one answer to *act*; without a *name* a refusal is the caller's to judge.
 
     Brokers that do not yet know that one of them has died may send a client to that one, and it will ask no other.
-    So who gets no answer asks once more, with a new client.
+    So who gets no answer asks again, with a new client, until `WORK_SECONDS` are over.
     """
     from confluent_kafka import KafkaError, KafkaException
 
