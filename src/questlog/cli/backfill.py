@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from questlog.cli.progress import counting
-from questlog.cli.stopping import stopping
 from questlog.pipeline import open_pipeline
+from questlog.stopping import stopping
 
 if TYPE_CHECKING:
     from questlog.land import StopSignal

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from questlog.cli.progress import counting
-from questlog.cli.stopping import stopping
 from questlog.errors import QuestlogError
 from questlog.pipeline import open_pipeline
+from questlog.stopping import stopping
 
 if TYPE_CHECKING:
     from questlog.export import Exported

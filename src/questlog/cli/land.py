@@ -14,6 +14,7 @@ from questlog.cli.progress import counting
 from questlog.errors import ProjectNotFound
 from questlog.pipeline import open_pipeline
 from questlog.settings import Settings, find_project
+from questlog.stopping import when_told
 
 if TYPE_CHECKING:
     from questlog.land import Landed, StopSignal
@@ -59,8 +60,7 @@ def land(folder: Path, as_json: bool, asked: str | None) -> None:
         click.echo(_path(folder, asked))
         return
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    when_told(stop.set, signal.SIGINT, signal.SIGTERM)
     with open_pipeline(folder).lander() as lander:
         landed = drain(lander, stop)
     report: dict[str, Any] = {

@@ -17,6 +17,7 @@ import click
 from questlog.cli.terminal import uses_color
 from questlog.errors import ProjectNotFound, QuestlogError
 from questlog.settings import find_project, load_settings
+from questlog.stopping import when_told
 
 if TYPE_CHECKING:
     from questlog.stack import Stack
@@ -130,8 +131,7 @@ def _keep(mine: Stack) -> None:
     mine.fetch(show)
     show.end()
     supervisor = Supervisor(mine.settle(), mine.servers, lambda line: click.echo(line, err=True))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: supervisor.stop())
+    when_told(supervisor.stop, signal.SIGINT, signal.SIGTERM)
     told = False
 
     def look() -> bool:

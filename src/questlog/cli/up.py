@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import click
 
 from questlog.errors import LanderBusy, LanderReplaced, QuestlogError
+from questlog.stopping import when_told
 
 if TYPE_CHECKING:
     from questlog.land.loop import LandingLoop
@@ -258,7 +259,7 @@ def _be(part: Part, folder: Path, line: socket.socket) -> int:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the supervisor tells us
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    when_told(stop.set, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
     try:

@@ -15,6 +15,7 @@ from questlog.cli.up import start_logging
 from questlog.errors import NotInstalled, QuestlogError
 from questlog.pipeline import ClusterPipeline
 from questlog.settings import find_project
+from questlog.stopping import when_told
 
 if TYPE_CHECKING:
     from questlog.settings import Project
@@ -29,8 +30,7 @@ def land(folder: Path, once: bool) -> None:
     """Land the project's topic until told to stop. What spark-submit says goes over the project's settings."""
     start_logging(as_json=False)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    when_told(stop.set, signal.SIGINT, signal.SIGTERM)
     project = find_project(folder)
     with ClusterPipeline(_submitted(project)).lander() as lander:
         if once:

@@ -11,6 +11,7 @@ from questlog.errors import QuestlogError
 from questlog.stack import Stack
 from questlog.stack.processes import Identity, born
 from questlog.stack.supervisor import Supervisor
+from questlog.stopping import when_told
 
 
 def main() -> int:
@@ -25,8 +26,7 @@ def main() -> int:
     master = Identity(said.while_pid, born(said.while_pid)) if said.while_pid else None
     try:
         supervisor = Supervisor(stack.settle(), stack.servers, lambda line: print(line, flush=True))
-        signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
-        signal.signal(signal.SIGINT, lambda *_: supervisor.stop())
+        when_told(supervisor.stop, signal.SIGTERM, signal.SIGINT)
         supervisor.run(wanted=lambda: master is None or master.alive())
     except QuestlogError as error:
         print(f"{error}" + (f"\n  try: {error.hint}" if error.hint else ""), flush=True)

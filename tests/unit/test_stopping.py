@@ -1,0 +1,57 @@
+"""A signal that says stop: heard at any moment, also in the middle of a wait for it."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+WAITING_FOR_WHAT_THE_SIGNAL_SETS = """
+import random, signal, threading
+from questlog.stopping import when_told
+
+for turn in range(300):
+    stop = threading.Event()
+    when_told(stop.set, signal.SIGALRM)
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0002, 0.0004))
+    while not stop.wait(1e-9):
+        pass
+print("heard")
+"""
+
+ASKED_ONCE = """
+import os, signal
+from questlog.stopping import stopping
+
+with stopping() as stop:
+    os.kill(os.getpid(), signal.SIGINT)
+    print(stop.wait(10), flush=True)
+    os.kill(os.getpid(), signal.{second})
+    print("never", flush=True)
+"""
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+
+def test_a_signal_in_the_middle_of_a_wait_for_it_is_heard() -> None:
+    """`Event.set` in a handler waits for ever for the lock of the wait that it interrupts."""
+    assert run(WAITING_FOR_WHAT_THE_SIGNAL_SETS).stdout == "heard\n"
+
+
+@pytest.mark.parametrize(("second", "code"), [("SIGINT", 1), ("SIGTERM", -signal.SIGTERM)])
+def test_the_second_signal_ends_at_once(second: str, code: int) -> None:
+    ran = run(ASKED_ONCE.format(second=second))
+    assert ran.stdout == "True\n"
+    assert ran.returncode in (code, -getattr(signal, second))
+
+
+def test_what_signals_did_before_they_do_again_after() -> None:
+    program = (
+        "import signal; from questlog.stopping import stopping\n"
+        "before = signal.getsignal(signal.SIGINT)\n"
+        "with stopping(): pass\n"
+        "print(signal.getsignal(signal.SIGINT) is before)"
+    )
+    assert run(program).stdout == "True\n"
