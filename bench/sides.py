@@ -223,7 +223,7 @@ class Ours(Side):
         return Process([sys.executable, "-m", "questlog", *words], self.folder)
 
     def app(self) -> list[Process]:
-        words = ["-m", "granian", "--interface=wsgi", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
+        words = ["-m", "granian", "--interface=wsgi", "--host=127.0.0.1", f"--port={self.port}", "--workers=2"]
         words += ["--no-ws", "--blocking-threads=64", "game:app"]
         return [Process([sys.executable, *words], self.folder), self._questlog("up", "--only", "forwarder")]
 
