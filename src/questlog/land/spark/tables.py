@@ -39,7 +39,7 @@ PROPERTIES = {
     "write.metadata.previous-versions-max": "20",
     "commit.manifest.min-count-to-merge": "10",
 }
-"""A query opens every manifest before it begins. Iceberg lets 100 come together, which takes Presto most of a second."""
+"""A query opens every manifest before it begins: a hundred, which Iceberg lets come together, take Presto a second."""
 
 
 class SparkTables:
