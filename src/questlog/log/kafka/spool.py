@@ -85,7 +85,7 @@ class Spool:
         self._data.mkdir(parents=True, exist_ok=True)
         self._lock = take_lock(self._data / "forward.lock", f"another process forwards {self._log_folder}")
         self.name = _name(self._log_folder)
-        self._db = _connect(self._data / "forward.db")
+        self._db = _open(self._data / "forward.db")
         handover = self.handover
         if handover is not None and handover.state != "sealed" and not self._handing_over:
             self.__exit__(None, None, None)
@@ -215,7 +215,7 @@ def read_forwarding(data: Path, log_folder: Path) -> Forwarding:
     """Return how the spool stands, without disturbing who forwards."""
     if not (data / "forward.db").exists():
         return Forwarding()
-    with closing(_connect(data / "forward.db")) as db:
+    with closing(_look(data / "forward.db")) as db:
         sent = dict(db.execute("select partition, next from sent"))
         landed = dict(db.execute("select partition, next from landed"))
         row = db.execute("select text, hint, since_ms from trouble").fetchone()
@@ -228,7 +228,7 @@ def needed(data: Path) -> Position | None:
     """Return from where on the log must be kept for the target of a hand-over; None if there is none."""
     if not (data / "forward.db").exists():
         return None
-    with closing(_connect(data / "forward.db")) as db:
+    with closing(_look(data / "forward.db")) as db:
         handover = _handover(db)
         if handover is None or handover.state == "copying":
             return None
@@ -239,7 +239,7 @@ def read_handover(data: Path) -> Handover | None:
     """Return the hand-over that was begun, without disturbing who does it."""
     if not (data / "forward.db").exists():
         return None
-    with closing(_connect(data / "forward.db")) as db:
+    with closing(_look(data / "forward.db")) as db:
         return _handover(db)
 
 
@@ -252,12 +252,34 @@ def _row(handover: Handover) -> tuple[str, str, str]:
     return handover.id, handover.target, handover.state
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _open(path: Path) -> sqlite3.Connection:
+    """Open the memory to write, for who holds the lock; make it if it is not there."""
     try:
+        if not path.exists():
+            _make(path)
         db = sqlite3.connect(path, timeout=10)
-        db.execute("pragma journal_mode = wal")
         db.execute("pragma synchronous = full")
+    except sqlite3.Error as error:
+        raise LogUnavailable(f"{path}: {error}", hint="questlog doctor", retry_after=1) from error
+    return db
+
+
+def _make(path: Path) -> None:
+    """Make the file whole elsewhere: two that open one as it is made lock each other out, and nobody waits for that."""
+    draft = path.with_name(f"{path.name}.draft")
+    for left in (draft, *(Path(f"{file}-{kind}") for file in (draft, path) for kind in ("wal", "shm"))):
+        left.unlink(missing_ok=True)  # a write-ahead log without its file would be played into the new one
+    with closing(sqlite3.connect(draft)) as db:
+        db.execute("pragma journal_mode = wal")
         db.executescript(_TABLES)
+    os.rename(draft, path)
+
+
+def _look(path: Path) -> sqlite3.Connection:
+    """Open the memory to read it."""
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10)
+        db.execute("pragma query_only = on")
     except sqlite3.Error as error:
         raise LogUnavailable(f"{path}: {error}", hint="questlog doctor", retry_after=1) from error
     return db
