@@ -6,10 +6,12 @@ import contextlib
 import heapq
 import sqlite3
 import threading
-from collections.abc import Generator, Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import count, repeat, zip_longest
 from operator import attrgetter
 from pathlib import Path
+from typing import TypeVar
 
 from questlog.errors import LogUnavailable
 from questlog.log import START, Batch, Entry, Gap, Position
@@ -27,7 +29,8 @@ from questlog.log.sqlite.segment import (
     unpack,
 )
 
-_MOVED_ATTEMPTS = 5
+_MOVED_SECONDS = 10.0
+_T = TypeVar("_T")
 _value_of = attrgetter("value")
 
 
@@ -44,10 +47,16 @@ class Reader:
 
         Partitions take turns, so a busy one does not starve a quiet one.
         """
-        for _ in range(_MOVED_ATTEMPTS):  # a segment may be trimmed between listing and opening it
+        return self._look(after, lambda partitions: self._read(partitions, after, limit, max_bytes))
+
+    def _look(self, after: Position, work: Callable[[dict[int, list[Segment]]], _T]) -> _T:
+        """Do *work* with each partition's segments, anew if one of them is trimmed meanwhile."""
+        deadline = time.monotonic() + _MOVED_SECONDS
+        while True:
             with contextlib.suppress(FileNotFoundError), self._reading(after) as partitions:
-                return self._read(partitions, after, limit, max_bytes)
-        raise LogUnavailable(f"the files in {self.folder} change faster than they can be read", retry_after=1)
+                return work(partitions)
+            if time.monotonic() > deadline:
+                raise LogUnavailable(f"the files in {self.folder} change faster than they can be read", retry_after=1)
 
     def _read(self, partitions: dict[int, list[Segment]], after: Position, limit: int, max_bytes: int) -> Batch:
         entries: dict[int, list[Entry]] = {partition: [] for partition in partitions}
@@ -93,7 +102,7 @@ class Reader:
                 return  # damaged and still moving: nothing behind it is delivered yet
 
     def _segment_news(self, segment: Segment, start: int, until: int | None) -> Iterator[Stored | Gap]:
-        with self._opened(segment, keep=until is None) as connection:
+        with _noticing(segment), self._opened(segment, keep=until is None) as connection:
             try:
                 for row in scan(connection, start, until):
                     yield row
@@ -105,17 +114,15 @@ class Reader:
 
     def end(self) -> Position:
         """Return the position just past everything durable now; one look at each partition's newest file."""
-        found = {}
-        with self._reading(START) as partitions:
-            for partition, segments in partitions.items():
-                with self._opened(segments[-1], keep=True) as connection:
-                    try:
-                        found[partition] = read_tail(connection)
-                    except Damaged as damage:
-                        items = _salvaged(connection, segments[-1], segments[-1].first, None, str(damage))
-                        ends = [item.until if isinstance(item, Gap) else item.end for item in items]
-                        found[partition] = max(ends, default=segments[-1].first)
-        return found
+        return self._look(START, lambda partitions: {p: self._end(segments[-1]) for p, segments in partitions.items()})
+
+    def _end(self, last: Segment) -> int:
+        with _noticing(last), self._opened(last, keep=True) as connection:
+            try:
+                return read_tail(connection)
+            except Damaged as damage:
+                items = _salvaged(connection, last, last.first, None, str(damage))
+                return max((item.until if isinstance(item, Gap) else item.end for item in items), default=last.first)
 
     @contextlib.contextmanager
     def _reading(self, after: Position) -> Iterator[dict[int, list[Segment]]]:
@@ -171,6 +178,8 @@ def _salvaged(
     """Yield what a damaged segment still holds from *start* on, and gaps for what it does not."""
     with holding(connection) as held:
         found = salvage(segment.path, held=held)
+    if not segment.path.exists():  # trimmed, not damaged
+        raise FileNotFoundError(segment.path)
     rows = [row for row in found.rows if row.end > start and (until is None or row.first < until)]
     end = max([found.end or 0, *(row.end for row in rows)]) if until is None else until
     for row in rows:
@@ -190,6 +199,17 @@ def _went_back(partition: int, what: str) -> LogUnavailable:
         hint=f"put the newer log back; to go on without what is lost, rename the partition's files and "
         f"create an empty file {partition:010}.gone in the log folder",
     )
+
+
+@contextlib.contextmanager
+def _noticing(segment: Segment) -> Iterator[None]:
+    """What SQLite says of a file that was trimmed under it is only that the file is gone."""
+    try:
+        yield
+    except sqlite3.Error:
+        if not segment.path.exists():
+            raise FileNotFoundError(segment.path) from None
+        raise
 
 
 @contextlib.contextmanager

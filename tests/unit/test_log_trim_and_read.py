@@ -1,0 +1,83 @@
+"""A log that is trimmed while it is read from its beginning: what comes is whole, what does not is named as trimmed."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from questlog.log import START, Gap
+from questlog.log.sqlite import SqliteLog
+from questlog.log.sqlite.partition import list_segments
+from questlog.log.sqlite.reader import Reader
+from questlog.log.sqlite.segment import open_reader
+
+FOREVER = 2**62
+RECORDS = 150
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[SqliteLog]:
+    """A log of many small segments, which deletes them as soon as they may go."""
+    log = SqliteLog(tmp_path / "log", min_free_bytes=0, segment_bytes=1, trim_grace_seconds=0)
+    for number in range(RECORDS):
+        log.append([b"%d" % number])
+    yield log
+    log.close()
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_log_may_be_read_from_its_beginning_while_it_is_trimmed(log: SqliteLog, step: int) -> None:
+    (partition,) = log.end()
+    ended = threading.Event()
+
+    def trim() -> None:
+        for reached in range(0, RECORDS - 1, step):
+            log.trim({partition: reached}, FOREVER)
+        ended.set()
+
+    trimmer = threading.Thread(target=trim)
+    trimmer.start()
+    try:
+        while not ended.is_set():
+            batch = log.read(START, FOREVER)
+            first = batch.entries[0].offset
+            assert [entry.value for entry in batch.entries] == [b"%d" % n for n in range(first, RECORDS)]
+            assert batch.gaps == ((Gap(partition, 0, first, "trimmed after landing"),) if first else ())
+            assert log.end() == {partition: RECORDS}
+    finally:
+        trimmer.join()
+
+
+@pytest.mark.parametrize("moment", ["before it is opened", "as it is opened", "before it is read"])
+@pytest.mark.parametrize("segment", ["a full one", "the last"])
+def test_a_segment_that_is_trimmed_under_a_reader_is_no_damage(
+    log: SqliteLog, moment: str, segment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (partition,) = log.end()
+    doomed = list_segments(log.folder)[partition][-1 if segment == "the last" else 40]
+    reader, connect = Reader(log.folder), sqlite3.connect
+
+    def trim() -> None:
+        monkeypatch.undo()
+        log.close()
+        log.trim({partition: RECORDS}, FOREVER)
+
+    def open_segment(path: Path) -> sqlite3.Connection:
+        if path != doomed.path:
+            return open_reader(path)
+        if moment == "before it is opened":
+            trim()
+        if moment == "as it is opened":
+            monkeypatch.setattr(sqlite3, "connect", lambda *words, **options: (trim(), connect(*words, **options))[1])
+        connection = open_reader(path)
+        if moment == "before it is read":
+            trim()
+        return connection
+
+    monkeypatch.setattr("questlog.log.sqlite.reader.open_reader", open_segment)
+    batch = reader.read(START, FOREVER, FOREVER)
+    assert batch.gaps == (Gap(partition, 0, RECORDS, "trimmed after landing"),)
+    assert not doomed.path.exists()
+    reader.close()
