@@ -7,7 +7,7 @@ from questlog.log.kafka.spool import Spool, needed, read_forwarding, read_handov
 
 
 def test_who_looks_while_it_is_made_disturbs_nobody_and_is_not_disturbed(tmp_path: Path) -> None:
-    for number in range(150):
+    for number in range(40):
         data = tmp_path / str(number)
         (data / "log").mkdir(parents=True)
         stop, troubles = threading.Event(), list[BaseException]()
