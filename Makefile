@@ -20,8 +20,8 @@ $(STAMP): requirements/dev.txt pyproject.toml
 demo: $(STAMP)  ## run the game, send it traffic, check the analyst's answers
 	@$(BIN)/questlog demo
 
-test: $(STAMP)  ## run the tests
-	@$(BIN)/python -m pytest
+test: $(STAMP)  ## run the tests, two files at a time
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 $(CLUSTER): $(STAMP) requirements/cluster.txt
 	@echo "installing Spark and the clients of the cluster into .venv ..."
