@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from questlog.errors import LogUnavailable
 from questlog.log import START, Gap
 from questlog.log.sqlite import SqliteLog
 from questlog.log.sqlite.partition import list_segments
@@ -81,3 +82,11 @@ def test_a_segment_that_is_trimmed_under_a_reader_is_no_damage(
     assert batch.gaps == (Gap(partition, 0, RECORDS, "trimmed after landing"),)
     assert not doomed.path.exists()
     reader.close()
+
+
+def test_a_name_that_leads_nowhere_is_said_after_a_while(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("questlog.log.sqlite.reader._MOVED_SECONDS", 0.1)
+    (partition,) = log.end()
+    (log.folder / f"{partition:010}-{RECORDS:016}.db").symlink_to("nowhere")
+    with pytest.raises(LogUnavailable, match="change faster than they can be read"):
+        log.read(START, FOREVER)

@@ -30,6 +30,7 @@ from questlog.log.sqlite.segment import (
 )
 
 _MOVED_SECONDS = 10.0
+_PAUSE_SECONDS = 0.01
 _T = TypeVar("_T")
 _value_of = attrgetter("value")
 
@@ -57,6 +58,7 @@ class Reader:
                 return work(partitions)
             if time.monotonic() > deadline:
                 raise LogUnavailable(f"the files in {self.folder} change faster than they can be read", retry_after=1)
+            time.sleep(_PAUSE_SECONDS)
 
     def _read(self, partitions: dict[int, list[Segment]], after: Position, limit: int, max_bytes: int) -> Batch:
         entries: dict[int, list[Entry]] = {partition: [] for partition in partitions}
