@@ -15,7 +15,7 @@ from questlog.log.sqlite.reader import Reader
 from questlog.log.sqlite.segment import open_reader
 
 FOREVER = 2**62
-RECORDS = 150
+RECORDS = 80
 
 
 @pytest.fixture
