@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 from common import Goal, save
 
-from questlog.collect import accept
+from questlog.accept import accept
 from questlog.lake.state import load_state
 from questlog.pipeline import Pipeline, open_pipeline
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from common import Goal, quantiles, save
 
-from questlog.collect import accept
+from questlog.accept import accept
 from questlog.lake.state import load_state
 from questlog.pipeline import open_pipeline
 

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from questlog.cli import cli
-from questlog.collect.http.limits import Limits
-from questlog.collect.openapi import ENDPOINTS, HEADERS, REFUSALS
+from questlog.collector.http.limits import Limits
+from questlog.collector.openapi import ENDPOINTS, HEADERS, REFUSALS
 from questlog.plan import Plan, Type
 from questlog.plan.columns import ENVELOPE, LAST, QUARANTINE_COLUMNS, Column, header_column
 from questlog.query.views import sql_type

@@ -20,14 +20,14 @@ def open(path: str = ".", **settings: Any) -> Pipeline:  # reads as questlog.ope
 
 def event(name: str) -> Any:
     """Mark a Flask view: record *name* when the view succeeds."""
-    from questlog.collect.flask import event as mark
+    from questlog.web.flask import event as mark
 
     return mark(name)
 
 
 def __getattr__(name: str) -> Any:
     if name == "track":
-        from questlog.collect.flask import track
+        from questlog.web.flask import track
 
         return track
     if name == "Client":

@@ -1,6 +1,7 @@
 """The Flask extension under its public name: `from questlog.flask import Questlog`."""
 
-from questlog.collect.flask import (
+from questlog.errors import EventRejected, LogUnavailable
+from questlog.web.flask import (
     Questlog,
     batch,
     capture_events,
@@ -10,7 +11,6 @@ from questlog.collect.flask import (
     event_rejected,
     track,
 )
-from questlog.errors import EventRejected, LogUnavailable
 
 __all__ = [
     "EventRejected",

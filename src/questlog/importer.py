@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from questlog.collect import read_id
+from questlog.accept import read_id
 from questlog.errors import QuestlogError
 from questlog.pipeline import Pipeline
 from questlog.record import decode_record, encode_record

@@ -18,7 +18,7 @@ def capture_events(app: Any) -> Any:
     watch = getattr(app, "questlog", None)
     if watch is not None:
         return watch.capture()
-    from questlog.collect.flask import capture_events as capture_of_flask
+    from questlog.web.flask import capture_events as capture_of_flask
 
     return capture_of_flask(app)
 

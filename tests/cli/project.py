@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from questlog.collect import accept
+from questlog.accept import accept
 from questlog.pipeline import Pipeline, open_pipeline
 
 PLAN = """

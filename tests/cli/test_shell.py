@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from questlog.collect import accept
+from questlog.accept import accept
 from questlog.pipeline import open_pipeline
 
 PLAN = """

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 import questlog
-from questlog.collect import accept
+from questlog.accept import accept
 from questlog.errors import LogUnavailable
 
 KEY = "test-key"

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from kit import Answered, Collector, wait_for
 
-from questlog.collect.keys import new_key, sign
-from questlog.collect.keys.store import KeyStore
+from questlog.collector.keys import new_key, sign
+from questlog.collector.keys.store import KeyStore
 
 BODY = '{"event_type": "join_guild", "guild": "%s"}'
 PAGE = "https://game.example"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from kit import Collector
 from schemathesis.checks import CHECKS
 
-from questlog.collect.keys import new_key
-from questlog.collect.keys.store import KeyStore
+from questlog.collector.keys import new_key
+from questlog.collector.keys.store import KeyStore
 
 CHECKED = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
 OPERATIONS = 14

@@ -11,10 +11,10 @@ import pytest
 from kit import Collector, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
-from questlog.collect import pages
-from questlog.collect.http import Request, Response
-from questlog.collect.metrics import Counts, Metrics
-from questlog.collect.pages import MetricsPage
+from questlog.accept import pages
+from questlog.collector.http import Request, Response
+from questlog.collector.metrics import Counts, Metrics
+from questlog.collector.pages import MetricsPage
 
 
 def samples(collector: Collector) -> dict[tuple[str, ...], float]:

@@ -5,8 +5,8 @@ import sys
 
 PROGRAM = """
 import sys
-from questlog.collect import receive
-from questlog.collect.collector import warm_up
+from questlog.accept import receive
+from questlog.collector.app import warm_up
 from questlog.plan.load import parse_plan
 
 plan = parse_plan('[events.hit.fields]\\ndamage = "int"\\nat = "timestamp"')

@@ -9,7 +9,7 @@ from arrivals import NOW_MS, Arrivals, arrivals
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from questlog.collect import TOO_LARGE, receive
+from questlog.accept import TOO_LARGE, receive
 from questlog.log import Entry
 from questlog.record import decode_record
 from questlog.shape import QUARANTINE, describe, glance, shape

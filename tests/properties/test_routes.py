@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RequestRedirect, Rule
 
-from questlog.collect.routes import Matched, Routes
+from questlog.web.routes import Matched, Routes
 
 WORDS = st.sampled_from(["shop", "level", "boss", "3", "a.b", "x-1", "ünter"])
 VARIABLES = st.sampled_from(["<a{n}>", "<int:a{n}>", "<path:a{n}>", "<any(shop, boss):a{n}>", "v<int:a{n}>"])

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from questlog.collect.http import Request, Respond, Response
-from questlog.collect.http.connection import Connection
-from questlog.collect.http.limits import LIMITS
-from questlog.collect.http.server import Server, listen
+from questlog.collector.http import Request, Respond, Response
+from questlog.collector.http.connection import Connection
+from questlog.collector.http.limits import LIMITS
+from questlog.collector.http.server import Server, listen
 
 HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n"
 SENT = {

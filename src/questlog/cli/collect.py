@@ -21,14 +21,14 @@ from questlog.cli.up import Part, Supervisor, start_logging
 from questlog.errors import QuestlogError
 
 if TYPE_CHECKING:
-    from questlog.collect.keys.rate import Rates
-    from questlog.collect.metrics import Metrics
+    from questlog.collector.keys.rate import Rates
+    from questlog.collector.metrics import Metrics
     from questlog.pipeline import Pipeline
 
 DEFAULT_PORT = 8090
 TAKEN_SECONDS = 2.0
 """How long a port may be in use before that is an error."""
-logger = logging.getLogger("questlog.collect")
+logger = logging.getLogger("questlog.collector")
 
 
 @click.command()
@@ -68,11 +68,11 @@ def collector_parts(
 
     The address is taken before any of them starts, so that a fault shows at once.
     """
-    from questlog.collect.keys.gate import LOOPBACK
-    from questlog.collect.keys.rate import Rates
-    from questlog.collect.keys.store import KeyStore
-    from questlog.collect.metrics import Counts, Metrics
-    from questlog.collect.openapi import ENDPOINTS
+    from questlog.collector.keys.gate import LOOPBACK
+    from questlog.collector.keys.rate import Rates
+    from questlog.collector.keys.store import KeyStore
+    from questlog.collector.metrics import Counts, Metrics
+    from questlog.collector.openapi import ENDPOINTS
     from questlog.settings import find_project
 
     project = find_project(folder)
@@ -100,7 +100,7 @@ def collector_parts(
 
 def _listen_when_free(host: str, port: int, workers: int) -> list[socket.socket]:
     """Return sockets that listen; a predecessor that was killed a moment ago has workers that end only now."""
-    from questlog.collect.http.server import listen
+    from questlog.collector.http.server import listen
 
     patience = time.monotonic() + TAKEN_SECONDS
     told = False
@@ -150,13 +150,13 @@ async def _serve(
     stop: threading.Event,
     ready: Callable[[], None],
 ) -> None:
-    from questlog.collect.collector import Collector, Page, warm_up
-    from questlog.collect.http.commit import Committer
-    from questlog.collect.http.server import Server
-    from questlog.collect.keys.gate import Gate
-    from questlog.collect.metrics import REFUSED
-    from questlog.collect.pages import MetricsPage, Readiness, openapi
-    from questlog.collect.script import PATH, script
+    from questlog.collector.app import Collector, Page, warm_up
+    from questlog.collector.http.commit import Committer
+    from questlog.collector.http.server import Server
+    from questlog.collector.keys.gate import Gate
+    from questlog.collector.metrics import REFUSED
+    from questlog.collector.pages import MetricsPage, Readiness, openapi
+    from questlog.collector.script import PATH, script
 
     project = pipeline.project
     committer = Committer(pipeline.log, metrics.appended)

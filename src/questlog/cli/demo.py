@@ -18,8 +18,8 @@ from typing import Any
 import click
 import pyarrow as pa
 
+from questlog.accept import accept
 from questlog.cli.sql import aligned
-from questlog.collect import accept
 from questlog.errors import NotInstalled, QuestlogError
 from questlog.pipeline import Pipeline, open_pipeline
 

@@ -13,8 +13,8 @@ import click
 from questlog.errors import QuestlogError
 
 if TYPE_CHECKING:
-    from questlog.collect.keys import Key
-    from questlog.collect.keys.store import KeyStore
+    from questlog.collector.keys import Key
+    from questlog.collector.keys.store import KeyStore
 
 
 @click.group()
@@ -91,7 +91,7 @@ def rotate(folder: Path, name: str, grace_hours: float, as_json: bool) -> None:
 
 
 def _store(folder: Path) -> KeyStore:
-    from questlog.collect.keys.store import KeyStore
+    from questlog.collector.keys.store import KeyStore
     from questlog.settings import find_project
 
     return KeyStore(find_project(folder).data / "keys.db")

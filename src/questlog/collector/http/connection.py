@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
-from questlog.collect.http import Request, Response, refuse
+from questlog.collector.http import Request, Response, refuse
 
 if TYPE_CHECKING:
-    from questlog.collect.http.server import Server
+    from questlog.collector.http.server import Server
 
 _NEVER = float("inf")
 _ONCE = frozenset(

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from questlog.collect.http import Handler, Response, refuse
-from questlog.collect.http.connection import Connection, Exchange
-from questlog.collect.http.limits import LIMITS, Limits
+from questlog.collector.http import Handler, Response, refuse
+from questlog.collector.http.connection import Connection, Exchange
+from questlog.collector.http.limits import LIMITS, Limits
 from questlog.errors import QuestlogError
 
 WATCH_SECONDS = 0.2

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from questlog.collect import Accepted
-from questlog.collect.http import Request, Response, refuse
-from questlog.collect.request import typed
-from questlog.collect.ways import Sent, query_of
-from questlog.collect.ways.envelope import build
+from questlog.accept import Accepted
+from questlog.collector.formats import Sent, query_of
+from questlog.collector.formats.envelope import build
+from questlog.collector.http import Request, Response, refuse
 from questlog.plan import Plan
+from questlog.web.fields import typed
 
 GIF = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
 _OWN = ("event_type", "event_id", "event_time", "player_id", "session_id", "sequence")

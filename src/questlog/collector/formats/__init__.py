@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from questlog.collect.http import Request, Response
+from questlog.collector.http import Request, Response
 from questlog.plan import Plan
 from questlog.record import LAST_MS
 

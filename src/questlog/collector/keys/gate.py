@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from questlog.collect.http import Request, Response, refuse
-from questlog.collect.keys import SIGNED_SECONDS, Key, digest_of, is_whole, sign
-from questlog.collect.keys.rate import Rates
-from questlog.collect.keys.store import KeyStore, UsedSignatures
-from questlog.collect.ways import query_of
+from questlog.collector.formats import query_of
+from questlog.collector.http import Request, Response, refuse
+from questlog.collector.keys import SIGNED_SECONDS, Key, digest_of, is_whole, sign
+from questlog.collector.keys.rate import Rates
+from questlog.collector.keys.store import KeyStore, UsedSignatures
 
 LOOK_SECONDS = 0.5
 """How soon a worker knows of a key that was made or revoked."""

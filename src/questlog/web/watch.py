@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from questlog.collect.request import LARGEST_BODY, Members, fields_of, members_of
-from questlog.collect.routes import Matched, Routes
-from questlog.collect.state import Capture, State
-from questlog.collect.wiring import Pending, Wiring
 from questlog.errors import LogUnavailable
 from questlog.plan import Plan
+from questlog.web.fields import LARGEST_BODY, Members, fields_of, members_of
+from questlog.web.routes import Matched, Routes
+from questlog.web.state import Capture, State
+from questlog.web.wiring import Pending, Wiring
 
 logger = logging.getLogger("questlog.middleware")
 _FORM = "application/x-www-form-urlencoded"

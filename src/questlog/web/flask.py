@@ -15,12 +15,12 @@ from blinker import Namespace
 from flask import Flask, Request, Response, current_app, has_request_context, request
 from werkzeug.exceptions import HTTPException
 
-from questlog.collect.request import LARGEST_BODY, Members, Texts, fields_of, members_of, plain
-from questlog.collect.state import Capture, State
-from questlog.collect.wiring import Pending, Wiring
 from questlog.errors import EventRejected, LogUnavailable, QuestlogError
 from questlog.plan import Event, Plan
 from questlog.record import can_be_id
+from questlog.web.fields import LARGEST_BODY, Members, Texts, fields_of, members_of, plain
+from questlog.web.state import Capture, State
+from questlog.web.wiring import Pending, Wiring
 
 logger = logging.getLogger("questlog.flask")
 _signals = Namespace()

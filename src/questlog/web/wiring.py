@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from questlog.collect import NEVER_KEPT, Receipt, accept_one, as_text
+from questlog.accept import NEVER_KEPT, Receipt, accept_one, as_text
 from questlog.errors import QuestlogError
 from questlog.plan import Envelope, Plan
 from questlog.record import encode_record, new_id

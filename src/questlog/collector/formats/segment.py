@@ -10,10 +10,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from questlog.collect.http import Request, Response, refuse
-from questlog.collect.ways import Read, Sent, sent_ms
-from questlog.collect.ways.envelope import Members, build, encode, event_name, members_of, snake_case, text_of
-from questlog.collect.ways.events import split
+from questlog.collector.formats import Read, Sent, sent_ms
+from questlog.collector.formats.envelope import Members, build, encode, event_name, members_of, snake_case, text_of
+from questlog.collector.formats.events import split
+from questlog.collector.http import Request, Response, refuse
 from questlog.plan import Plan
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")

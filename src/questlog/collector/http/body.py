@@ -6,7 +6,7 @@ import zlib
 
 import zstandard
 
-from questlog.collect.http import Request, Response, refuse
+from questlog.collector.http import Request, Response, refuse
 
 CODINGS = ("gzip", "zstd")
 _WINDOW_BYTES = 8 << 20

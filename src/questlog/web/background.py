@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from multiprocessing.util import Finalize
 
-from questlog.collect.wiring import Pending
 from questlog.errors import LogUnavailable
 from questlog.log import Log
+from questlog.web.wiring import Pending
 
 GATHER_SECONDS = 0.05
 STOP_SECONDS = 10.0

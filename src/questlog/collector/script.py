@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
-from questlog.collect.http import Request, Respond, Response
+from questlog.collector.http import Request, Respond, Response
 
 PATH = "/v1/questlog.js"
 _HEADERS = (
@@ -22,5 +22,5 @@ def script(request: Request, respond: Respond) -> None:
 
 @cache
 def _response() -> Response:
-    text = resources.files("questlog.collect").joinpath("static", "questlog.js").read_bytes()
+    text = resources.files("questlog.collector").joinpath("static", "questlog.js").read_bytes()
     return Response(200, text, b"text/javascript; charset=utf-8", _HEADERS)

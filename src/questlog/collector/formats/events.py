@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from questlog.collect.http import Request, Response, refuse
-from questlog.collect.ways import Sent, query_of, sent_ms
+from questlog.collector.formats import Sent, query_of, sent_ms
+from questlog.collector.http import Request, Response, refuse
 from questlog.plan import Plan
 
 JSON_TYPES = frozenset(

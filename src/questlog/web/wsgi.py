@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from questlog.collect.watch import Watch, Watched, retry_after, tell_rejected
 from questlog.errors import LogUnavailable
+from questlog.web.watch import Watch, Watched, retry_after, tell_rejected
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]

@@ -15,7 +15,7 @@ from questlog.log import Log
 MAX_GROUP_BYTES = 8 << 20
 MAX_WAITING_BYTES = 64 << 20
 
-logger = logging.getLogger("questlog.collect")
+logger = logging.getLogger("questlog.collector")
 Done = Callable[[LogUnavailable | None], None]
 _Work = tuple[Sequence[bytes], int, Done]
 

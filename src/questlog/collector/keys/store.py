@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from questlog.collect.keys import SIGNED_SECONDS, Key, digest_of, new_key
+from questlog.collector.keys import SIGNED_SECONDS, Key, digest_of, new_key
 from questlog.errors import QuestlogError
 
 _KEYS = """create table if not exists keys (

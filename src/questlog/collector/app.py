@@ -9,26 +9,26 @@ from dataclasses import dataclass
 
 import msgspec
 
-from questlog.collect import NEVER_KEPT, OUTCOMES, Accepted, Receipt, as_text, receive
-from questlog.collect.http import Request, Respond, Response, refuse
-from questlog.collect.http.body import inflate
-from questlog.collect.http.commit import Committer
-from questlog.collect.http.limits import LIMITS, Limits
-from questlog.collect.keys.gate import LOOPBACK, Gate
-from questlog.collect.metrics import OTHER, Metrics
-from questlog.collect.pages import healthz
-from questlog.collect.recent import RecentIds
-from questlog.collect.ways import Read, Sent, segment
-from questlog.collect.ways.cloudevents import is_cloudevent, read_cloudevents
-from questlog.collect.ways.events import read_events
-from questlog.collect.ways.pixel import answer_pixel, read_pixel
+from questlog.accept import NEVER_KEPT, OUTCOMES, Accepted, Receipt, as_text, receive
+from questlog.collector.formats import Read, Sent, segment
+from questlog.collector.formats.cloudevents import is_cloudevent, read_cloudevents
+from questlog.collector.formats.events import read_events
+from questlog.collector.formats.pixel import answer_pixel, read_pixel
+from questlog.collector.http import Request, Respond, Response, refuse
+from questlog.collector.http.body import inflate
+from questlog.collector.http.commit import Committer
+from questlog.collector.http.limits import LIMITS, Limits
+from questlog.collector.keys.gate import LOOPBACK, Gate
+from questlog.collector.metrics import OTHER, Metrics
+from questlog.collector.pages import healthz
+from questlog.collector.recent import RecentIds
 from questlog.errors import LogUnavailable, QuestlogError
 from questlog.plan import Plan
 
 PLAN_SECONDS = 0.1
 """How far the plan may be behind its file."""
 
-logger = logging.getLogger("questlog.collect")
+logger = logging.getLogger("questlog.collector")
 _encoder = msgspec.json.Encoder()
 Page = Callable[[Request, Respond], None]
 """Answers a request that brings no events."""

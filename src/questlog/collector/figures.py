@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from questlog.collect.metrics import Gauge
+from questlog.collector.metrics import Gauge
 
 Report = Mapping[str, Any]
 

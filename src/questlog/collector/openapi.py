@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from questlog import __version__
-from questlog.collect import OUTCOMES
+from questlog.accept import OUTCOMES
 
 REFUSALS: Mapping[int, str] = {
     400: "The request cannot be read; nothing of it is recorded.",

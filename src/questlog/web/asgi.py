@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from questlog.collect.state import State
-from questlog.collect.watch import Watch, Watched, retry_after, tell_rejected
-from questlog.collect.wiring import Pending
 from questlog.errors import LogUnavailable
 from questlog.log.group import Waiter
+from questlog.web.state import State
+from questlog.web.watch import Watch, Watched, retry_after, tell_rejected
+from questlog.web.wiring import Pending
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

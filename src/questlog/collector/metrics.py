@@ -9,7 +9,7 @@ from http import HTTPStatus
 from itertools import accumulate, product
 from typing import Any
 
-from questlog.collect import OUTCOMES, TOO_LARGE, Receipt
+from questlog.accept import OUTCOMES, TOO_LARGE, Receipt
 from questlog.errors import Reason
 
 OTHER = "other"

@@ -13,10 +13,10 @@ from urllib.parse import unquote
 
 import msgspec
 
-from questlog.collect.http import Request, Response, refuse
-from questlog.collect.ways import Sent, sent_ms
-from questlog.collect.ways.envelope import UNREADABLE, build, event_name, members_of, text_of
-from questlog.collect.ways.events import media_type, split
+from questlog.collector.formats import Sent, sent_ms
+from questlog.collector.formats.envelope import UNREADABLE, build, event_name, members_of, text_of
+from questlog.collector.formats.events import media_type, split
+from questlog.collector.http import Request, Response, refuse
 from questlog.plan import Plan
 from questlog.record import MAX_ID_LENGTH
 

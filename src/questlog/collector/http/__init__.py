@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from questlog.collect.keys import Key
+    from questlog.collector.keys import Key
 
 JSON = b"application/json"
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}

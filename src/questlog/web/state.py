@@ -10,14 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
-from questlog.collect.background import BackgroundSender, end_on_sigterm
-from questlog.collect.request import plain
-from questlog.collect.wiring import Pending, Wiring
 from questlog.errors import QuestlogError, Reject
 from questlog.log.group import GroupCommit, Waiter
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.plan import Plan
 from questlog.settings import Settings
+from questlog.web.background import BackgroundSender, end_on_sigterm
+from questlog.web.fields import plain
+from questlog.web.wiring import Pending, Wiring
 
 LOOK_SECONDS = 0.1
 _MOST_EVENTS = 5_000

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from questlog.collect.figures import gauges
-from questlog.collect.http import Request, Respond, Response, refuse
-from questlog.collect.metrics import Counts, Gauge, exposition
-from questlog.collect.openapi import document
+from questlog.collector.figures import gauges
+from questlog.collector.http import Request, Respond, Response, refuse
+from questlog.collector.metrics import Counts, Gauge, exposition
+from questlog.collector.openapi import document
 from questlog.errors import QuestlogError
 
 PROBE_SECONDS = 0.5
@@ -26,7 +26,7 @@ FIGURES_SECONDS = 3.0
 CLUSTER_STATUS_SECONDS = 10.0
 """It asks Kafka and Presto, from every machine that is scraped."""
 _STATUS_TIMEOUT = 60.0
-logger = logging.getLogger("questlog.collect")
+logger = logging.getLogger("questlog.collector")
 
 
 def healthz(request: Request, respond: Respond) -> None:
