@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from questlog.cli import cli
+from questlog.collector.endpoints import ENDPOINTS
 from questlog.collector.http.limits import Limits
-from questlog.collector.openapi import ENDPOINTS, HEADERS, REFUSALS
+from questlog.collector.openapi import HEADERS, REFUSALS
 from questlog.plan import Plan, Type
 from questlog.plan.columns import ENVELOPE, LAST, QUARANTINE_COLUMNS, Column, header_column
 from questlog.query.views import sql_type
@@ -114,7 +115,7 @@ def _run(name: str, run: dict[str, Any]) -> str:
 def collector() -> str:
     """Return the collector's endpoints, headers, statuses and limits."""
     served = [
-        f"| `{each.method.upper()} {each.path}` | {each.summary} | {', '.join(f'`{body}`' for body in each.bodies)} |"
+        f"| `{each.method} {each.path}` | {each.summary} | {', '.join(f'`{body}`' for body in each.bodies)} |"
         for each in ENDPOINTS
     ]
     parts = ["# The collector", "", NOTE + "What `questlog collect` serves; `/openapi.json` says the same to programs."]

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "shape": {"errors", "record", "log", "plan"},
     "accept": {"errors", "record", "plan", "shape"},
     "web": {"errors", "record", "log", "plan", "shape", "accept", "settings", "pipeline"},
-    "collector": {"errors", "record", "log", "plan", "accept", "web"},
+    "collector": {"errors", "record", "log", "plan", "accept", "web", "settings", "pipeline"},
     "client": {"errors", "record", "log"},
     "lake": {"errors", "log", "plan"},
     "land": {"errors", "log", "plan", "shape", "lake"},

@@ -11,7 +11,7 @@ import pytest
 from kit import Collector, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
-from questlog.accept import pages
+from questlog.collector import pages
 from questlog.collector.http import Request, Response
 from questlog.collector.metrics import Counts, Metrics
 from questlog.collector.pages import MetricsPage

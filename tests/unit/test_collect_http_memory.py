@@ -33,7 +33,7 @@ SENT = {
 class Fine:
     """Answers every request with 200."""
 
-    def look(self, request: Request) -> Response | None:
+    def early_response(self, request: Request) -> Response | None:
         return None
 
     def handle(self, request: Request, respond: Respond) -> None:

@@ -55,7 +55,7 @@ def up(folder: Path, only: str | None, collect: bool, as_json: bool) -> None:
     A part that dies is started again. Ctrl-C lands what is logged by then and stops. Events are accepted by
     your app and can be asked for whether this runs or not.
     """
-    from questlog.cli.collect import DEFAULT_PORT, collector_parts
+    from questlog.collector.serve import DEFAULT_PORT, collector_workers
     from questlog.settings import find_project
 
     start_logging(as_json)
@@ -64,7 +64,7 @@ def up(folder: Path, only: str | None, collect: bool, as_json: bool) -> None:
     doors: Mapping[str, Sequence[socket.socket]] = {}
     port = settings.collect_port or (DEFAULT_PORT if collect else 0)
     if port and (collect or only is None):
-        collectors, doors = collector_parts(folder, settings.collect_host, port, workers=1)
+        collectors, doors = collector_workers(folder, settings.collect_host, port, workers=1)
         parts |= collectors
     code = Supervisor(folder, parts, doors).run()
     if code:

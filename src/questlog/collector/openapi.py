@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from questlog import __version__
 from questlog.accept import OUTCOMES
+from questlog.collector.endpoints import ENDPOINTS, Endpoint
+from questlog.collector.http import Page, Response
 
 REFUSALS: Mapping[int, str] = {
     400: "The request cannot be read; nothing of it is recorded.",
@@ -26,58 +28,6 @@ REFUSALS: Mapping[int, str] = {
     503: "Not durable now (the disk is full or too much waits); `Retry-After` says when to try again.",
     505: "Another HTTP version than 1.1 or 1.0.",
 }
-_ANY_EVENT = {"type": "object", "description": "One event, as the plan's envelope describes it."}
-_SEGMENT = {"type": "object", "description": "A message as Segment's SDKs send it."}
-_CLOUD = {
-    "type": "object",
-    "required": ["specversion", "id", "source", "type"],
-    "properties": {name: {"type": "string"} for name in ("specversion", "id", "source", "type", "time", "subject")},
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One path: its method, what it is for, bodies by media type, and refusals beyond the framing's own."""
-
-    path: str
-    method: str
-    summary: str
-    bodies: Mapping[str, Any]
-    keyed: bool = True
-    answer: str = "receipts"
-
-
-ENDPOINTS = (
-    Endpoint(
-        "/v1/events", "post", "Events: one, an array, or one a line; CloudEvents 1.0 too.",
-        {
-            "application/json": {"oneOf": [_ANY_EVENT, {"type": "array", "items": _ANY_EVENT}]},
-            "application/x-ndjson": {"type": "string", "description": "One JSON event a line."},
-            "text/plain": {"type": "string", "description": "JSON, as navigator.sendBeacon sends it."},
-            "application/cloudevents+json": _CLOUD,
-            "application/cloudevents-batch+json": {"type": "array", "items": _CLOUD},
-        },
-    ),
-    *(
-        Endpoint(f"/v1/{call}", "post", f"Segment's `{call}` call.", {"application/json": _SEGMENT})
-        for call in ("track", "identify", "page", "screen", "group", "alias")
-    ),
-    Endpoint(
-        "/v1/batch", "post", "Segment's `batch` call: several messages.",
-        {
-            "application/json": {
-                "type": "object", "required": ["batch"],
-                "properties": {"batch": {"type": "array", "items": _SEGMENT}, "sentAt": {"type": "string"}},
-            }
-        },
-    ),
-    Endpoint("/v1/pixel.gif", "get", "One event in a query string, for e-mail.", {}, answer="gif"),
-    Endpoint("/v1/questlog.js", "get", "The client for web pages.", {}, keyed=False, answer="script"),
-    Endpoint("/healthz", "get", "Alive: the process answers.", {}, keyed=False, answer="status"),
-    Endpoint("/readyz", "get", "Ready: the log was just written and read back.", {}, keyed=False, answer="status"),
-    Endpoint("/metrics", "get", "Counts for Prometheus, of all workers.", {}, answer="text"),
-    Endpoint("/openapi.json", "get", "This document.", {}, keyed=False, answer="document"),
-)  # fmt: skip
 _SCHEMAS: Mapping[str, Any] = {
     "Receipt": {
         "type": "object",
@@ -107,7 +57,7 @@ _SCHEMAS: Mapping[str, Any] = {
     },
     "Status": {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}},
 }
-_ANSWERS: Mapping[str, tuple[str, Any]] = {
+_RESPONSES: Mapping[str, tuple[str, Any]] = {
     "receipts": ("application/json", {"$ref": "#/components/schemas/Receipts"}),
     "status": ("application/json", {"$ref": "#/components/schemas/Status"}),
     "gif": ("image/gif", {"type": "string"}),
@@ -128,11 +78,17 @@ SENT_HEADERS = {name: HEADERS[name] for name in ("X-Sent-Time", "Prefer")}
 """Those that the document lists with each operation; the others are its security schemes, or HTTP's own."""
 
 
-def document() -> dict[str, Any]:
+def document_page() -> Page:
+    """Return the page that serves the document."""
+    response = Response(200, json.dumps(document()).encode())
+    return lambda request, respond: respond(response)
+
+
+def document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> dict[str, Any]:
     """Return the document."""
     paths: dict[str, Any] = {}
-    for each in ENDPOINTS:
-        paths.setdefault(each.path, {})[each.method] = _operation(each)
+    for each in endpoints:
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
     schemes = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "basic": {"type": "http", "scheme": "basic", "description": "The key as user name, no password."},
@@ -152,22 +108,25 @@ def document() -> dict[str, Any]:
 
 
 def _operation(each: Endpoint) -> dict[str, Any]:
-    media, schema = _ANSWERS[each.answer]
+    media, schema = _RESPONSES[each.response]
     responses = {"200": {"description": "Done.", "content": {media: {"schema": schema}}}}
     for status, meaning in REFUSALS.items():
         problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
         responses[str(status)] = {"description": meaning, "content": problem}
-    found: dict[str, Any] = {"summary": each.summary, "responses": responses}
-    if each.keyed:
-        found["security"] = [{}, {"bearer": []}, {"basic": []}, {"header": []}, {"query": []}]
+    operation: dict[str, Any] = {"summary": each.summary, "responses": responses}
+    if each.access != "public":
+        operation["security"] = [{}, {"bearer": []}, {"basic": []}, {"header": []}, {"query": []}]
     if each.bodies:
-        found["requestBody"] = {"required": True, "content": {name: {"schema": s} for name, s in each.bodies.items()}}
-        found["parameters"] = [
+        operation["requestBody"] = {
+            "required": True,
+            "content": {name: {"schema": s} for name, s in each.bodies.items()},
+        }
+        operation["parameters"] = [
             {"name": name, "in": "header", "required": False, "description": meaning, "schema": {"type": "string"}}
             for name, meaning in SENT_HEADERS.items()
         ]
-    if each.answer == "gif":
-        found["parameters"] = [
+    if each.response == "gif":
+        operation["parameters"] = [
             {"name": "event_type", "in": "query", "required": True, "schema": {"type": "string", "minLength": 1}}
         ]
-    return found
+    return operation

@@ -15,7 +15,6 @@ from typing import Any
 from questlog.collector.figures import gauges
 from questlog.collector.http import Request, Respond, Response, refuse
 from questlog.collector.metrics import Counts, Gauge, exposition
-from questlog.collector.openapi import document
 from questlog.errors import QuestlogError
 
 PROBE_SECONDS = 0.5
@@ -32,12 +31,6 @@ logger = logging.getLogger("questlog.collector")
 def healthz(request: Request, respond: Respond) -> None:
     """Alive: this worker's loop answers."""
     respond(Response(200, b'{"status":"alive"}'))
-
-
-def openapi() -> Callable[[Request, Respond], None]:
-    """Return the page that describes all others."""
-    response = Response(200, json.dumps(document()).encode())
-    return lambda request, respond: respond(response)
 
 
 class Readiness:

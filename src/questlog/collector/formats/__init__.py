@@ -20,8 +20,8 @@ class Sent:
     at_ms: int | None = None
 
 
-Read = Callable[[Request, bytes, Plan], "Sent | Response"]
-"""A request, its body as it was before it was compressed, and the plan -> its events, or the refusal of all."""
+Format = Callable[[Request, bytes, Plan], "Sent | Response"]
+"""Reads a request: the request, its decompressed body and the plan -> its events, or the refusal of them all."""
 
 
 def sent_ms(text: object) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from questlog.collector.formats import Read, Sent, sent_ms
+from questlog.collector.formats import Format, Sent, sent_ms
 from questlog.collector.formats.envelope import Members, build, encode, event_name, members_of, snake_case, text_of
 from questlog.collector.formats.events import split
 from questlog.collector.http import Request, Response, refuse
@@ -25,7 +25,7 @@ _TAKEN = frozenset(
 """What of a call has a place of its own. The write key has none: it is in no table."""
 
 
-def reader(call: str) -> Read:
+def reader(call: str) -> Format:
     """Return what reads one call's requests."""
     return partial(_read_one, call)
 

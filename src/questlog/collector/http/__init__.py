@@ -71,13 +71,15 @@ def refuse(status: int, error: str, message: str, hint: str = "", *headers: byte
 
 
 Respond = Callable[[Response], None]
+Page = Callable[[Request, Respond], None]
+"""Answers a request that carries no events."""
 
 
 class Handler(Protocol):
-    """What a server asks about each request; it runs in the server's event loop and must not block it."""
+    """Answers requests in the server's event loop, which it must not block."""
 
-    def look(self, request: Request) -> Response | None:
-        """Return the answer if the headers alone decide it; otherwise the body is read."""
+    def early_response(self, request: Request) -> Response | None:
+        """Return the response if the headers alone decide it; otherwise the body is read."""
 
     def handle(self, request: Request, respond: Respond) -> None:
         """Answer by calling *respond* once, now or later, from the loop's thread."""

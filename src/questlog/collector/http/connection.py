@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
         self.deadline = self._server.now() + limits.body_seconds
         if length is not None and length > limits.max_body_bytes:
             self._stop(self._body_too_large())
-        exchange.early = self._server.handler.look(request)
+        exchange.early = self._server.handler.early_response(request)
         self._expect(exchange, version)
 
     def _expect(self, exchange: Exchange, version: str) -> None:

@@ -16,7 +16,7 @@ from questlog.collector.keys import SIGNED_SECONDS, Key, digest_of, is_whole, si
 from questlog.collector.keys.rate import Rates
 from questlog.collector.keys.store import KeyStore, UsedSignatures
 
-LOOK_SECONDS = 0.5
+KEYS_SECONDS = 0.5
 """How soon a worker knows of a key that was made or revoked."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SOURCE = b"x-questlog-source"
@@ -25,7 +25,7 @@ _MAKE = "questlog key create SOURCE makes a key; send it as Authorization: Beare
 _CHALLENGE = b'www-authenticate: Bearer realm="questlog"'
 
 
-class Gate:
+class Authenticator:
     """The keys of a project as one worker knows them. Without any key, this machine may send."""
 
     def __init__(self, folder: Path, rates: Rates, *, open_without_keys: bool) -> None:
@@ -35,16 +35,16 @@ class Gate:
         self._used: UsedSignatures | None = None
         self._keys: dict[bytes, Key] | None = None
         self._version: object = None
-        self._look_again = 0.0
+        self._keys_expire = 0.0
 
     # -- while the headers are there -------------------------------------------------------------
 
-    def look(self, request: Request) -> Response | None:
+    def authorize(self, request: Request) -> Response | None:
         """Let a request pass, with its key, or say why not.  1 key  2 origin  3 signature's time  4 rate."""
         request.headers.pop(SOURCE, None)
-        keys = self._current()
+        keys = self._current_keys()
         if not keys and self._open:
-            return self._look_from_here(request)
+            return self._authorize_local(request)
         key = _sent_key(request)
         if not key:
             return _unauthorized("this collector wants a write key", _MAKE)
@@ -63,16 +63,16 @@ class Gate:
                           "questlog key create SOURCE --origin ORIGIN")  # fmt: skip
         request.key = found
         request.headers[SOURCE] = found.source.encode()
-        return self._look_at_time(request, found, now) or self.too_fast(found)
+        return self._check_signature_time(request, found, now) or self.check_rate(found)
 
-    def _look_from_here(self, request: Request) -> Response | None:
+    def _authorize_local(self, request: Request) -> Response | None:
         """A page of any site can reach this machine through its user's browser: only our own may send."""
         origin = request.header(b"origin")
         if origin and not _is_local(origin):
             return refuse(403, "forbidden_origin", "without a write key only pages of this machine may send", _MAKE)
         return None
 
-    def _look_at_time(self, request: Request, key: Key, now: float) -> Response | None:
+    def _check_signature_time(self, request: Request, key: Key, now: float) -> Response | None:
         if not key.secret:
             return None
         seconds = request.header(b"x-signature-time")
@@ -84,7 +84,7 @@ class Gate:
             return _unauthorized(f"X-Signature-Time is over {SIGNED_SECONDS} s from ours", "check the clock")
         return None
 
-    def too_fast(self, key: Key) -> Response | None:
+    def check_rate(self, key: Key) -> Response | None:
         """Return a refusal if a key has sent more than its rate."""
         wait = self._rates.wait_seconds(key.number, key.rate)
         if not wait:
@@ -96,7 +96,7 @@ class Gate:
 
     # -- once the body is there ------------------------------------------------------------------
 
-    def check_body(self, request: Request) -> Response | None:
+    def check_signature(self, request: Request) -> Response | None:
         """Verify a signature; each counts once."""
         key = request.key
         if key is None or not key.secret:
@@ -111,24 +111,24 @@ class Gate:
             return _unauthorized("this signed request was here before", "sign each request anew")
         return None
 
-    def not_recorded(self, request: Request) -> None:
+    def release_signature(self, request: Request) -> None:
         """Let a signed request that the log refused be sent again."""
         if self._used is not None and request.key is not None and request.key.secret:
             self._used.give_back(request.header(b"x-signature").lower())
 
-    def count(self, request: Request, events: int) -> None:
+    def count_events(self, request: Request, events: int) -> None:
         """Count a request's events for its key's rate."""
         if request.key is not None:
             self._rates.count(request.key.number, request.key.rate, events)
 
     # -- what browsers ask -----------------------------------------------------------------------
 
-    def cors(self, request: Request) -> tuple[bytes, ...]:
+    def cors_headers(self, request: Request) -> tuple[bytes, ...]:
         """Return the headers that let a page of an allowed origin read the answer."""
         origin = request.header(b"origin")
         if not origin:
             return ()
-        keys = self._current()
+        keys = self._current_keys()
         allowed = any(key.allows(origin) for key in keys.values()) if keys else self._open and _is_local(origin)
         if not allowed:
             return (b"vary: origin",)
@@ -141,7 +141,7 @@ class Gate:
 
     def preflight(self, request: Request, method: str) -> Response:
         """Answer what a browser asks before it lets a page send."""
-        headers = self.cors(request)
+        headers = self.cors_headers(request)
         if len(headers) > 1:
             headers += (
                 b"access-control-allow-methods: " + method.encode(),
@@ -151,15 +151,15 @@ class Gate:
             )
         return Response(204, headers=headers)
 
-    def _current(self) -> dict[bytes, Key]:
-        """Return the keys, at most `LOOK_SECONDS` behind their file."""
+    def _current_keys(self) -> dict[bytes, Key]:
+        """Return the keys, at most `KEYS_SECONDS` behind their file."""
         now = time.monotonic()
-        if self._keys is None or now > self._look_again:
+        if self._keys is None or now > self._keys_expire:
             version = self._store.version()
             if self._keys is None or version != self._version:
                 self._keys = {key.digest[:8]: key for key in self._store.read()}
                 self._version = version
-            self._look_again = now + LOOK_SECONDS  # last: while the file cannot be read, what we knew lets nobody in
+            self._keys_expire = now + KEYS_SECONDS  # last: while the file cannot be read, what we knew lets nobody in
         return self._keys
 
 
