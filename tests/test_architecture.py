@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "questlog"
+from support.paths import ROOT
+
+SOURCE = ROOT / "src" / "questlog"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 MAY_IMPORT = {

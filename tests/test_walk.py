@@ -7,8 +7,7 @@ from flask import Flask
 
 import questlog
 from questlog.flask import Questlog
-
-SWORDS = Path(__file__).parents[1] / "examples" / "swords"
+from support.paths import SWORDS
 
 
 def test_an_acknowledged_event_is_in_the_very_next_query_once(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import shutil
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +17,8 @@ import pytest
 import questlog
 from questlog.importer import Import, Source
 from questlog.pipeline import Pipeline
+from support.paths import WAVES
 
-WAVES = Path(__file__).parents[1] / "examples" / "waves"
 EVENTS = [json.loads(line) for line in gzip.decompress((WAVES / "waves.jsonl.gz").read_bytes()).splitlines()]
 PAGE = re.findall(r"## (.*?)\n.*?```sql\n(.*?)```\n+```text\n(.*?)```", (WAVES / "questions.md").read_text(), re.S)
 NAMES = {

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import PLAN, Project
+
+from support.cli_project import PLAN, Project
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from project import PLAN, Project
 
 from questlog.cli import cli
 from questlog.errors import LakeUnavailable, LanderBusy
 from questlog.lake.iceberg import IcebergTables
 from questlog.record import encode_record
+from support.cli_project import PLAN, Project
 
 GROWN = PLAN.replace('type = "int"', 'type = "long"') + '\n[events.late.fields]\nn = "int"\n'
 HIT, LATE, BIG = '{"event_type": "hit", "damage": 3}', '{"event_type": "late", "n": 1}', (

@@ -18,8 +18,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from support.paths import ROOT
+
 Bare = Path
-ROOT = Path(__file__).parents[2]
 FROM_EXTRAS = ("flask", "confluent_kafka", "pyspark", "sqlglot", "psutil", "thrift")
 
 

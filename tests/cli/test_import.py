@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from project import Project
+
+from support.cli_project import Project
 
 LINES = "".join(f'{{"event_type": "hit", "damage": {n}}}\n' for n in range(1000))
 

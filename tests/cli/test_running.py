@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import Project
+
+from support.cli_project import Project
 
 Until = Callable[[Callable[[], Any]], Any]
 HIT = '{"event_type": "hit", "damage": 1}'

@@ -9,7 +9,8 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from project import Project
+
+from support.cli_project import Project
 
 HIT = '{"event_type": "hit", "damage": 1}'
 TRICKY = (

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import KEY, Collector, Make
 
 import questlog
 from questlog.client import sender
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
+from support.scripted_collector import KEY, Collector, Make
 
 PLAN = """
 [events.level_failed.fields]

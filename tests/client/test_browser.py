@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import wait_for
-from website import SCRIPT, Website
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "collect"))
-from kit import Collector
+from support.collector_process import Collector
+from support.waiting import until
+from support.website import SCRIPT, Website
 
 PLAN = """
 [events.level_failed.fields]
@@ -64,7 +61,7 @@ def test_the_script_is_under_five_kilobytes() -> None:
 
 def test_an_event_carries_player_session_and_sequence(site: Website, browser: Any, collector: Collector) -> None:
     track(browser, 1, 2, 3)
-    wait_for(lambda: settled(browser), "the events are sent without a flush")
+    until(lambda: settled(browser), "the events are sent without a flush")
     found = rows(collector, browser, "level, sequence, session_id, sent_time is not null")
     session = browser.execute_script("return questlog.session")
     assert found == [(1, 1, session, True), (2, 2, session, True), (3, 3, session, True)]
@@ -73,7 +70,7 @@ def test_an_event_carries_player_session_and_sequence(site: Website, browser: An
 
 def test_a_player_who_is_known_is_named(site: Website, browser: Any, collector: Collector) -> None:
     browser.execute_script("questlog.identify('ann', {country: 'DE'}); questlog.track('level_failed', {level: 9})")
-    wait_for(lambda: settled(browser), "the events are sent")
+    until(lambda: settled(browser), "the events are sent")
     assert collector.sql("select country, player_id from identify") == [("DE", "ann")]
     assert rows(collector, browser) == [(9,)]
 
@@ -88,20 +85,20 @@ def test_what_happens_offline_is_sent_once_the_network_is_back(
     track(browser, 3)
     assert (browser.execute_script("return questlog.waiting()"), sent(site)) == (3, [])
     browser.set_network_conditions(offline=False, latency=0, throughput=1 << 30)
-    wait_for(lambda: settled(browser), "they are sent without a flush")
+    until(lambda: settled(browser), "they are sent without a flush")
     assert rows(collector, browser, "level, sequence") == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_what_waits_is_sent_by_the_next_page(site: Website, browser: Any, collector: Collector) -> None:
     site.faults = [(500, {})] * 1000
     track(browser, 1, 2)
-    wait_for(lambda: sent(site), "it tries")
+    until(lambda: sent(site), "it tries")
     browser.get("about:blank")  # what the beacon brings is refused too
     site.faults = []
     browser.get(site.url)
-    wait_for(lambda: settled(browser), "they are sent")
+    until(lambda: settled(browser), "they are sent")
     track(browser, 3)
-    wait_for(lambda: settled(browser), "and the next one")
+    until(lambda: settled(browser), "and the next one")
     assert rows(collector, browser, "level, sequence") == [(1, 1), (2, 2), (3, 3)]
     assert len(set(rows(collector, browser, "session_id as level"))) == 1, "a tab is a session"
 
@@ -112,9 +109,9 @@ def test_a_page_that_ends_at_once_sends_and_its_return_doubles_nothing(
     player = browser.execute_script("return questlog.player")
     browser.execute_script("questlog.track('level_failed', {level: 7}); location.href = 'about:blank'")
     question = f"select level from level_failed where player_id = '{player}'"
-    wait_for(lambda: collector.sql(question) == [(7,)], "the beacon arrives")
+    until(lambda: collector.sql(question) == [(7,)], "the beacon arrives")
     browser.get(site.url)
-    wait_for(lambda: settled(browser), "the return learns that it is known")
+    until(lambda: settled(browser), "the return learns that it is known")
     assert sent(site) == [1, 1]
     assert collector.sql(question) == [(7,)]
 
@@ -126,26 +123,26 @@ def test_an_event_that_left_long_ago_is_not_sent_again(site: Website, browser: A
         const name = Object.keys(localStorage).find(name => name.startsWith('questlog.event.'));
         localStorage.setItem(name, localStorage.getItem(name) + '\\n' + (Date.now() - 21 * 3600000));
     """)
-    wait_for(lambda: settled(browser), "it is dropped")
+    until(lambda: settled(browser), "it is dropped")
     assert sent(site) == []
 
 
 def test_answers_that_are_lost_or_say_later_double_nothing(site: Website, browser: Any, collector: Collector) -> None:
     site.faults = ["lose the answer", (503, {"Retry-After": "3"}), (200, {}), (401, {})]
     track(browser, 1, 2)
-    wait_for(lambda: len(site.batches) == 3, "it waits as long as it is asked to, and tries again")
+    until(lambda: len(site.batches) == 3, "it waits as long as it is asked to, and tries again")
     assert site.times[2] - site.times[1] >= 3
-    wait_for(lambda: len(site.batches) == 4, "an answer that is no collector's settles nothing")
+    until(lambda: len(site.batches) == 4, "an answer that is no collector's settles nothing")
     assert browser.execute_script("return questlog.waiting()") == 2, "a wrong key loses nothing"
     browser.execute_script("dispatchEvent(new Event('online'))")
-    wait_for(lambda: settled(browser), "they are sent")
+    until(lambda: settled(browser), "they are sent")
     assert rows(collector, browser) == [(1,), (2,)]
 
 
 def test_a_batch_that_is_too_large_is_split(site: Website, browser: Any, collector: Collector) -> None:
     site.faults = [(413, {}), (413, {})]
     track(browser, *range(9))
-    wait_for(lambda: settled(browser), "they are sent")
+    until(lambda: settled(browser), "they are sent")
     assert sent(site)[:3] == [9, 4, 2]
     assert rows(collector, browser) == [(level,) for level in range(9)]
 
@@ -153,7 +150,7 @@ def test_a_batch_that_is_too_large_is_split(site: Website, browser: Any, collect
 def test_what_does_not_fit_the_plan_is_told(site: Website, browser: Any) -> None:
     browser.execute_script("questlog.onproblem = problem => { window.problem = problem }")
     track(browser, "many")
-    wait_for(lambda: settled(browser), "it is answered")
+    until(lambda: settled(browser), "it is answered")
     problem = browser.execute_script("return problem")
     assert (problem["outcome"], problem["reason"], problem["event"]["level"]) == ("quarantined", "wrong_type", "many")
 
@@ -166,7 +163,7 @@ def test_tabs_share_a_queue(site: Website, browser: Any, collector: Collector) -
     second = browser.current_window_handle
     browser.switch_to.window(first)
     track(browser, *range(30, 60))
-    wait_for(lambda: settled(browser), "all are sent")
+    until(lambda: settled(browser), "all are sent")
     assert rows(collector, browser) == [(level,) for level in range(60)]
     assert len(set(rows(collector, browser, "session_id as level"))) == 2
     browser.switch_to.window(second)
@@ -181,6 +178,6 @@ def test_a_page_that_may_not_store_anything_sends_all_the_same(
     added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": code})
     browser.get(site.url)
     track(browser, 1)
-    wait_for(lambda: settled(browser), "it is sent")
+    until(lambda: settled(browser), "it is sent")
     assert rows(collector, browser) == [(1,)]
     browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from website import Website
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "collect"))
-from kit import Collector, wait_for
+from support.collector_process import Collector
+from support.waiting import until
+from support.website import Website
 
 PLAN = """
 [events.level_failed.fields]
@@ -51,7 +51,7 @@ def elsewhere(browser: Any, tmp_path: Path) -> Iterator[Elsewhere]:
         create = ["-m", "questlog", "-C", str(tmp_path), "key", "create", "web", "--origin", found.origin, "--json"]
         made = subprocess.run([sys.executable, *create], capture_output=True, text=True, check=True)
         found.key = json.loads(made.stdout)["key"]
-        wait_for(lambda: collector.send({"event_type": "level_failed"}).status == 401, "the collector knows of the key")
+        until(lambda: collector.send({"event_type": "level_failed"}).status == 401, "the collector knows of the key")
         try:
             yield found
         finally:
@@ -90,10 +90,10 @@ def test_a_page_of_an_allowed_origin_sends_with_its_key(browser: Any, elsewhere:
     elsewhere.site.page = (tag % elsewhere.key).encode()
     browser.get(elsewhere.origin)
     track(browser, 6)
-    wait_for(lambda: settled(browser), "the events are sent")
+    until(lambda: settled(browser), "the events are sent")
     assert elsewhere.levels() == [5, 6]
     browser.execute_script("questlog.track('level_failed', {level: 7}); location.href = 'about:blank'")
-    wait_for(lambda: elsewhere.levels() == [5, 6, 7], "the beacon arrives")
+    until(lambda: elsewhere.levels() == [5, 6, 7], "the beacon arrives")
 
 
 def test_the_script_is_loaded_by_any_page_and_with_crossorigin_by_those_that_may_send(
@@ -110,7 +110,7 @@ def test_the_script_is_loaded_by_any_page_and_with_crossorigin_by_those_that_may
     browser.get(elsewhere.origin)
     assert load(browser, elsewhere.script, crossorigin="anonymous", **{"data-key": elsewhere.key})
     track(browser, 1)
-    wait_for(lambda: settled(browser), "a script that was loaded so sends")
+    until(lambda: settled(browser), "a script that was loaded so sends")
     assert elsewhere.levels() == [1]
 
 
@@ -140,11 +140,11 @@ def test_a_beacon_needs_no_script_but_the_key_and_the_right_origin(
     browser.execute_script(code, collector.port, elsewhere.key, 7, moment)
     browser.get(elsewhere.origin)
     browser.execute_script(code, collector.port, elsewhere.key, 1, moment)
-    wait_for(lambda: len(elsewhere.levels()) == 2, "both beacons arrive")
+    until(lambda: len(elsewhere.levels()) == 2, "both beacons arrive")
     browser.get(elsewhere.origin)
     browser.execute_script(code, collector.port, "qlk_wrong", 9, "now")
     figure = 'questlog_requests_total{path="/v1/track",status="%d"} '
-    wait_for(lambda: figure % 401 in metrics(elsewhere), "the wrong key is refused", 60)
+    until(lambda: figure % 401 in metrics(elsewhere), "the wrong key is refused", 60)
     assert figure % 403 in metrics(elsewhere), "and before it the wrong origin"
     assert elsewhere.levels() == [1, 2]
 

@@ -10,11 +10,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from harness import wait_for
-from scripted import KEY, Collector, Make, levels, settled
 
 from questlog.client import Problem, transport
 from questlog.errors import QuestlogError
+from support.scripted_collector import KEY, Collector, Make, levels, settled
+from support.waiting import until
 
 # -- what is sent ----------------------------------------------------------------------------------
 
@@ -53,7 +53,7 @@ def test_events_go_in_packed_batches(make: Make, collector: Collector) -> None:
 def test_events_are_sent_without_a_flush(make: Make, collector: Collector) -> None:
     client = make()
     client.track("level_failed", level=1)
-    wait_for(lambda: settled(client, accepted=1), "the event is sent")
+    until(lambda: settled(client, accepted=1), "the event is sent")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_whatever_else_is_answered_events_stay_and_the_trouble_is_told(
     collector.script = [answer] * 10_000
     client = make()
     client.track("level_failed", level=1)
-    wait_for(lambda: len(collector.requests) > 3, "it tries again")
+    until(lambda: len(collector.requests) > 3, "it tries again")
     assert said in client.trouble
     assert client.counts()["waiting"] == 1
     told = [record.message for record in caplog.records if record.name == "questlog.client"]

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import wait_for
 
 import questlog
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "collect"))
-from kit import Collector
+from support.collector_process import Collector
+from support.waiting import until
 
 PLAN = "[events.level_failed.fields]\nlevel = 'int'\n"
 
@@ -25,7 +23,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
     (root / "plan.toml").write_text(PLAN)
     make_key(root, "someone-else")
     with Collector(root) as collector:
-        wait_for(lambda: collector.send({"event_type": "level_failed"}).status == 401, "it asks for keys")
+        until(lambda: collector.send({"event_type": "level_failed"}).status == 401, "it asks for keys")
         yield collector
 
 
@@ -55,10 +53,10 @@ def test_events_wait_for_a_good_key_and_are_sent_with_it(keyed: Collector, tmp_p
         assert client.flush(20)
     key_command(keyed.root, "revoke", "game")
     probe = {"authorization": f"Bearer {key}"}
-    wait_for(lambda: keyed.send({"event_type": "level_failed"}, **probe).status == 401, "the key is revoked")
+    until(lambda: keyed.send({"event_type": "level_failed"}, **probe).status == 401, "the key is revoked")
     client = client_of(keyed, key, queue)
     client.track("level_failed", player_id="ann", level=2)
-    wait_for(lambda: "questlog key list" in client.trouble, "it says what to do")
+    until(lambda: "questlog key list" in client.trouble, "it says what to do")
     assert "answered 401" in client.trouble and key not in client.trouble
     assert not client.shutdown(0.2)
     with client_of(keyed, make_key(keyed.root, "game"), queue) as client:

@@ -13,11 +13,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from harness import free_port, wait_for
-from scripted import KEY, Collector, Make, levels, settled
 
 from questlog.client import QueueFull, QueueUnavailable, queue
 from questlog.errors import QuestlogError
+from support.ports import free_port
+from support.scripted_collector import KEY, Collector, Make, levels, settled
+from support.waiting import until
 
 
 def test_nobody_there_loses_nothing_and_the_next_process_sends(make: Make, collector: Collector) -> None:
@@ -30,7 +31,7 @@ def test_nobody_there_loses_nothing_and_the_next_process_sends(make: Make, colle
     with pytest.raises(QuestlogError, match="shut down"):
         away.track("level_failed", level=4)
     client = make()
-    wait_for(lambda: settled(client, accepted=3), "what waited is sent without another event")
+    until(lambda: settled(client, accepted=3), "what waited is sent without another event")
     assert levels(collector) == [0, 1, 2]
 
 

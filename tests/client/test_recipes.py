@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import free_port, wait_for
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "collect"))
-from kit import Collector
+from support.collector_process import Collector
+from support.paths import ROOT
+from support.ports import free_port
+from support.waiting import until
 
-RECIPES = Path(__file__).parents[2] / "examples" / "clients"
+RECIPES = ROOT / "examples" / "clients"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def test_a_recipe_sends_its_event_once_its_collector_is_there(recipe: Recipe, tm
         program = subprocess.Popen(recipe.run, cwd=tmp_path, env=environment, stdout=out, stderr=err)
     try:
         if recipe.client != "curl":  # it tries again silently
-            wait_for(lambda: "no answer" in (tmp_path / "err").read_text(), "it finds nobody")
+            until(lambda: "no answer" in (tmp_path / "err").read_text(), "it finds nobody")
         with Collector(
             tmp_path / "project", "--port", str(port), plan=(RECIPES / "plan.toml").read_text("utf-8")
         ) as collector:

@@ -1,21 +1,18 @@
 """One stack of real servers for all of these tests; `make test-cluster` brings and starts it."""
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import Broker
 
 from questlog.pipeline import Pipeline
 from questlog.query.presto import PrestoEngine, Server
 from questlog.stack import Stack, jars
-
-sys.path.insert(0, str(Path(__file__).parent))
-import lake
+from support.cluster import shop_tables
+from support.cluster.kafka_broker import Broker
 
 HERE = Path(__file__).parent
 NEED_CLIENTS = [
@@ -53,10 +50,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def shop(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Shop"]:
     """One game's events in DuckDB, Spark and Presto."""
     folder = tmp_path_factory.mktemp("shop")
-    pipeline = lake.fill_embedded(folder / "game", SEED)
-    spark = lake.open_spark(stack)
+    pipeline = shop_tables.fill_embedded(folder / "game", SEED)
+    spark = shop_tables.open_spark(stack)
     schema = f"shop_{os.getpid()}"  # a stack that stays has those of other runs
-    lake.copy_tables(pipeline, spark, schema, folder)
+    shop_tables.copy_tables(pipeline, spark, schema, folder)
     server = Server(stack.addresses.presto, "iceberg", schema)
     presto = PrestoEngine(server, lambda: pipeline.plan, seconds=60)
     presto.refresh_events()

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
-from test_spark_lander import GUILD, Game, game, spark
-
+from cluster.test_spark_lander import GUILD, Game, game, spark
 from questlog.errors import LanderReplaced
 from questlog.land.spark import SparkLander
 from questlog.land.spark.locks import release_locks

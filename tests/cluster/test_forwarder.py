@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import Broker, wait_until
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
@@ -24,6 +23,8 @@ from questlog.log.kafka.spool import Spool, read_forwarding
 from questlog.log.kafka.topic import create_topic
 from questlog.log.sqlite import SqliteLog
 from questlog.record import encode_record
+from support.cluster.kafka_broker import Broker
+from support.waiting import until
 
 FOREVER = 2**62
 
@@ -76,7 +77,7 @@ class Game:
         return f"{found.text} | {found.hint}" if found else ""
 
     def await_all(self) -> None:
-        wait_until(lambda: self.forwarded == self.sent, f"{self.sent} forwarded; trouble: {self.trouble}", 90)
+        until(lambda: self.forwarded == self.sent, f"{self.sent} forwarded; trouble: {self.trouble}", 90)
 
     def messages(self) -> list[Any]:
         """Return every message of the topic, partition by partition."""
@@ -130,12 +131,12 @@ def test_a_killed_broker_is_named_in_status_and_everything_drains_when_it_return
         game.broker.kill()
         try:
             game.send(200)
-            wait_until(lambda: "does not answer" in game.trouble, "status says so", 30)
+            until(lambda: "does not answer" in game.trouble, "status says so", 30)
             assert game.broker.address in game.trouble
         finally:
             game.broker.start()
         game.await_all()
-        wait_until(lambda: game.trouble == "", "status says that all is well")
+        until(lambda: game.trouble == "", "status says that all is well")
     assert game.landed_numbers() == list(range(300))
 
 
@@ -146,7 +147,7 @@ def test_a_frozen_broker_costs_time_and_nothing_else(game: Game) -> None:
         game.broker.freeze()
         try:
             game.send(100)
-            wait_until(lambda: "does not answer" in game.trouble, "status says so", 30)
+            until(lambda: "does not answer" in game.trouble, "status says so", 30)
         finally:
             game.broker.thaw()
         game.await_all()
@@ -157,7 +158,7 @@ def test_without_a_topic_events_wait_and_status_says_what_to_do(tmp_path: Path, 
     game = Game(tmp_path, broker, make_topic=False)
     game.send(10)
     with game.forwarding():
-        wait_until(lambda: "does not exist" in game.trouble, "status says so", 30)
+        until(lambda: "does not exist" in game.trouble, "status says so", 30)
         assert "questlog topic create" in game.trouble
         game.make_topic()
         game.await_all()
@@ -176,9 +177,9 @@ def test_a_record_too_large_for_the_topic_waits_in_its_place_until_the_limit_is_
     game.sent += 1
     game.send(20)
     with game.forwarding():
-        wait_until(lambda: "larger than topic" in game.trouble, f"status says so, not {game.trouble}", 60)
+        until(lambda: "larger than topic" in game.trouble, f"status says so, not {game.trouble}", 60)
         assert "offset 20 of the spool" in game.trouble
-        wait_until(lambda: game.forwarded == 20, "what stands before it is forwarded")
+        until(lambda: game.forwarded == 20, "what stands before it is forwarded")
         game.make_topic()
         game.await_all()
     assert game.landed_numbers() == list(range(41))
@@ -186,12 +187,11 @@ def test_a_record_too_large_for_the_topic_waits_in_its_place_until_the_limit_is_
 
 def test_a_broker_whose_disk_is_full_costs_time_and_nothing_else(tmp_path: Path) -> None:
     """Kafka ends when it cannot write its log; with space again and started anew, it takes everything."""
-    sys.path.append(str(Path(__file__).parents[1] / "faults"))
-    import power
+    from support import disks
 
-    if reason := power.why_not(tmp_path / "trial"):
+    if reason := disks.why_not(tmp_path / "trial"):
         pytest.skip(reason)
-    with power.Disk(tmp_path / "small", 96) as disk:
+    with disks.Disk(tmp_path / "small", 96) as disk:
         broker = Broker(tmp_path / "kafka", data=disk.path / "data")
         try:
             (tmp_path / "game").mkdir()
@@ -199,15 +199,15 @@ def test_a_broker_whose_disk_is_full_costs_time_and_nothing_else(tmp_path: Path)
             game.send(50)
             with game.forwarding():
                 game.await_all()
-                ballast = power.fill(disk.path)
+                ballast = disks.fill(disk.path)
                 game.send(300, size=20_000)
-                wait_until(lambda: game.trouble != "", "status says that something is in the way", 60)
+                until(lambda: game.trouble != "", "status says that something is in the way", 60)
                 ballast.unlink()
                 if broker.process.poll() is None:
                     broker.kill()
                 broker.start()
                 game.await_all()
-                wait_until(lambda: game.trouble == "", "status says that all is well")
+                until(lambda: game.trouble == "", "status says that all is well")
             assert game.landed_numbers() == list(range(350))
             game.log.close()
         finally:
@@ -220,7 +220,7 @@ def test_brokers_are_asked_again_while_they_name_one_that_has_just_died(broker: 
     second = Broker(tmp_path / "second", first=broker)
     admin = AdminClient(config)
     try:
-        wait_until(lambda: len(admin.list_topics(timeout=5).brokers) == 2, "both brokers are known")
+        until(lambda: len(admin.list_topics(timeout=5).brokers) == 2, "both brokers are known")
     finally:
         second.kill()
     asked = 0
@@ -237,7 +237,7 @@ def test_another_broker_leads_the_topic_and_nothing_is_out_of_order(broker: Brok
         game = Game(tmp_path / "game", broker, make_topic=False)
         topic = NewTopic(game.topic, num_partitions=3, replica_assignment=[[second.node, broker.node]] * 3)
         admin = AdminClient(game.config)
-        wait_until(lambda: len(admin.list_topics(timeout=5).brokers) == 2, "both brokers are known")
+        until(lambda: len(admin.list_topics(timeout=5).brokers) == 2, "both brokers are known")
         admin.create_topics([topic])[game.topic].result(20)
         game.send(200)
         with game.forwarding():
@@ -256,7 +256,7 @@ def test_another_broker_leads_the_topic_and_nothing_is_out_of_order(broker: Brok
         game.log.close()
     finally:
         second.kill()
-        wait_until(lambda: len(admin.list_topics(timeout=5).brokers) == 1, "no topic is put on the dead one")
+        until(lambda: len(admin.list_topics(timeout=5).brokers) == 1, "no topic is put on the dead one")
 
 
 PROGRAM = """
@@ -276,7 +276,7 @@ def test_a_forwarder_killed_at_any_moment_leaves_no_hole_and_nothing_out_of_orde
     game.send(2_000)
     for least in (0, -1):
         child = subprocess.Popen([sys.executable, "-c", PROGRAM, str(game.data), game.topic, game.broker.address])
-        wait_until(lambda least=least: game.forwarded > least, "it has begun")
+        until(lambda least=least: game.forwarded > least, "it has begun")
         child.kill()
         child.wait()
         game.send(1_000)
@@ -319,5 +319,5 @@ def test_the_spool_is_trimmed_only_when_the_tables_hold_it(game: Game) -> None:
         consumer = Consumer({**game.config, "group.id": GROUP})
         consumer.commit(offsets=[TopicPartition(game.topic, place.partition(), FOREVER >> 32)], asynchronous=False)
         consumer.close()
-        wait_until(lambda: bool(read_forwarding(game.data, game.data / "log").landed), "it learns what is landed", 30)
-        wait_until(lambda: bool(small.read({}, FOREVER).gaps), "the spool gives its space back", 30)
+        until(lambda: bool(read_forwarding(game.data, game.data / "log").landed), "it learns what is landed", 30)
+        until(lambda: bool(small.read({}, FOREVER).gaps), "the spool gives its space back", 30)

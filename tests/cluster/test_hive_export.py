@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from shared import Kept
 
 from questlog.errors import QuestlogError
 from questlog.export.hive import HiveExport
 from questlog.export.metastore import open_metastore
 from questlog.query.presto import PrestoEngine, Server
 from questlog.stack import Stack
+from support.cluster.spark_options import Kept
 
 if TYPE_CHECKING:
-    from conftest import Shop
+    from cluster.conftest import Shop
 
 QUESTIONS = [
     "select count(*) as n, count(distinct player_id) as players from {purchases}",

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broker import Broker
 
+from contracts import test_log as contract
+from contracts.test_log import *  # noqa: F403
 from questlog.log import Log
 from questlog.log.kafka import KafkaLog
 from questlog.log.kafka.topic import create_topic
 from questlog.settings import load_settings
-
-sys.path.append(str(Path(__file__).parents[1] / "contracts"))
-import test_log as contract
-from test_log import *  # noqa: F403
+from support.cluster.kafka_broker import Broker
 
 
 def open_kafka(folder: Path) -> Log:

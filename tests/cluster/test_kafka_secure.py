@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from authority import make_certificates
-from broker import Broker
-from shared import SPARK_LINES
-from studio import environment
+
+from support.cluster.certificates import make_certificates
+from support.cluster.cluster_project import environment
+from support.cluster.kafka_broker import Broker
+from support.cluster.spark_options import SPARK_LINES
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from questlog.errors import LogUnavailable, QuestlogError

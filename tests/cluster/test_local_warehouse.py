@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
-from test_spark_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
-from test_spark_lander import GUILD, Game, other_catalog, spark
-
+from cluster.test_spark_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
+from cluster.test_spark_lander import GUILD, Game, other_catalog, spark
 from questlog.land.spark.upkeep import SparkUpkeep
 from questlog.query.presto import Server
 from questlog.query.presto.client import run

@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from studio import Project, bench, get, serving
 
 from questlog.stack import Stack
+from support.cluster.cluster_project import Project, bench, get, serving
+from support.paths import SUPPORT
 
-OLD_GAME = Path(__file__).parent / "old_game.py"
+OLD_GAME = SUPPORT / "cluster" / "kafka_producer_game.py"
 
 
 @pytest.mark.timeout(900)

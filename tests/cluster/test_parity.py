@@ -14,13 +14,12 @@ import pyarrow as pa
 import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
-from shared import Kept
-from test_spark_lander import Game, is_json, spark  # noqa: F401
-
+from cluster.test_spark_lander import Game, is_json, spark  # noqa: F401
 from questlog.land.spark import SparkLander
 from questlog.land.spark.source import commit_offsets
 from questlog.pipeline import open_pipeline
 from questlog.record import encode_record
+from support.cluster.spark_options import Kept
 
 COUNT = int(os.environ.get("QUESTLOG_PARITY", "100000"))
 SEED = 20261125

@@ -3,15 +3,16 @@
 import math
 import re
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from conftest import Shop
+from support.paths import CLUSTER
 
-TEXT = (Path(__file__).parent / "corpus.sql").read_text("utf-8")
+if TYPE_CHECKING:
+    from cluster.conftest import Shop
+
+TEXT = (CLUSTER / "corpus.sql").read_text("utf-8")
 QUERIES = [(name, sql.strip()) for name, sql in re.findall(r"^-- (.*)\n((?:(?!--).*\n?)*?.*);$", TEXT, re.M)]
 
 

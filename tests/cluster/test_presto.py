@@ -16,7 +16,7 @@ from questlog.query.presto import PrestoEngine, Server
 from questlog.query.presto.client import run
 
 if TYPE_CHECKING:
-    from conftest import Shop
+    from cluster.conftest import Shop
 
 TYPED = """
 select true, cast(1 as tinyint), cast(2 as smallint), 3, bigint '4', real '0.5', double '0.25', nan(), infinity(),

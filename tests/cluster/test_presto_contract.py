@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
-import lake
 import pytest
 
+from contracts import test_query as contract
+from contracts.test_query import *  # noqa: F403
 from questlog.query.presto import PrestoEngine, Server
 from questlog.stack import Stack
-
-sys.path.append(str(Path(__file__).parents[1] / "contracts"))
-import test_query as contract
-from test_query import *  # noqa: F403
+from support.cluster import shop_tables
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -25,7 +21,7 @@ def open_engine(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The contract's events, in tables that Spark wrote."""
     folder, schema = tmp_path_factory.mktemp("game"), f"contract_{uuid.uuid4().hex[:8]}"
     game = contract.open_game(folder)
-    lake.copy_tables(game, lake.open_spark(stack), schema, folder)
+    shop_tables.copy_tables(game, shop_tables.open_spark(stack), schema, folder)
     server = Server(stack.addresses.presto, "iceberg", schema)
     yield lambda seconds: PrestoEngine(server, lambda: game.plan, seconds=seconds)
     game.close()

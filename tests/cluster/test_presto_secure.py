@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from engine import SecureEngine
-from studio import environment
-from test_portable import QUERIES, plain_rows
 
+from cluster.test_portable import QUERIES, plain_rows
 from questlog.errors import NotInstalled, QueryError
 from questlog.pipeline import ClusterPipeline, open_pipeline
 from questlog.stack import Stack
 from questlog.stack.place import find_trino_java
+from support.cluster.cluster_project import environment
+from support.cluster.sql_server import SecureEngine
 
 if TYPE_CHECKING:
-    from conftest import Shop
+    from cluster.conftest import Shop
 
 pytestmark = pytest.mark.timeout(900)
 """The first use fetches them."""

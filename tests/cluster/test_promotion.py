@@ -17,9 +17,7 @@ from click.testing import CliRunner
 from confluent_kafka import Producer
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
-from shared import SPARK_LINES, Kept
-from test_spark_lander import PLAN, events, is_json, plain, spark  # noqa: F401
-
+from cluster.test_spark_lander import PLAN, events, is_json, plain, spark  # noqa: F401
 from questlog.cli import cli
 from questlog.errors import LanderBusy, QuestlogError
 from questlog.land.spark import SparkLander
@@ -30,6 +28,7 @@ from questlog.pipeline import ClusterPipeline, open_pipeline
 from questlog.promote import Promotion
 from questlog.promote.compare import PLACES
 from questlog.record import encode_record
+from support.cluster.spark_options import SPARK_LINES, Kept
 
 FIRST = PLAN + 'level = "int"\n'
 SECOND = FIRST.replace('guild = "string"', 'clan = { type = "string", aliases = ["guild"] }') + (

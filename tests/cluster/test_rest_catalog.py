@@ -13,21 +13,18 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
-from engine import Engine
-from rest_catalog import RestCatalog
-from test_fence import (
+from cluster.test_fence import (
     test_a_lander_stopped_between_its_check_and_its_commit_commits_nothing_more,
     test_two_landers_that_start_in_the_same_moment_get_numbers_of_their_own,
 )
-from test_spark_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
-from test_spark_lander import (
+from cluster.test_spark_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
+from cluster.test_spark_lander import (
     GUILD,
     Game,
     other_catalog,
     spark,
     test_a_batch_that_ends_after_any_commit_is_finished_and_doubles_nothing,
 )
-
 from questlog.cli.spooled import _metastore_away
 from questlog.errors import NotInstalled, QueryError, QuestlogError
 from questlog.land.spark.locks import release_locks
@@ -37,6 +34,8 @@ from questlog.query.presto import open_engine
 from questlog.stack import Stack
 from questlog.stack.fetch import fetch
 from questlog.stack.place import find_trino_java
+from support.cluster.rest_catalog import RestCatalog
+from support.cluster.sql_server import Engine
 
 pytestmark = pytest.mark.timeout(900)
 TRINO = """

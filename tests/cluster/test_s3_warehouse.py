@@ -11,23 +11,24 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
-from engine import Engine
-from rest_catalog import HERE, RestCatalog
-from s3_server import S3Server
-from studio import Project, environment
-from test_kafka_secure import command_lines
+from support.paths import CLUSTER
 
+pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
+from cluster.test_kafka_secure import command_lines
 from questlog.errors import NotInstalled
 from questlog.query.presto import open_engine
 from questlog.stack import Stack
 from questlog.stack.fetch import HOME, fetch
 from questlog.stack.place import find_trino_java
+from support.cluster.cluster_project import Project, environment
+from support.cluster.rest_catalog import RestCatalog
+from support.cluster.s3_server import S3Server
+from support.cluster.sql_server import Engine
 
 pytestmark = pytest.mark.timeout(900)
 USER, SECRET = "lander", "s3-s3cret"
 GUILD = b'{"event_type": "join_guild", "guild": "wolves"}'
-PARTS = [("s3", HOME), ("rest-catalog-s3", HERE)]
+PARTS = [("s3", HOME), ("rest-catalog-s3", CLUSTER)]
 PLAIN_S3 = {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
 """Amazon's client sends sums behind a file that only Amazon's servers know; this tells it not to."""
 TRINO = """

@@ -15,14 +15,14 @@ import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from confluent_kafka import Producer
-from shared import Kept
-from test_spark_lander import GUILD, PLAN, Game, game, spark, wait_until  # noqa: F401
 
+from cluster.test_spark_lander import GUILD, PLAN, Game, game, spark, wait_until  # noqa: F401
 from questlog.errors import LanderFenced, QuestlogError
 from questlog.land.part import OPEN, Bound, Filled, parse_bound
 from questlog.land.spark.backfill import SparkBackfill
 from questlog.land.spark.part import find_part
 from questlog.land.spark.refill import TopicBackfill
+from support.cluster.spark_options import Kept
 
 LATE = b'{"event_type": "late", "n": 1}'
 GROWN = PLAN + '[events.late.fields]\nn = "int"\n'

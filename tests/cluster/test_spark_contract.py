@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from shared import Kept
-from test_spark_lander import Game as SparkGame
-from test_spark_lander import spark
 
+from cluster.test_spark_lander import Game as SparkGame
+from cluster.test_spark_lander import spark
+from contracts import test_lander as contract
+from contracts.test_lander import *  # noqa: F403
 from questlog.land.spark import SparkLander
 from questlog.land.spark.source import commit_offsets
 from questlog.log.kafka.topic import describe_topic
 from questlog.query.presto import Server
 from questlog.query.presto.held import read_held
-
-sys.path.append(str(Path(__file__).parents[1] / "contracts"))
-import test_lander as contract
-from test_lander import *  # noqa: F403
+from support.cluster.spark_options import Kept
 
 __all__ = ["spark"]
 pytestmark = pytest.mark.timeout(900)

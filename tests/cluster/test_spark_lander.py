@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from shared import SPARK, SPARK_LINES, Kept
+
+from support.cluster.spark_options import SPARK, SPARK_LINES, Kept
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from questlog.errors import LanderFenced

@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 import pytest
-from shared import QUICK, SPARK_LINES
+
+from support.cluster.spark_options import QUICK, SPARK_LINES
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from questlog.errors import QueryError

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shared import MAY_DIE
-from studio import Project
 
 from questlog.stack import Stack
 from questlog.stack.processes import recall
+from support.cluster.cluster_project import Project
+from support.cluster.spark_options import MAY_DIE
 
 NOBODY = "127.0.0.1:9"
 SECONDS = 30

@@ -11,18 +11,18 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from confluent_kafka import Producer
 from hive_metastore.ThriftHiveMetastore import Client
-from studio import Project, bench, beside, environment, get, serving, wait_until
 from thrift.protocol import TBinaryProtocol
 from thrift.transport import TSocket, TTransport
 
 from questlog.stack import Stack
+from support.cluster.cluster_project import Project, bench, beside, environment, get, serving, wait_until
+from support.paths import ROOT
 
 STATEMENTS = [
     "show tables",
@@ -206,7 +206,7 @@ def test_a_collectors_metrics_say_the_same(game: Project) -> None:
 
 def test_what_the_page_says_to_watch_is_in_the_report(game: Project) -> None:
     """docs/how-to/run-your-own-cluster.md names fields of `questlog status --json`."""
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "run-your-own-cluster.md").read_text("utf-8")
+    page = (ROOT / "docs" / "how-to" / "run-your-own-cluster.md").read_text("utf-8")
     named = set(re.findall(r"`\.((?:\w+\.)*\w+)`", page))
     report = complete(game)
     assert {"trouble", "topic.lag_seconds", "lake.committed_seconds", "balanced"} <= named

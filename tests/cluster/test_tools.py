@@ -12,8 +12,8 @@ import uuid
 from pathlib import Path
 
 import pytest
-from test_stack import questlog
 
+from cluster.test_stack import questlog
 from questlog.stack import Stack
 
 SMALL = ("--driver-memory", "512m")

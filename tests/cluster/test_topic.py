@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from broker import Broker
 from click.testing import CliRunner
 
 from questlog.cli import cli
 from questlog.errors import QuestlogError
 from questlog.log.kafka.client import open_producer
 from questlog.settings import load_settings
+from support.cluster.kafka_broker import Broker
 
 
 @pytest.fixture

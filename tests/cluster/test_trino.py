@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from test_portable import QUERIES, plain_rows
 
+from cluster.test_portable import QUERIES, plain_rows
 from questlog.errors import NotInstalled, QueryError
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.stack import Stack, addresses
 from questlog.stack.place import find_trino_java
 
 if TYPE_CHECKING:
-    from conftest import Shop
+    from cluster.conftest import Shop
 
 pytestmark = pytest.mark.timeout(900)
 """The first use fetches it."""

@@ -14,9 +14,9 @@ import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from pyspark.errors import IllegalArgumentException
-from test_fence import apart
-from test_spark_lander import GUILD, PLAN, RECEIVED_MS, Game, game, spark, wait_until
 
+from cluster.test_fence import apart
+from cluster.test_spark_lander import GUILD, PLAN, RECEIVED_MS, Game, game, spark, wait_until
 from questlog.errors import LanderReplaced
 from questlog.land.spark import SparkLander
 from questlog.land.spark.ids import DAY_MS

@@ -1,7 +1,6 @@
 """Every reason code has its section, and every section's example really yields its reason."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -10,8 +9,9 @@ from questlog.log import Entry, Gap
 from questlog.plan.load import parse_plan
 from questlog.record import encode_record
 from questlog.shape import QUARANTINE, Shaped, shape
+from support.paths import ROOT
 
-PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "reasons.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "reference" / "reasons.md").read_text("utf-8")
 HEAD, *REST = re.split(r"^## `(\w+)`$", PAGE, flags=re.M)
 SECTIONS = dict(zip(REST[::2], REST[1::2], strict=True))
 PLAN = parse_plan(re.findall(r"^```toml\n(.*?)^```$", HEAD, re.S | re.M)[0])

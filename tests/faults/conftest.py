@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from harness import Nursery
+
+from support.game_processes import ForkServer
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
+def fork_server() -> Iterator[ForkServer]:
     """One process that imported everything, whose children are the servers and landers."""
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
+    fork_server = ForkServer()
+    yield fork_server
+    fork_server.close()

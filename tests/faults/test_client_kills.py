@@ -16,9 +16,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from harness import assert_promise, free_port, wait_for
 
 import questlog
+from support.game_processes import assert_promise
+from support.ports import free_port
+from support.waiting import until
 
 KEY = "some-key"
 KILLS = int(os.environ.get("QUESTLOG_DRILL", "30"))
@@ -80,7 +82,7 @@ class Programs:
         self.signal(process, signal.SIGKILL)
         process.wait()
         self.running.remove(process)
-        wait_for(lambda: not alive(process.pid), "its children end")
+        until(lambda: not alive(process.pid), "its children end")
 
     def signal(self, process: subprocess.Popen[bytes], number: int) -> None:
         """Send a signal to a process and its children."""
@@ -166,16 +168,16 @@ def test_a_collector_killed_frozen_and_out_of_disk_loses_and_doubles_nothing(pro
     print(f"seed {seed}")
     chance = random.Random(seed)
     clients = [programs.client(), programs.client()]
-    wait_for(lambda: len({mark.split("-")[0] for mark in programs.marks("!")}) == 2, "both track")
+    until(lambda: len({mark.split("-")[0] for mark in programs.marks("!")}) == 2, "both track")
     for number in range(max(6, KILLS // 5)):
         kind = number % 3
         full = {"QUESTLOG_MIN_FREE_MB": str(2**40), "QUESTLOG_RETRY_AFTER_SECONDS": "1"} if kind == 2 else {}
         collector = programs.collector(**full)
         before = programs.answered()
         if kind < 2:
-            wait_for(lambda n=before: programs.answered() > n, "events are answered", 60)
+            until(lambda n=before: programs.answered() > n, "events are answered", 60)
         else:
-            wait_for(programs.refuses, "it answers 503", 60)
+            until(programs.refuses, "it answers 503", 60)
             pass_time(0.5)
             assert programs.answered() == before
         if kind == 1:
@@ -195,16 +197,16 @@ def test_a_client_goes_on_while_another_that_was_sending_is_frozen_and_killed(pr
     """Its turn to send ends with it; what it had sent without an answer is known by its ids."""
     collector = programs.collector()
     first = programs.client(most=50)
-    wait_for(lambda: len(programs.known()) == 50, "the first one sends", 30)
+    until(lambda: len(programs.known()) == 50, "the first one sends", 30)
     programs.signal(collector, signal.SIGSTOP)
     with questlog.Client(programs.url, KEY, queue=programs.folder / "queue.db", timeout=0.1) as client:
         client.track("step", mark="between")  # by whom it is sent is left open
         programs.signal(first, signal.SIGSTOP)
         second = programs.client(most=100)
-        wait_for(lambda: len(programs.marks("!")) == 150, "the second one tracks")
+        until(lambda: len(programs.marks("!")) == 150, "the second one tracks")
         client.shutdown(0)
     programs.signal(collector, signal.SIGCONT)
     programs.kill(first)
-    wait_for(lambda: len(programs.known()) == 151, "the second one sends", 30)
+    until(lambda: len(programs.known()) == 151, "the second one sends", 30)
     programs.kill(second)
     assert set(programs.known().values()) == {1}

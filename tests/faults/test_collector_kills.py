@@ -13,7 +13,8 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from harness import Game, Nursery, Process, assert_promise, wait_for
+from support.game_processes import ForkServer, Game, Process, assert_promise
+from support.waiting import until
 
 KILLS = int(os.environ.get("QUESTLOG_DRILL", "200"))
 SEED = int(os.environ.get("QUESTLOG_SEED", random.randrange(10**6)))
@@ -68,20 +69,20 @@ class Sender(threading.Thread):
         assert not self.is_alive(), "a request hangs"
 
 
-def test_kills_of_a_worker_lose_nothing_and_double_nothing(nursery: Nursery, tmp_path: Path) -> None:
+def test_kills_of_a_worker_lose_nothing_and_double_nothing(fork_server: ForkServer, tmp_path: Path) -> None:
     print(f"\nseed {SEED}: {KILLS} kills")
-    game, chance, kills = Game(nursery, tmp_path, port=low_port()), random.Random(SEED), 0
+    game, chance, kills = Game(fork_server, tmp_path, port=low_port()), random.Random(SEED), 0
     senders = [Sender(game.port, f"{SEED}-{n}", SEED + n) for n in range(SENDERS)]
     collector: Process | None = None
     try:
         while kills < KILLS:
-            wait_for(lambda: is_free(game.port), "the last worker is gone")
+            until(lambda: is_free(game.port), "the last worker is gone")
             argv = ["questlog", "-C", str(game.root), "collect", "--port", str(game.port)]
-            collector = nursery.start(game.root, *argv, environment=game.environment)
+            collector = fork_server.start(game.root, *argv, environment=game.environment)
             worker = worker_of(collector)
             known = sum(len(sender.acknowledged) for sender in senders)
             if chance.random() < 0.7:  # under load; otherwise perhaps before it has answered anything
-                wait_for(lambda k=known: sum(len(s.acknowledged) for s in senders) > k, "it answers")
+                until(lambda k=known: sum(len(s.acknowledged) for s in senders) > k, "it answers")
             collector.wait(chance.uniform(0, 0.1))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
@@ -107,7 +108,7 @@ def test_kills_of_a_worker_lose_nothing_and_double_nothing(nursery: Nursery, tmp
 def worker_of(collector: Process) -> int:
     """Return the process that answers, once it is there."""
     children = Path(f"/proc/{collector.pid}/task/{collector.pid}/children")
-    wait_for(lambda: collector.wait(0) is not None or (children.exists() and children.read_text().strip()), "a worker")
+    until(lambda: collector.wait(0) is not None or (children.exists() and children.read_text().strip()), "a worker")
     assert collector.wait(0) is None, collector.complained()
     return int(children.read_text().split()[0])
 

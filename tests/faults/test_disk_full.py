@@ -6,43 +6,45 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import power
 import pytest
-from harness import FAST_LANDING, Clients, Game, Nursery, assert_landed, assert_promise, wait_for
+
+from support import disks
+from support.game_processes import FAST_LANDING, Clients, ForkServer, Game, assert_landed, assert_promise
+from support.waiting import until
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[power.Disk]:
-    if reason := power.why_not(tmp_path / "trial"):
+def disk(tmp_path: Path) -> Iterator[disks.Disk]:
+    if reason := disks.why_not(tmp_path / "trial"):
         pytest.skip(reason)
-    with power.Disk(tmp_path / "small", 16) as disk:
+    with disks.Disk(tmp_path / "small", 16) as disk:
         yield disk
 
 
-def start(nursery: Nursery, tmp_path: Path, disk: power.Disk, watermark_mb: int) -> Game:
+def start(fork_server: ForkServer, tmp_path: Path, disk: disks.Disk, watermark_mb: int) -> Game:
     environment = {
         **FAST_LANDING, "QUESTLOG_DATA": f"{disk.path}/data", "QUESTLOG_MIN_FREE_MB": str(watermark_mb),
         "QUESTLOG_RETRY_AFTER_SECONDS": "3",
     }  # fmt: skip
-    return Game(nursery, tmp_path / "game", environment=environment)
+    return Game(fork_server, tmp_path / "game", environment=environment)
 
 
 @pytest.mark.parametrize("watermark_mb", [4, 0], ids=["at the watermark", "without a watermark, at the last byte"])
 def test_a_full_disk_refuses_in_time_and_loses_nothing(
-    nursery: Nursery, tmp_path: Path, disk: power.Disk, watermark_mb: int
+    fork_server: ForkServer, tmp_path: Path, disk: disks.Disk, watermark_mb: int
 ) -> None:
-    game = start(nursery, tmp_path, disk, watermark_mb)
+    game = start(fork_server, tmp_path, disk, watermark_mb)
     running = [game.serve("gunicorn"), game.land("up")]
     with Clients(game, seed=1) as clients:
         for _ in range(2):
             before = len(clients.acknowledged)
-            wait_for(lambda before=before: len(clients.acknowledged) > before + 30, "events are accepted")
-            ballast = power.fill(disk.path, leave=3 << 20 if watermark_mb else 0)
+            until(lambda before=before: len(clients.acknowledged) > before + 30, "events are accepted")
+            ballast = disks.fill(disk.path, leave=3 << 20 if watermark_mb else 0)
             full = time.monotonic()
             refused = len(clients.refusals)
             if watermark_mb:
-                wait_for(lambda n=refused: len(clients.refusals) > n, "a refusal at the watermark", 1.0)
-            wait_for(lambda n=refused: len(clients.refusals) > n + 20, "refusals")
+                until(lambda n=refused: len(clients.refusals) > n, "a refusal at the watermark", 1.0)
+            until(lambda n=refused: len(clients.refusals) > n + 20, "refusals")
             at, status, retry_after = clients.refusals[refused]
             assert (status, retry_after) == (503, "3")
             if watermark_mb:
@@ -54,7 +56,7 @@ def test_a_full_disk_refuses_in_time_and_loses_nothing(
             assert_promise(game.marks(), acknowledged, set(clients.sent), "on the full disk")
             ballast.unlink()
             after = len(clients.acknowledged)
-            wait_for(lambda after=after: len(clients.acknowledged) > after + 10, "events are accepted again")
+            until(lambda after=after: len(clients.acknowledged) > after + 10, "events are accepted again")
     for process in running:
         process.signal(15)
         assert process.wait(30) is not None
@@ -64,16 +66,16 @@ def test_a_full_disk_refuses_in_time_and_loses_nothing(
 
 
 def test_a_disk_that_cannot_be_written_refuses_and_comes_back(
-    nursery: Nursery, tmp_path: Path, disk: power.Disk
+    fork_server: ForkServer, tmp_path: Path, disk: disks.Disk
 ) -> None:
     """As when the kernel turns a failing disk read-only: fsync and writes fail under the server's feet."""
-    game = start(nursery, tmp_path, disk, 1)
+    game = start(fork_server, tmp_path, disk, 1)
     server = game.serve("gunicorn")
     with Clients(game, seed=2) as clients:
-        wait_for(lambda: len(clients.acknowledged) > 30, "events are accepted")
+        until(lambda: len(clients.acknowledged) > 30, "events are accepted")
         disk.cut_power()  # every write and fsync fails from now on; what was acknowledged is on the disk
         refused = len(clients.refusals)
-        wait_for(lambda: len(clients.refusals) > refused + 20, "refusals")
+        until(lambda: len(clients.refusals) > refused + 20, "refusals")
         settled = len(clients.acknowledged)
         time.sleep(0.5)
         assert len(clients.acknowledged) == settled, "a disk that fails every fsync acknowledges nothing"
@@ -84,7 +86,7 @@ def test_a_disk_that_cannot_be_written_refuses_and_comes_back(
     assert_promise(game.marks(), clients.acknowledged, clients.sent, "after the disk came back")
     server = game.serve("gunicorn")
     with Clients(game, seed=3) as again:
-        wait_for(lambda: len(again.acknowledged) > 10, "events are accepted again")
+        until(lambda: len(again.acknowledged) > 10, "events are accepted again")
     server.kill()
     acknowledged, sent = clients.acknowledged | again.acknowledged, clients.sent | again.sent
     game.run("land")

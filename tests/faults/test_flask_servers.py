@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import SWORDS, assert_promise, free_port, wait_for
 
 import questlog
+from support.game_processes import assert_promise
+from support.paths import SWORDS
+from support.ports import free_port
+from support.waiting import until
 
-HERE = Path(__file__).parent
 LIMIT_SECONDS = 5
 """Gunicorn with threads and Granian now and then serve on when they are stopped under load, with a bare app too: after
 so long they kill their workers with SIGKILL."""
@@ -64,9 +66,9 @@ class Server:
                 [str(Path(sys.executable).with_name(program)), *arguments], cwd=folder, stdout=output, stderr=output,
                 start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
-        wait_for(self.answers, f"{kind} answers", 30)
+        until(self.answers, f"{kind} answers", 30)
         if kind == "granian":  # a worker that is told to stop before it has started never does
-            wait_for(lambda: self.output.read_text().count("Started worker") == 2, "both workers run")
+            until(lambda: self.output.read_text().count("Started worker") == 2, "both workers run")
 
     def answers(self) -> bool:
         assert self.process.poll() is None, self.output.read_text()
@@ -103,7 +105,7 @@ class Server:
         said = QUICK_STOP.sub("", LOG_LINE.sub("", self.output.read_text()))
         assert "Traceback" not in said, self.output.read_text()
         assert code in (0, 1, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGTERM), code
-        wait_for(lambda: not self.members(), "all processes end")
+        until(lambda: not self.members(), "all processes end")
         return killed
 
 
@@ -166,7 +168,7 @@ def test_a_stop_under_load_loses_nothing(tmp_path: Path, servers: list[Server], 
     server = Server(tmp_path, kind, ack)
     servers.append(server)
     load = Load(server.port)
-    wait_for(lambda: len(load.acknowledged) > 100, "events are accepted", 60)
+    until(lambda: len(load.acknowledged) > 100, "events are accepted", 60)
     killed = server.stop(how)
     load.stop()
     promised = set() if killed and ack == "background" else load.acknowledged
@@ -182,9 +184,9 @@ def test_the_reloader_reloads_and_goes_on(tmp_path: Path, servers: list[Server])
     load = Load(server.port, threads=4)
     for _ in range(2):
         before = len(load.acknowledged)
-        wait_for(lambda before=before: len(load.acknowledged) > before + 50, "events are accepted", 60)
+        until(lambda before=before: len(load.acknowledged) > before + 50, "events are accepted", 60)
         reloads = server.output.read_text().count("Restarting with")
         (tmp_path / "game.py").write_text((tmp_path / "game.py").read_text() + "\n# changed\n")
-        wait_for(lambda n=reloads: server.output.read_text().count("Restarting with") > n, "it reloads", 30)
+        until(lambda n=reloads: server.output.read_text().count("Restarting with") > n, "it reloads", 30)
     load.stop()
     assert_promise(marks(tmp_path), load.acknowledged, load.sent, "after two reloads")

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Clients, Game, Killer, Nursery, Process, assert_landed, assert_promise
+
+from support.game_processes import Clients, ForkServer, Game, Killer, Process, assert_landed, assert_promise
 
 KILLS = int(os.environ.get("QUESTLOG_DRILL", "300"))
 SEED = int(os.environ.get("QUESTLOG_SEED", random.randrange(10**6)))
@@ -17,10 +18,10 @@ SERVERS = {"swords": "gunicorn", "shop": "flask"}
 
 
 @pytest.mark.timeout(600 + 2 * KILLS)
-def test_kills_of_servers_and_landers_lose_nothing_and_double_nothing(nursery: Nursery, tmp_path: Path) -> None:
+def test_kills_of_servers_and_landers_lose_nothing_and_double_nothing(fork_server: ForkServer, tmp_path: Path) -> None:
     """Two games under load are killed, server and lander; questions asked meanwhile are answered right as well."""
     print(f"\nseed {SEED}: {KILLS} kills")
-    games = [Game(nursery, tmp_path / app, app) for app in SERVERS]
+    games = [Game(fork_server, tmp_path / app, app) for app in SERVERS]
     clients = [Clients(game, seed=SEED + n) for n, game in enumerate(games)]
     killers = [killer for n, game in enumerate(games) for killer in start_killers(game, SEED + n)]
     try:

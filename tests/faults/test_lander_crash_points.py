@@ -5,7 +5,18 @@ import random
 from pathlib import Path
 
 import pytest
-from landing_kit import DIED, copy, facts, iceberg_agrees, in_process, land, land_and_die, make_project, records
+
+from support.crashing_lander import (
+    DIED,
+    copy,
+    facts,
+    iceberg_agrees,
+    in_process,
+    land,
+    land_and_die,
+    make_project,
+    records,
+)
 
 DRILL = int(os.environ.get("QUESTLOG_DRILL", "0"))
 POINTS = 24

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import power
 import pytest
-from landing_kit import facts, iceberg_agrees, make_project, records
 
 from questlog.errors import LakeUnavailable
 from questlog.lake.state import load_state
 from questlog.land import loop
 from questlog.pipeline import open_pipeline
+from support import disks
+from support.crashing_lander import facts, iceberg_agrees, make_project, records
 
 
 def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -47,7 +47,7 @@ def test_a_full_disk_stops_landing_loses_nothing_and_leaves_no_litter(small_disk
         pipeline = open_pipeline(game, min_free_mb=0)
         pipeline.log.append(records(30, 4, 30))
         pipeline.log.close()  # type: ignore[attr-defined]
-        ballast = power.fill(small_disk, leave)
+        ballast = disks.fill(small_disk, leave)
         free = []
         for _ in range(4):
             with pytest.raises(LakeUnavailable, match="cannot be written"):
@@ -71,7 +71,7 @@ def test_a_running_lander_says_that_it_waits_and_goes_on_by_itself(
     pipeline = open_pipeline(game)
     stop = threading.Event()
     with caplog.at_level(logging.INFO, "questlog.land"), pipeline.lander() as lander:
-        ballast = power.fill(small_disk)
+        ballast = disks.fill(small_disk)
         thread = threading.Thread(target=lander.run, args=(stop,))
         thread.start()
         try:
@@ -89,7 +89,7 @@ def test_a_running_lander_says_that_it_waits_and_goes_on_by_itself(
 
 def test_a_lander_that_starts_on_a_full_disk_says_what_to_do(small_disk: Path) -> None:
     game = make_project(small_disk / "game", [records(30, 3, 0)])
-    ballast = power.fill(small_disk)
+    ballast = disks.fill(small_disk)
     with pytest.raises(LakeUnavailable) as refused, open_pipeline(game).lander():
         pass
     assert "free disk space" in refused.value.hint

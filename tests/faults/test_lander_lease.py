@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from landing_kit import BATCH, facts, iceberg_agrees, make_project, records
 
 from questlog.errors import LanderBusy
 from questlog.land.lease import Lease
 from questlog.pipeline import open_pipeline
+from support.crashing_lander import BATCH, facts, iceberg_agrees, make_project, records
 
 LANDER = """
 import sys, time

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import assert_promise, free_port, wait_for
 
 import questlog
+from support.game_processes import assert_promise
+from support.ports import free_port
+from support.waiting import until
 
 PLAN = """
 [routes]
@@ -84,7 +86,7 @@ class Server:
                 [str(Path(sys.executable).with_name(program)), *arguments], cwd=folder, stdout=output, stderr=output,
                 start_new_session=True, env={**os.environ, "PYTHONPATH": str(folder), **environment},
             )  # fmt: skip
-        wait_for(self._answers, f"{kind} answers", 60)
+        until(self._answers, f"{kind} answers", 60)
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.output.read_text()
@@ -155,7 +157,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_what_was_answered_before_a_kill_is_in_sql_once(tmp_path: Path, start: Start, kind: str) -> None:
     server = start(kind)
     buyers = Buyers(server)
-    wait_for(lambda: len(buyers.acknowledged) > 150, "events are accepted", 60)
+    until(lambda: len(buyers.acknowledged) > 150, "events are accepted", 60)
     server.kill()
     buyers.join()
     rows = questlog.open(tmp_path).sql("select item, count(*), min(gold), max(gold) from purchase group by 1").rows()

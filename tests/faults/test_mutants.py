@@ -5,28 +5,39 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import power
 import pytest
-from harness import FAST_LANDING, Clients, Game, Nursery, faults, wait_for
-from landing_kit import DIED, copy, facts, in_process, land, land_and_die, land_mutated, make_project, records
-from mutations import MUTATIONS
 
 from questlog.lake.ledger import read_ledger
 from questlog.pipeline import open_pipeline
 from questlog.record import encode_record
+from support import disks
+from support.crashing_lander import (
+    DIED,
+    copy,
+    facts,
+    in_process,
+    land,
+    land_and_die,
+    land_mutated,
+    make_project,
+    records,
+)
+from support.game_processes import FAST_LANDING, Clients, ForkServer, Game, faults
+from support.mutations import MUTATIONS
+from support.waiting import until
 
 POINTS = 60
 
 
-def test_a_power_cut_shows_that_nothing_waits_for_the_disk(nursery: Nursery, tmp_path: Path) -> None:
-    if reason := power.why_not(tmp_path / "trial"):
+def test_a_power_cut_shows_that_nothing_waits_for_the_disk(fork_server: ForkServer, tmp_path: Path) -> None:
+    if reason := disks.why_not(tmp_path / "trial"):
         pytest.skip(reason)
-    with power.Disk(tmp_path, 64) as disk:
+    with disks.Disk(tmp_path, 64) as disk:
         environment = {**FAST_LANDING, "QUESTLOG_DATA": f"{disk.path}/data", "QUESTLOG_MIN_FREE_MB": "8"}
-        game = Game(nursery, tmp_path / "game", environment=environment)
+        game = Game(fork_server, tmp_path / "game", environment=environment)
         server = game.serve("gunicorn", no_fsync=True)
         with Clients(game, seed=1) as clients:
-            wait_for(lambda: len(clients.acknowledged) > 50, "events are accepted")
+            until(lambda: len(clients.acknowledged) > 50, "events are accepted")
             server.freeze()
             disk.cut_power()
             server.kill()

@@ -9,24 +9,27 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import power
 import pytest
-from harness import FAST_LANDING, Clients, Game, Nursery, Process, assert_landed, assert_promise
+
+from support import disks
+from support.game_processes import FAST_LANDING, Clients, ForkServer, Game, Process, assert_landed, assert_promise
 
 CUTS = int(os.environ.get("QUESTLOG_CUTS", "100"))
 SEED = int(os.environ.get("QUESTLOG_SEED", random.randrange(10**6)))
 
 
 @pytest.mark.timeout(600 + 3 * CUTS)
-def test_power_cuts_leave_tables_that_open_and_hold_all_acknowledged_once(nursery: Nursery, tmp_path: Path) -> None:
+def test_power_cuts_leave_tables_that_open_and_hold_all_acknowledged_once(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
     """One disk lives through all the cuts, so that what one leaves behind meets the next."""
-    if reason := power.why_not(tmp_path / "trial"):
+    if reason := disks.why_not(tmp_path / "trial"):
         pytest.skip(reason)
     print(f"\nseed {SEED}: {CUTS} power cuts")
     chance = random.Random(SEED)
-    with power.Disk(tmp_path, 128 + CUTS) as disk:
+    with disks.Disk(tmp_path, 128 + CUTS) as disk:
         environment = {**FAST_LANDING, "QUESTLOG_DATA": f"{disk.path}/data", "QUESTLOG_MIN_FREE_MB": "8"}
-        game = Game(nursery, tmp_path / "game", environment=environment)
+        game = Game(fork_server, tmp_path / "game", environment=environment)
         with Clients(game, seed=SEED) as clients, ThreadPoolExecutor(2) as at_once:
             for cut in range(1, CUTS + 1):
                 live_until_cut(game, disk, chance)
@@ -43,14 +46,14 @@ def test_power_cuts_leave_tables_that_open_and_hold_all_acknowledged_once(nurser
         assert_landed(game, clients.acknowledged, clients.sent)
 
 
-def live_until_cut(game: Game, disk: power.Disk, chance: random.Random) -> None:
+def live_until_cut(game: Game, disk: disks.Disk, chance: random.Random) -> None:
     """Run server and lander, cut the power at a random moment or at a random step of landing, start the machine."""
     step = {"signal_at_step": [chance.randrange(1, 1500), signal.SIGSTOP]} if chance.random() < 0.5 else {}
     running = [game.serve(chance.choice(["gunicorn", "flask"])), game.land(chance.choice(["land", "up"]), **step)]
     wait_for_life(running[1], chance.uniform(0.05, 0.7))
     for process in running:
         process.freeze()  # a machine without power answers nobody; Linux lets a running fsync succeed into the cut
-    disk.cut_power(chance.choice([power.DROP_JOURNAL, power.DROP_JOURNAL, power.FLUSH_JOURNAL]))
+    disk.cut_power(chance.choice([disks.DROP_JOURNAL, disks.DROP_JOURNAL, disks.FLUSH_JOURNAL]))
     for process in running:
         process.kill()
     disk.unmount()

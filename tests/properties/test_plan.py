@@ -11,7 +11,6 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker
-from plans import TYPES, plans, values
 
 from questlog.plan import Event, Plan, Type
 from questlog.plan.check import misfit
@@ -22,6 +21,7 @@ from questlog.plan.render import render, toml
 from questlog.record import encode_record
 from questlog.shape import judge
 from questlog.shape.values import DoesNotFit, convert
+from support.plan_strategies import TYPES, plans, values
 
 
 @given(plans())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from arrivals import NOW_MS, Arrivals, arrivals
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from questlog.accept import TOO_LARGE, receive
 from questlog.log import Entry
 from questlog.record import decode_record
 from questlog.shape import QUARANTINE, describe, glance, shape
+from support.arrival_strategies import NOW_MS, Arrivals, arrivals
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 any_size = settings(max_examples=300, deadline=None, suppress_health_check=SLOW)

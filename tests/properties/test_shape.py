@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pyarrow as pa
-from arrivals import Arrivals, arrivals, exact
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from questlog.errors import Reason
 from questlog.shape import QUARANTINE, Place, shape
+from support.arrival_strategies import Arrivals, arrivals, exact
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 any_size = settings(max_examples=200, deadline=None, suppress_health_check=SLOW)

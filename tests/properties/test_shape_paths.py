@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from arrivals import Arrivals, arrivals, whole
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import questlog.shape
 from questlog.shape import fast, shape
 from questlog.shape.fast import columns, decoders, loose
+from support.arrival_strategies import Arrivals, arrivals, whole
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
-from broker import wait_until
-from running import System
-from test_faults import ROUNDS, SEED, SOME
 
+from cluster.faults.test_faults import ROUNDS, SEED, SOME
 from questlog.stack import Stack
+from support.cluster.running_system import System
+from support.waiting import until
 
 if SOME:
     pytest.skip("of some faults, none of these; tests/cluster/test_spark_standalone.py kills them once", True)
@@ -46,7 +46,7 @@ def executors(spark: Stack) -> list[int]:
 
 
 def executor_killed(spark: Stack) -> int:
-    wait_until(lambda: bool(executors(spark)), "an executor runs")
+    until(lambda: bool(executors(spark)), "an executor runs")
     return executors(spark)[0]
 
 
@@ -68,7 +68,7 @@ def test_nothing_is_lost_or_doubled(system: System, spark: Stack, victim: Callab
         os.kill(victim(spark), signal.SIGKILL)
         time.sleep(1)
         seconds = system.await_exact(begun, victim.__name__)  # type: ignore[attr-defined]
-        wait_until(lambda: all(each.healthy for each in spark.status()), "master and worker work", 240)
+        until(lambda: all(each.healthy for each in spark.status()), "master and worker work", 240)
         print(
             f" round {number + 1}: all there {seconds + 1:.1f} s after;"
             f" {len(system.players.acknowledged(begun))} acknowledged meanwhile",

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from broker import wait_until
-from running import System
-from shared import MAY_DIE
 
 from questlog.stack import Stack
+from support.cluster.running_system import System
+from support.cluster.spark_options import MAY_DIE
+from support.waiting import until
 
 ROUNDS = int(os.environ.get("QUESTLOG_FAULTS", "1"))
 SOME = int(os.environ.get("QUESTLOG_SOME_FAULTS", "0"))
@@ -93,7 +93,7 @@ def hdfs_out_of_space(system: System, chance: Chance) -> None:
     """A space quota at what is used: nothing can be written, neither data nor metadata."""
     system.limit_space(system.used_space())
     begun = len(system.lander.said())
-    wait_until(lambda: "waiting, events stay in the topic" in system.lander.said()[begun:], "the lander is stuck", 240)
+    until(lambda: "waiting, events stay in the topic" in system.lander.said()[begun:], "the lander is stuck", 240)
     time.sleep(chance.uniform(0, 5))
     system.limit_space(None)
 
@@ -121,7 +121,7 @@ def two_drivers(system: System, chance: Chance) -> None:
     """The newer one takes over; the older one fails its next commit, and says why."""
     begun = len(system.lander.said())
     with system.second_lander():
-        wait_until(lambda: "another lander took over" in system.lander.said()[begun:], "the older one is fenced", 400)
+        until(lambda: "another lander took over" in system.lander.said()[begun:], "the older one is fenced", 400)
 
 
 def driver_frozen_while_another_takes_over(system: System, chance: Chance) -> None:
@@ -136,7 +136,7 @@ def driver_frozen_while_another_takes_over(system: System, chance: Chance) -> No
         system.await_exact(at, "landed by the second one")
         for process in frozen:
             process.resume()
-        wait_until(lambda: "another lander took over" in system.lander.said()[begun:], "the older one is fenced", 400)
+        until(lambda: "another lander took over" in system.lander.said()[begun:], "the older one is fenced", 400)
 
 
 FAULTS = (

@@ -1,0 +1,46 @@
+"""docker-compose.yml: what can be said of it without Docker, and Docker's own verdict where it is installed."""
+
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from support.paths import ROOT
+
+
+def composition() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    return found
+
+
+def test_every_file_and_volume_it_mounts_is_there() -> None:
+    found = composition()
+    mounted = {volume.split(":")[0] for service in found["services"].values() for volume in service.get("volumes", ())}
+    files = {name for name in mounted if name.startswith("./")}
+    assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
+    assert mounted - files == set(found["volumes"])
+
+
+def test_every_server_that_others_wait_for_has_a_health_check() -> None:
+    services = composition()["services"]
+    waited = {name for service in services.values() for name in service.get("depends_on", ())}
+    assert {name for name in waited if "healthcheck" not in services[name]} == set()
+    assert {"kafka", "namenode", "datanode", "metastore", "presto", "spark"} <= {
+        name for name, service in services.items() if "healthcheck" in service
+    }
+
+
+def test_nothing_listens_beyond_this_machine() -> None:
+    ports = [port for service in composition()["services"].values() for port in service.get("ports", ())]
+    assert ports and all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_docker_compose_reads_it() -> None:
+    commands = [c for c in (["docker", "compose"], ["docker-compose"]) if shutil.which(c[0])]
+    works = [c for c in commands if not subprocess.run([*c, "version"], capture_output=True).returncode]
+    if not works:
+        pytest.skip("docker compose is not installed")
+    ran = subprocess.run([*works[0], "config", "--quiet"], cwd=ROOT, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")

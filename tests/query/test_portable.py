@@ -1,0 +1,42 @@
+"""`questlog sql --check`: the corpus that three engines agree on passes, what differs is found with its place."""
+
+import pytest
+
+from questlog.query.portable import check_portable
+from support.paths import CLUSTER
+
+CORPUS = (CLUSTER / "corpus.sql").read_text("utf-8")
+
+
+def test_what_runs_the_same_everywhere_is_found_portable() -> None:
+    assert check_portable(CORPUS) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("select 1;\nselect item::varchar from t", [(2, 12, "::")]),
+        ("select tags[1] from t", [(1, 12, "[")]),
+        ("select host, count(*) from t group by all", [(1, 39, "by all")]),
+        ("select a / b from t", [(1, 10, "a division")]),
+        ("select cast(a as double) / b from t", []),
+        ("from t", [(1, 1, "a statement that begins with from")]),
+        ('select "host" from t', [(1, 8, 'the quoted name "host"')]),
+        ("select at + interval 30 minute from t", [(1, 13, "an interval without a quoted number")]),
+        ("select at + interval '30 minutes' from t", [(1, 13, "an interval without a quoted number")]),
+        ("select strftime(at, '%Y') from t", [(1, 8, "the function strftime")]),
+        ("select arg_max(a, b) from t", [(1, 8, "the function arg_max")]),
+        ("select cast(a as varchar) from t", [(1, 18, "varchar without a length")]),
+        ("select cast(a as hugeint) from t", [(1, 18, "the type hugeint")]),
+        ("select a as b, (select max(c) as d from t) from t", []),
+        ("select 1 from t qualify row_number() over (order by a) = 1", [(1, 17, "qualify")]),
+        ("select 'c:\\dir' from t", [(1, 8, "a backslash in a text")]),
+        ("with n(i) as (select 1) select i from n", []),
+        ("show tables; describe t; -- strftime('x')\nselect 'strftime(1)'", []),
+        ("select `a` from t", [(1, 8, "`"), (1, 10, "`")]),
+        ("select $$x$$", [(1, 8, "a text between dollars")]),
+        ("select a ilike 'x' from t", [(1, 10, "ilike")]),
+    ],
+)
+def test_what_differs_is_found_with_its_place(text: str, places: list[tuple[int, int, str]]) -> None:
+    assert [(each.line, each.column, each.what) for each in check_portable(text)] == places

@@ -1,0 +1,1 @@
+"""What tests share: real processes to run and kill, waiting, ports, and strategies for hypothesis."""

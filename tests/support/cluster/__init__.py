@@ -1,0 +1,1 @@
+"""Servers and clients of the cluster that the tests start themselves."""

@@ -1,0 +1,122 @@
+"""Presto or Trino as a process of the test's own: with another catalog, or asking for TLS and a password."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from questlog.errors import QueryError
+from questlog.stack import Stack
+from questlog.stack.fetch import fetch, fetched
+from questlog.stack.place import Place
+from questlog.stack.servers import SERVERS
+from support.cluster.certificates import make_certificates
+from support.paths import CLUSTER
+
+KEY_STORE = "key-store-s3cret"
+CONFIG = """
+http-server.https.enabled=true
+http-server.https.port={port}
+http-server.https.keystore.path={store}
+http-server.https.keystore.key={password}
+http-server.authentication.type=PASSWORD
+"""
+MORE = {"presto": "", "trino": "internal-communication.shared-secret=of-one-node\n"}
+
+
+def stored(user: str, password: str) -> str:
+    """Return a line of the file that the engines keep passwords in, hashed as they allow."""
+    salt = os.urandom(16)
+    digest = hashlib.pbkdf2_hmac("sha1", password.encode(), salt, 1000, 32)
+    return f"{user}:1000:{salt.hex()}:{digest.hex()}\n"
+
+
+class Engine:
+    """One coordinator of Presto or Trino, alone, on the stack's servers; *catalog* is another Iceberg catalog."""
+
+    def __init__(self, name: str, folder: Path, stack: Stack, catalog: str = "", plugins: Path | None = None) -> None:
+        self.name, self._folder = name, folder
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            self.plain_port = int(found.getsockname()[1])
+        self.place = Place(folder, {**stack.place.ports, name: self.plain_port}, stack.place.java)
+        self.place.write_configuration()
+        if catalog:
+            (self.place.etc / name / "catalog" / "iceberg.properties").write_text(catalog)
+        self.configure()
+        command = SERVERS[name].command(self.place)
+        if plugins is not None:
+            command = [f"-Dplugin.dir={plugins}" if word.startswith("-Dplugin.dir=") else word for word in command]
+        with (folder / "engine.log").open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+
+    def configure(self) -> None:
+        """Change what it starts with."""
+
+    @property
+    def url(self) -> str:
+        return f"{'trino+' if self.name == 'trino' else ''}http://127.0.0.1:{self.plain_port}"
+
+    @property
+    def log(self) -> str:
+        """All that the server said."""
+        return (self._folder / "engine.log").read_text()
+
+    def wait(self, run: Callable[[str], object], table: str) -> None:
+        """Return once *run* counts the rows of *table*: a new server folds constants before it knows a node."""
+        deadline = time.monotonic() + 300
+        while True:
+            try:
+                run(f"select count(*) from {table}")
+            except QueryError as error:
+                assert self.process.poll() is None, self.log[-3000:]
+                assert time.monotonic() < deadline, f"{error}; {self.log[-3000:]}"
+                time.sleep(0.2)
+            else:
+                return
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class SecureEngine(Engine):
+    """It asks for TLS and a password; `users` are those it lets in. To itself it speaks without, as it comes."""
+
+    def __init__(self, name: str, folder: Path, stack: Stack, users: dict[str, str]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            self.port = int(found.getsockname()[1])
+        self._users, self._certificates = users, make_certificates(folder, KEY_STORE)
+        self.authority = self._certificates.authority
+        super().__init__(name, folder, stack, plugins=_presto_plugins(folder) if name == "presto" else None)
+
+    def configure(self) -> None:
+        with (self.place.etc / self.name / "config.properties").open("a") as config:
+            said = CONFIG.format(port=self.port, store=self._certificates.store, password=KEY_STORE)
+            config.write(said + MORE[self.name])
+        passwords = self._folder / "passwords"
+        passwords.write_text("".join(stored(*user) for user in self._users.items()))
+        (self.place.etc / "password-authenticator.properties").write_text(  # both look in the working folder's etc
+            f"password-authenticator.name=file\nfile.password-file={passwords}\n"
+        )
+
+    @property
+    def url(self) -> str:
+        return f"{'trino+' if self.name == 'trino' else ''}https://127.0.0.1:{self.port}"
+
+
+def _presto_plugins(folder: Path) -> Path:
+    """Return a folder with the stack's connectors and what checks passwords."""
+    plugins = folder / "plugins"
+    plugins.mkdir()
+    for found in (fetched("presto") / "plugin").iterdir():
+        (plugins / found.name).symlink_to(found)
+    (archive,) = fetch("presto-passwords", home=CLUSTER).glob("*.zip")
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(plugins)
+    return plugins
