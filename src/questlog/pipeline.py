@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from questlog.errors import NotInstalled, PlanError
-from questlog.lake.state import load_progress
+from questlog.lake.state import load_checkpoint
 from questlog.log.sqlite import SqliteLog
 from questlog.plan import Plan
 from questlog.plan.load import load_plan
@@ -82,7 +82,7 @@ class Pipeline:
 
     def _floor(self) -> Position:
         """Return how far the log has been read, as its readers remember it."""
-        return load_progress(self.project.catalog)
+        return load_checkpoint(self.project.catalog)
 
     @cached_property
     def engine(self) -> DuckDBEngine:

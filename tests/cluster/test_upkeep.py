@@ -134,7 +134,7 @@ def test_ids_whose_window_is_over_go_and_a_repeat_within_it_is_still_known(game:
             land(game, lander, GUILD, chosen=f"at hour {hours}", hours=hours)
         upkeep_of(lander).keep(lander._tables.own, "progress")
         before = lander._tables.floor()
-    rows = game.spark.table(f"lake.{game.name}_state.progress").collect()
+    rows = game.spark.table(f"lake.{game.name}_state.checkpoint").collect()
     day = (RECEIVED_MS + 72 * 3_600_000) // DAY_MS * DAY_MS
     assert {r.event_id for r in rows} == {"at hour 120"}
     assert min(r.received_ms for r in rows) >= day

@@ -163,7 +163,7 @@ def facts(folder: Path) -> dict[str, Any]:
     assert ledger.imbalance == 0, ledger
     assert not ledger.half_landed
     found["ledger"] = sorted((r.outcome, r.table, r.event_type, r.reason, r.records) for r in ledger.rows)
-    found["progress"] = dict(state.progress)
+    found["progress"] = dict(state.checkpoint)
     return found
 
 

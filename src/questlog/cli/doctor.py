@@ -177,7 +177,7 @@ def _fsync(pipeline: Pipeline) -> Iterator[Finding]:
 
 def _log(pipeline: Pipeline) -> Iterator[Finding]:
     """Read what the log's files are set to, and whether the lake was read from this log."""
-    from questlog.lake.state import load_progress
+    from questlog.lake.state import load_checkpoint
     from questlog.log.sqlite import partition
 
     parts = partition.list_segments(pipeline.project.log_folder)
@@ -187,7 +187,7 @@ def _log(pipeline: Pipeline) -> Iterator[Finding]:
     for path in wrong:
         yield Finding("log", "fault", f"{path} is not in WAL mode", "nothing but questlog may write there")
     end = pipeline.log.end()
-    gaps = pipeline.log.read(load_progress(pipeline.project.catalog), 1000).gaps
+    gaps = pipeline.log.read(load_checkpoint(pipeline.project.catalog), 1000).gaps
     for gap in gaps:
         yield Finding("log", "warning", f"offsets {gap.first} to {gap.until - 1} of partition {gap.partition} are "
                       f"damaged: {gap.reason}", "landing goes on behind them; check the disk")  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +17,13 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.transforms import DayTransform
 
 from questlog.errors import LakeUnavailable, QuestlogError
+from questlog.lake.checkpoint import Checkpoint, encode_position, merge_checkpoints, read_summary, summary_notes
 from questlog.lake.datafile import merge_files, read_rows, shape_of, write_rows
 from questlog.lake.evolve import refuse_breaking
 from questlog.lake.fileio import NewFiles
 from questlog.lake.ledger import count_rows
 from questlog.lake.parquet import DAY_COLUMN, METRICS, aligned
-from questlog.lake.schema import Growth, grown
+from questlog.lake.schema import Growth, grown, read_renamed, renamed_property
 from questlog.lake.state import (
     CATALOG,
     NAMESPACE,
@@ -31,8 +31,6 @@ from questlog.lake.state import (
     add_to_ledger,
     check_epoch,
     connect,
-    decode,
-    encode,
     transaction,
     unavailable,
 )
@@ -48,9 +46,6 @@ from questlog.lake.version import (
 from questlog.log import START, Position, merge
 from questlog.plan import Plan
 
-POSITION = "questlog.position"
-PLAN = "questlog.plan-version"
-RENAMED = "questlog.renamed"
 _PROPERTIES = {
     "write.parquet.compression-codec": "zstd",
     "write.metadata.delete-after-commit.enabled": "true",
@@ -92,7 +87,7 @@ class IcebergTables:
     def position(self, table: str) -> Position:
         """Return the last *through* committed to *table*, or START."""
         found = self._version(table)
-        return START if found is None else _position(found.metadata)
+        return START if found is None else _checkpoint(found.metadata).position
 
     def files(self, table: str) -> Sequence[str]:
         """Return the data files a reader may open now."""
@@ -117,7 +112,7 @@ class IcebergTables:
         base = self._version(table)
         assert base is not None
         shape = shape_of(base.metadata.schema())
-        notes = {POSITION: encode(_position(base.metadata)), PLAN: _plan_version(base.metadata)}
+        notes = summary_notes(_checkpoint(base.metadata))
         with self._writing(table) as files:
             merged = merge_files(list(paths), day, shape, _folder(base.metadata) / "data", files, beat)
             change = next_version(base, base.metadata, files, added=[merged], removed=paths, notes=notes)
@@ -203,10 +198,11 @@ class IcebergTables:
         base = self._version(table) or _blank(self.warehouse / NAMESPACE / table, rows.schema)
         aliases = self._aliases(table)
         metadata = base.metadata
-        growth = grown(metadata.schema(), rows.schema, metadata.last_column_id, aliases, _renamed(metadata))
+        renamed = read_renamed(metadata.properties)
+        growth = grown(metadata.schema(), rows.schema, metadata.last_column_id, aliases, renamed)
         metadata = _with_growth(metadata, growth)
         shape = shape_of(metadata.schema())
-        notes = {POSITION: encode(merge(_position(base.metadata), through)), PLAN: plan_version}
+        notes = summary_notes(Checkpoint(merge(_checkpoint(base.metadata).position, through), plan_version))
         added = write_rows(aligned(rows, shape.arrow, growth.moved), shape, _folder(metadata) / "data", files)
         return _Step(table, base, next_version(base, metadata, files, added=added, notes=notes))
 
@@ -217,7 +213,7 @@ class IcebergTables:
         shape = shape_of(base.metadata.schema())
         query = "select manifest from questlog_files where table_name = ? and path = ?"
         removed = {path: self.state.execute(query, (table, path)).fetchone()[0] for path in keep}
-        notes = {POSITION: encode(_position(base.metadata)), PLAN: _plan_version(base.metadata)}
+        notes = summary_notes(_checkpoint(base.metadata))
         folder = _folder(base.metadata) / "data"
         added = [file for rows in keep.values() if rows.num_rows for file in write_rows(rows, shape, folder, files)]
         return _Step(table, base, next_version(base, base.metadata, files, added=added, removed=removed, notes=notes))
@@ -253,6 +249,7 @@ def _swap_pointer(connection: sqlite3.Connection, table: str, old: str, new: str
 
 
 def _save_table(connection: sqlite3.Connection, table: str, metadata: TableMetadata, location: str) -> None:
+    checkpoint = _checkpoint(metadata)
     connection.execute(
         "insert into questlog_tables values (?, ?, ?, ?, ?, 0, 0) on conflict (name) do update set"
         " metadata_location = excluded.metadata_location, schema = excluded.schema,"
@@ -261,8 +258,8 @@ def _save_table(connection: sqlite3.Connection, table: str, metadata: TableMetad
             table,
             location,
             metadata.schema().model_dump_json(),
-            encode(_position(metadata)),
-            _plan_version(metadata),
+            encode_position(checkpoint.position),
+            checkpoint.plan,
         ),
     )
 
@@ -350,11 +347,7 @@ def _blank(location: Path, columns: pa.Schema) -> Version:
 
 def _with_growth(metadata: TableMetadataV2, growth: Growth) -> TableMetadataV2:
     """Return the metadata with the grown schema as current; an equal schema of the past is used again."""
-    properties = dict(metadata.properties)
-    if growth.renamed:
-        properties[RENAMED] = json.dumps(dict(growth.renamed), sort_keys=True)
-    else:
-        properties.pop(RENAMED, None)
+    properties = {**metadata.properties, **renamed_property(metadata.properties, growth)}
     known = next((s for s in metadata.schemas if s == growth.schema), None)
     if known is not None and known.schema_id == metadata.current_schema_id and properties == metadata.properties:
         return metadata
@@ -372,24 +365,9 @@ def _with_growth(metadata: TableMetadataV2, growth: Growth) -> TableMetadataV2:
     )
 
 
-def _renamed(metadata: TableMetadata) -> dict[str, str]:
-    return dict(json.loads(metadata.properties.get(RENAMED, "{}")))
-
-
 def _folder(metadata: TableMetadata) -> Path:
     return Path(local_path(metadata.location))
 
 
-def _position(metadata: TableMetadata) -> Position:
-    """Return the element-wise maximum over all live snapshots: another engine's compaction carries no position."""
-    return merge(*(decode(text) for text in _notes(metadata, POSITION)))
-
-
-def _plan_version(metadata: TableMetadata) -> str:
-    return next(iter(reversed(_notes(metadata, PLAN))), "")
-
-
-def _notes(metadata: TableMetadata, name: str) -> list[str]:
-    """Return what the live snapshots that carry a note of this name say, oldest first."""
-    found = (s.summary[name] for s in metadata.snapshots if s.summary is not None)
-    return [str(text) for text in found if text is not None]
+def _checkpoint(metadata: TableMetadata) -> Checkpoint:
+    return merge_checkpoints(read_summary(s.summary) for s in metadata.snapshots if s.summary is not None)

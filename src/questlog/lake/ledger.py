@@ -1,7 +1,7 @@
 """The ledger: where every accepted record went. It must balance.
 
 A table's rows are counted in the very transaction that moves the table, what became no row (duplicates,
-records lost with a damaged part of the log) in the one that moves the progress: no crash can skew them.
+records lost with a damaged part of the log) in the one that moves the checkpoint: no crash can skew them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from questlog.errors import Reason
-from questlog.lake.state import LANDED, QUARANTINED, LedgerRow, connect, read_positions, read_progress
+from questlog.lake.state import LANDED, QUARANTINED, LedgerRow, connect, read_checkpoint, read_positions
 from questlog.log import merge
 from questlog.plan import Plan
 
@@ -25,8 +25,8 @@ from questlog.plan import Plan
 class Ledger:
     """What happened to every record up to now; `accepted` = the four outcomes + `waiting`.
 
-    `read` counts records below the progress. `imbalance` is 0 between two batches, always; while a batch
-    is half landed its tables are ahead of the progress, and `half_landed` says so.
+    `read` counts records below the checkpoint. `imbalance` is 0 between two batches, always; while a batch
+    is half landed its tables are ahead of the checkpoint, and `half_landed` says so.
     """
 
     rows: tuple[LedgerRow, ...] = ()
@@ -63,9 +63,9 @@ def read_ledger(catalog: Path, end: Mapping[int, int]) -> Ledger:
     with closing(connect(catalog)) as connection:
         connection.execute("begin")
         rows = tuple(LedgerRow(*row) for row in connection.execute("select * from questlog_ledger"))
-        progress = read_progress(connection)
+        checkpoint = read_checkpoint(connection)
         ahead = any(
-            offset > progress.get(partition, 0)
+            offset > checkpoint.get(partition, 0)
             for position, _ in read_positions(connection).values()
             for partition, offset in position.items()
         )
@@ -77,16 +77,16 @@ def read_ledger(catalog: Path, end: Mapping[int, int]) -> Ledger:
             )
         }
         connection.execute("commit")
-    read = sum(progress.values())
-    accepted = sum(merge(end, progress).values())  # of a log that was lost, what was landed is what is known
-    return Ledger(rows, accepted, read, ahead, progress, tables)
+    read = sum(checkpoint.values())
+    accepted = sum(merge(end, checkpoint).values())  # of a log that was lost, what was landed is what is known
+    return Ledger(rows, accepted, read, ahead, checkpoint, tables)
 
 
 def count_rows(table: str, rows: pa.Table, plan: Plan | None) -> list[LedgerRow]:
     """Return the ledger's rows for rows that go into *table*: by event type, in quarantine by reason too.
 
     A type the plan does not know is "": what strangers claim must not grow the ledger. The one row that
-    stands for a damaged part of the log is no record; how many were lost is counted with the progress.
+    stands for a damaged part of the log is no record; how many were lost is counted with the checkpoint.
     """
     quarantine = table == "quarantine"
     keys = ["event_type", "reason"] if quarantine else ["event_type"]

@@ -5,6 +5,7 @@ A table's columns only ever grow. Field ids, not names, say which column is whic
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -175,3 +176,19 @@ def names_by_id(file: pa.Schema, current: Schema) -> dict[str, str]:
         for column in file
         if int(column.metadata[b"PARQUET:field_id"]) in now
     }
+
+
+_RENAMED = "questlog.renamed"
+"""The table property that holds `Growth.renamed`."""
+
+
+def read_renamed(properties: Mapping[str, str]) -> dict[str, str]:
+    """Return the former names of columns, each with the column's name now, from a table's *properties*."""
+    return dict(json.loads(properties.get(_RENAMED, "{}")))
+
+
+def renamed_property(properties: Mapping[str, str], growth: Growth) -> dict[str, str]:
+    """Return the property to set on the table for what *growth* renamed; none if nothing was ever renamed."""
+    if not (growth.renamed or read_renamed(properties)):
+        return {}
+    return {_RENAMED: json.dumps(dict(growth.renamed), sort_keys=True)}

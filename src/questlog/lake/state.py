@@ -1,13 +1,12 @@
 """`catalog.db` without PyIceberg: what readers and the lander need in one SQLite read.
 
-Beside Iceberg's own catalog tables it holds, per lake table, the live files and the position; progress;
+Beside Iceberg's own catalog tables it holds, per lake table, the live files and the position; the checkpoint;
 the ledger; ids that clients chose; plans by version; the lander's epoch; files waiting to be deleted.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sqlite3
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from questlog.errors import LakeUnavailable, LanderFenced, QuestlogError
+from questlog.lake.checkpoint import decode_position, encode_position
 from questlog.log import Position
 
 LANDED, QUARANTINED, DUPLICATE, DAMAGED = OUTCOMES = ("landed", "quarantined", "duplicate", "damaged")
@@ -85,10 +85,10 @@ class TableState:
 
 @dataclass(frozen=True, slots=True)
 class LakeState:
-    """All tables and the progress, from one consistent read. `counts` are the ledger's totals by outcome."""
+    """All tables and their common checkpoint, from one read. `counts` are the ledger's totals by outcome."""
 
     tables: Mapping[str, TableState] = field(default_factory=dict)
-    progress: Position = field(default_factory=dict)
+    checkpoint: Position = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -170,20 +170,22 @@ def _sync_new(path: Path) -> None:
 
 
 def read_state(connection: sqlite3.Connection) -> LakeState:
-    """Return tables and progress as one commit left them."""
+    """Return tables and checkpoint as one commit left them."""
     connection.execute("begin")
     try:
         files: dict[str, list[str]] = {}
         for name, file in connection.execute("select table_name, path from questlog_files"):
             files.setdefault(name, []).append(file)
         tables = {
-            name: TableState(name, location, tuple(files.get(name, ())), schema, decode(position), plan, rows, size)
+            name: TableState(
+                name, location, tuple(files.get(name, ())), schema, decode_position(position), plan, rows, size
+            )
             for name, location, schema, position, plan, rows, size in connection.execute(
                 "select name, metadata_location, schema, position, plan_version, rows, bytes"
                 " from questlog_tables order by name"
             )
         }
-        return LakeState(tables, read_progress(connection), read_counts(connection))
+        return LakeState(tables, read_checkpoint(connection), read_counts(connection))
     finally:
         connection.execute("commit")
 
@@ -196,24 +198,24 @@ def load_state(path: Path) -> LakeState:
         return read_state(connection)
 
 
-def load_progress(path: Path) -> Position:
-    """Return the progress in the catalog at *path*; a project that never landed has none."""
+def load_checkpoint(path: Path) -> Position:
+    """Return the checkpoint in the catalog at *path*; a project that never landed has none."""
     if not path.exists():
         return {}
     with closing(connect(path)) as connection:
-        return read_progress(connection)
+        return read_checkpoint(connection)
 
 
-def read_progress(connection: sqlite3.Connection) -> Position:
+def read_checkpoint(connection: sqlite3.Connection) -> Position:
     """Return where reading resumes: everything below is in every table it belongs to."""
     row = connection.execute("select position from questlog_progress").fetchone()
-    return {} if row is None else decode(row[0])
+    return {} if row is None else decode_position(row[0])
 
 
 def read_positions(connection: sqlite3.Connection) -> dict[str, tuple[Position, str]]:
     """Return each table's position and the plan version of the commit that set it."""
     rows = connection.execute("select name, position, plan_version from questlog_tables order by name")
-    return {name: (decode(position), version) for name, position, version in rows}
+    return {name: (decode_position(position), version) for name, position, version in rows}
 
 
 def read_schemas(connection: sqlite3.Connection) -> dict[str, str]:
@@ -233,13 +235,13 @@ def check_epoch(connection: sqlite3.Connection, epoch: int | None) -> None:
         )
 
 
-def save_progress(
+def save_checkpoint(
     connection: sqlite3.Connection, position: Position, counted: Iterable[LedgerRow], epoch: int | None
 ) -> None:
     """Remember where reading resumes and count what went into no table; the last commit of a landed batch."""
     with transaction(connection):
         check_epoch(connection, epoch)
-        connection.execute("insert or replace into questlog_progress values (1, ?)", (encode(position),))
+        connection.execute("insert or replace into questlog_progress values (1, ?)", (encode_position(position),))
         add_to_ledger(connection, counted)
 
 
@@ -312,13 +314,3 @@ def unavailable(what: object, error: Exception, folder: Path) -> LakeUnavailable
         hint="free disk space; landing goes on by itself" if full else "questlog doctor",
         retry_after=1.0,
     )
-
-
-def encode(position: Position) -> str:
-    """Return a position as JSON text."""
-    return json.dumps({str(p): o for p, o in sorted(position.items())}, separators=(",", ":"))
-
-
-def decode(text: str) -> Position:
-    """Return the position in JSON *text*."""
-    return {int(p): int(o) for p, o in json.loads(text).items()}

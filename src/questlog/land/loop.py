@@ -1,4 +1,4 @@
-"""The embedded lander: reads the log, shapes, commits each table with its position, progress last."""
+"""The embedded lander: reads the log, shapes, commits each table with its position, checkpoint last."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from questlog.lake.state import (
     DUPLICATE,
     LedgerRow,
     find_seen,
+    read_checkpoint,
     read_positions,
-    read_progress,
-    save_progress,
+    save_checkpoint,
     save_seen,
     unavailable,
 )
@@ -98,16 +98,16 @@ class LandingLoop:
             raise unavailable(self._catalog_path, error, self._catalog_path.parent) from error
 
     def _land(self) -> Landed:
-        """1 read  2 shape  3 ids  4 commit each table  5 commit progress, last."""
+        """1 read  2 shape  3 ids  4 commit each table  5 commit checkpoint, last."""
         self._lease.beat()
-        progress, positions = read_progress(self._db), read_positions(self._db)
-        plan, until = self._unfinished(positions, progress) or (self._plan(), None)
+        checkpoint, positions = read_checkpoint(self._db), read_positions(self._db)
+        plan, until = self._unfinished(positions, checkpoint) or (self._plan(), None)
         self._tables.adopt(plan)
-        batch = read_batch(self._log, progress, self._batch_records, until)
+        batch = read_batch(self._log, checkpoint, self._batch_records, until)
         if not batch:
             return Landed()
         self._remember(plan)
-        held = {name: merge(position, progress) for name, (position, _) in positions.items()}
+        held = {name: merge(position, checkpoint) for name, (position, _) in positions.items()}
         shaped = shape(batch.entries, plan, held=held, seen=partial(find_seen, self._db), gaps=batch.gaps)
         if shaped.seen:
             save_seen(self._db, shaped.seen, max(e.received_ms for e in batch.entries), self._lease.epoch)
@@ -120,21 +120,21 @@ class LandingLoop:
         tables = {name: event.table for name, event in plan.events.items()}
         counted = [LedgerRow(DUPLICATE, tables.get(t, ""), t, "", n) for t, n in shaped.repeated.items()]
         counted.append(LedgerRow(DAMAGED, "", "", "", lost))
-        save_progress(self._db, batch.through, counted, self._lease.epoch)
+        save_checkpoint(self._db, batch.through, counted, self._lease.epoch)
         if batch.entries and shaped.seen:
             oldest = min(entry.received_ms for entry in batch.entries)
             self._upkeep.forget_ids(oldest - int((plan.dedup_hours + 1) * _HOUR_MS))
         return Landed(len(batch.entries), {n: t.num_rows for n, t in shaped.tables.items()}, shaped.duplicates)
 
     def _unfinished(
-        self, positions: Mapping[str, tuple[Position, str]], progress: Position
+        self, positions: Mapping[str, tuple[Position, str]], checkpoint: Position
     ) -> tuple[Plan, Position] | None:
         """Return the plan and end of a half-landed batch: it is finished as it was begun."""
         for position, version in positions.values():
-            if not _covers(progress, position):
+            if not _covers(checkpoint, position):
                 row = self._db.execute("select text from questlog_plans where version = ?", (version,)).fetchone()
                 if row is not None:
-                    return parse_plan(row[0]), merge(progress, position)
+                    return parse_plan(row[0]), merge(checkpoint, position)
         return None
 
     def _remember(self, plan: Plan) -> None:
@@ -147,15 +147,15 @@ class LandingLoop:
         """
         goal, total, waiting = self._log.end(), Landed(), self._waiting()
         while True:
-            before = read_progress(self._db)
+            before = read_checkpoint(self._db)
             landed = self.step()
             self._upkeep_quietly()
             total += landed
             if shown is not None:
                 shown(total.records, waiting)
-            progress = read_progress(self._db)
-            if progress == before or _covers(progress, goal) or (stop is not None and stop.is_set()):
-                self._trim(progress)
+            checkpoint = read_checkpoint(self._db)
+            if checkpoint == before or _covers(checkpoint, goal) or (stop is not None and stop.is_set()):
+                self._trim(checkpoint)
                 return total
 
     def run(self, stop: StopSignal) -> None:
@@ -170,7 +170,7 @@ class LandingLoop:
                 stop.wait(WAIT_SECONDS)
             elif landed.records:
                 self._upkeep_quietly()
-                self._trim(read_progress(self._db))
+                self._trim(read_checkpoint(self._db))
                 self._rest(stop)
             else:
                 self._idle(stop)
@@ -227,10 +227,10 @@ class LandingLoop:
 
     def _waiting(self) -> int:
         """Return how many records are logged and not landed."""
-        progress = read_progress(self._db)
-        return sum(max(0, offset - progress.get(partition, 0)) for partition, offset in self._log.end().items())
+        checkpoint = read_checkpoint(self._db)
+        return sum(max(0, offset - checkpoint.get(partition, 0)) for partition, offset in self._log.end().items())
 
-    def _trim(self, progress: Position) -> None:
+    def _trim(self, checkpoint: Position) -> None:
         """Let the log forget what is landed and older than it must keep; seldom, it costs an fsync.
 
         What somebody else needs still, such as a cluster that the events are promised to, stays.
@@ -238,8 +238,8 @@ class LandingLoop:
         if time.monotonic() - self._trimmed >= TRIM_SECONDS:
             self._trimmed = time.monotonic()
             if (needed := self._needed()) is not None:
-                progress = {p: min(offset, needed.get(p, 0)) for p, offset in progress.items()}
-            self._log.trim(progress, time.time_ns() // 1_000_000 - self._keep_log_ms)
+                checkpoint = {p: min(offset, needed.get(p, 0)) for p, offset in checkpoint.items()}
+            self._log.trim(checkpoint, time.time_ns() // 1_000_000 - self._keep_log_ms)
 
 
 def _covers(position: Position, other: Position) -> bool:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from questlog.errors import LanderBusy, LogUnavailable, QuestlogError
 from questlog.lake.ledger import read_ledger
-from questlog.lake.state import LakeState, load_progress, load_state
+from questlog.lake.state import LakeState, load_checkpoint, load_state
 from questlog.log import Position
 from questlog.log.kafka.spool import Handover, Spool
 from questlog.plan.columns import QUARANTINE_TABLE
@@ -105,13 +105,15 @@ class Promotion:
                 self._spool.seal("sealed", self._held(floor))
                 return None
             state = load_state(self._catalog)
-            if any(o > state.progress.get(p, 0) for table in state.tables.values() for p, o in table.position.items()):
+            if any(
+                o > state.checkpoint.get(p, 0) for table in state.tables.values() for p, o in table.position.items()
+            ):
                 raise QuestlogError("a batch is half landed", hint="questlog land finishes it")
             found, tables = sources(state, self._embedded.plan), self._spark.tables
             make_topic(self._cluster)
             self._refuse_used(floor)
             refuse_strangers(tables, found, handover.id)
-            self._spool.hand_over(Handover(handover.id, self.target), state.progress)
+            self._spool.hand_over(Handover(handover.id, self.target), state.checkpoint)
             total, done = sum(source.rows for source in found), 0
 
             def copied(rows: int) -> None:
@@ -134,7 +136,7 @@ class Promotion:
         before = self._spool.sent
         self._lander.drain()
         with self._alive():
-            through = load_progress(self._catalog)
+            through = load_checkpoint(self._catalog)
             log = UpTo(self._embedded.log, through)
             self._cluster.forwarder(self._spool, log).drain(threading.Event())
             self._spark.drain()
@@ -218,8 +220,8 @@ class Promotion:
         """Commit the floor: from here on the cluster holds everything below, and takes what follows."""
         from questlog.land.spark.tables import COPIED
 
-        tables, ledger = self._spark.tables, read_ledger(self._catalog, state.progress)
-        floor.spools = {f"{self._spool.name}.{p}": offset for p, offset in state.progress.items()}
+        tables, ledger = self._spark.tables, read_ledger(self._catalog, state.checkpoint)
+        floor.spools = {f"{self._spool.name}.{p}": offset for p, offset in state.checkpoint.items()}
         floor.counts = {
             "records": ledger.read - ledger.total("damaged"), "lost": ledger.total("damaged"),
             "duplicate": ledger.total("duplicate"),

@@ -55,7 +55,7 @@ def amount(embedded: Pipeline, cluster: Pipeline) -> Amount:
     """Return what there is to do. `state` is "", or how far a promotion is that was begun."""
     project = embedded.project
     state = load_state(project.catalog)
-    waiting = sum(max(0, o - state.progress.get(p, 0)) for p, o in embedded.log.end().items())
+    waiting = sum(max(0, o - state.checkpoint.get(p, 0)) for p, o in embedded.log.end().items())
     handover = read_handover(project.data)
     tables = {name: (table.rows, table.bytes) for name, table in state.tables.items()}
     return Amount(waiting, tables, handover.state if handover else "", target_of(cluster))

@@ -193,7 +193,7 @@ class DuckDBEngine:
                     catalog = self._open_catalog()
                     state, seen = read_state(catalog), partial(find_seen, catalog)
                 positions = {name: table.position for name, table in state.tables.items()}
-                tail, gaps = self._tail.rows(plan, state.progress, positions, seen or _never_seen)
+                tail, gaps = self._tail.rows(plan, state.checkpoint, positions, seen or _never_seen)
                 if not gaps or not self._moved(state):
                     break
                 self._tail.forget()  # the gap may be what was landed and trimmed since the catalog was read

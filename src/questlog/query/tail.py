@@ -40,16 +40,16 @@ class Tail:
         self._held: Mapping[str, Position] = {}
 
     def rows(
-        self, plan: Plan, progress: Position, positions: Mapping[str, Position], seen: Seen
+        self, plan: Plan, checkpoint: Position, positions: Mapping[str, Position], seen: Seen
     ) -> tuple[dict[str, pa.Table], bool]:
         """Return the rows per table that no table holds yet, and whether the log had gaps.
 
         1 drop what is landed  2 read what is new  3 shape only that.
         """
-        held = {name: merge(position, progress) for name, position in positions.items()}
-        if self._key != (plan.version, progress, held):
-            self._follow(plan, progress, held, seen)
-            self._key = (plan.version, progress, held)
+        held = {name: merge(position, checkpoint) for name, position in positions.items()}
+        if self._key != (plan.version, checkpoint, held):
+            self._follow(plan, checkpoint, held, seen)
+            self._key = (plan.version, checkpoint, held)
         gaps = self._take(plan, seen)
         tables: dict[str, list[pa.Table]] = {}
         for segment in self._segments:
@@ -61,7 +61,7 @@ class Tail:
         """Start anew at the next call."""
         self._segments, self._places, self._key, self._through = [], {}, None, {}
 
-    def _follow(self, plan: Plan, progress: Position, held: Mapping[str, Position], seen: Seen) -> None:
+    def _follow(self, plan: Plan, checkpoint: Position, held: Mapping[str, Position], seen: Seen) -> None:
         """Keep the segments that no commit touched; read the others again when they are next asked for.
 
         Which of two records with one client-chosen id counts is the lander's choice once it is made, so with
@@ -70,11 +70,11 @@ class Tail:
         same_plan = self._key is not None and self._key[0] == plan.version
         kept: list[_Segment] = []
         if same_plan and not any(segment.chosen for segment in self._segments):
-            furthest = merge(progress, *held.values())
+            furthest = merge(checkpoint, *held.values())
             while self._segments and _untouched(self._segments[-1], furthest):
                 kept.insert(0, self._segments.pop())
         self.forget()
-        self._held, self._through = held, dict(progress)
+        self._held, self._through = held, dict(checkpoint)
         if kept:
             self._take(plan, seen, until=kept[0].after)
             self._segments += kept

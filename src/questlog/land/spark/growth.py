@@ -9,7 +9,7 @@ from pyiceberg.schema import Schema
 
 from questlog.errors import PlanError
 from questlog.lake.evolve import breaking_faults, table_columns
-from questlog.lake.schema import Growth, arrow_schema, grown
+from questlog.lake.schema import Growth, arrow_schema, grown, read_renamed, renamed_property
 from questlog.land.spark.tables import SparkTables
 from questlog.land.spark.workers import Target
 from questlog.plan import Plan
@@ -17,7 +17,6 @@ from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.plan.ddl import create_statements
 from questlog.plan.schema import table_schema
 
-RENAMED = "questlog.renamed"
 COMMENT = "comment"
 ATTEMPTS = 5
 
@@ -69,12 +68,12 @@ def _try_to_grow(tables: SparkTables, plan: Plan, name: str) -> Target:
     schema = Schema.model_validate(_schema(metadata))
     events = plan.tables.get(name, [])
     aliases = {field.name: field.aliases for event in events for field in event.fields if field.aliases}
-    renamed = json.loads(metadata["properties"].get(RENAMED, "{}"))
-    growth = grown(schema, table_schema(plan, name), metadata["last-column-id"], aliases, renamed)
-    notes = {RENAMED: json.dumps(dict(growth.renamed), sort_keys=True)} if growth.renamed or renamed else {}
+    properties = metadata["properties"]
+    growth = grown(schema, table_schema(plan, name), metadata["last-column-id"], aliases, read_renamed(properties))
+    notes = renamed_property(properties, growth)
     if described := " ".join(event.description for event in events if event.description):
         notes[COMMENT] = described
-    changed = {key: text for key, text in notes.items() if metadata["properties"].get(key) != text}
+    changed = {key: text for key, text in notes.items() if properties.get(key) != text}
     if growth.schema != schema or changed:
         _commit(tables, name, growth, changed)
     return Target(arrow_schema(growth.schema), growth.moved)
