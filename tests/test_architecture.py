@@ -21,12 +21,13 @@ MAY_IMPORT = {
     "shape": {"errors", "record", "log", "plan"},
     "accept": {"errors", "record", "plan", "shape"},
     "web": {"errors", "record", "log", "plan", "shape", "accept", "settings", "pipeline"},
-    "collector": {"errors", "record", "log", "plan", "accept", "web", "settings", "pipeline"},
+    "collector": {"errors", "record", "log", "plan", "accept", "web", "settings", "pipeline", "report"},
     "client": {"errors", "record", "log"},
     "lake": {"errors", "log", "plan"},
     "land": {"errors", "log", "plan", "shape", "lake"},
     "query": {"errors", "log", "plan", "shape", "lake"},
     "export": {"errors", "query"},
+    "report": {"errors", "settings", "log", "plan", "lake", "land", "query"},
 }
 """Stage -> stages it may know. `pipeline`, `cli` and what users import stand above all of them."""
 

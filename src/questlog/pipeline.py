@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from questlog.query.duckdb import DuckDBEngine
     from questlog.query.presto import PrestoEngine
     from questlog.query.result import Result
+    from questlog.report import Report
 
 ANNOUNCE_SECONDS = 30.0
 """How long a lander waits for the query engine before it puts the view off."""
@@ -126,6 +127,12 @@ class Pipeline:
         from questlog.export.folder import FolderExport
 
         return FolderExport(self.engine, Path(into) if into else self.project.data / "export")
+
+    def report(self) -> Report:
+        """Return where every event is now, and what is blocked."""
+        from questlog.report.embedded import report_embedded
+
+        return report_embedded(self.project, self.plan, self.log, self.engine)
 
     def sql(self, text: str, params: Params = ()) -> Result:
         """Run one reading statement over landed files and the tail."""
@@ -242,6 +249,12 @@ class ClusterPipeline(Pipeline):
             warehouse=settings.warehouse,
             metastore=settings.metastore,
         )
+
+    def report(self) -> Report:
+        """Return where every event is now, and what is blocked. Asks Kafka and Presto."""
+        from questlog.report.cluster import report_cluster
+
+        return report_cluster(self.project, self.plan, self.log, self.engine)
 
     @cached_property
     def engine(self) -> PrestoEngine:  # type: ignore[override]

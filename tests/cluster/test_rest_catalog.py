@@ -25,12 +25,12 @@ from cluster.test_spark_lander import (
     spark,
     test_a_batch_that_ends_after_any_commit_is_finished_and_doubles_nothing,
 )
-from questlog.cli.spooled import _metastore_away
 from questlog.errors import NotInstalled, QueryError, QuestlogError
 from questlog.land.spark.locks import release_locks
 from questlog.land.spark.upkeep import SparkUpkeep
 from questlog.pipeline import open_pipeline
 from questlog.query.presto import open_engine
+from questlog.report.cluster import metastore_down
 from questlog.stack import Stack
 from questlog.stack.fetch import fetch
 from questlog.stack.place import find_trino_java
@@ -65,8 +65,8 @@ def game(tmp_path: Path, servers: dict[str, str], catalog: RestCatalog, spark: A
 
 def test_there_are_no_locks_to_release_and_status_knows_whether_it_lives(game: Game, catalog: RestCatalog) -> None:
     assert release_locks(game.spark, (game.name,)) == 0
-    assert _metastore_away(catalog.url) == ""
-    assert "does not answer" in _metastore_away("http://127.0.0.1:9")
+    assert metastore_down(catalog.url) == ""
+    assert "does not answer" in metastore_down("http://127.0.0.1:9")
 
 
 def test_plain_parquet_wants_a_metastore_and_says_so(game: Game) -> None:

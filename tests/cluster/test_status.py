@@ -41,8 +41,8 @@ def test_a_project_that_has_landed_nothing(game: Project) -> None:
     report = game.status()
     assert (report["topic"]["records"], report["tables"], report["lake"]) == (0, [], {"schema": game.name})
     done = game.run("status", code=0)
-    assert "none yet; questlog up lands what waits" in done.stdout
-    assert "no forwarder runs" in done.stdout
+    assert "none yet; questlog up lands the events that are waiting" in done.stdout
+    assert "no forwarder is running" in done.stdout
 
 
 @pytest.mark.parametrize("how", ["away", "frozen"])
@@ -72,7 +72,7 @@ def test_presto_is_said_to_be_away_and_the_rest_is_told(game: Project, how: str)
         done = game.run("status", code=1)
         assert time.monotonic() - started < SECONDS
     assert f"tables of {game.name}: Presto at http://{address} does not answer" in done.stdout
-    assert f"topic {game.topic}: 0 records, 0 wait to be landed" in done.stdout
+    assert f"topic {game.topic}: 0 records, 0 waiting to be landed" in done.stdout
 
 
 @pytest.mark.skipif(not MAY_DIE, reason="freezes the metastore, which others use")

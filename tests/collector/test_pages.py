@@ -5,12 +5,12 @@ import os
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from questlog.collector import pages
+from questlog.collector.figures import Figures
 from questlog.collector.http import Request, Response
 from questlog.collector.metrics import Counts, Metrics
 from questlog.collector.pages import MetricsPage
@@ -60,17 +60,17 @@ def test_the_counts_of_several_workers_are_summed(tmp_path: Path) -> None:
 
 
 def test_the_counts_do_not_wait_for_figures_that_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Slow(MetricsPage):
-        async def _ask(self) -> dict[str, Any]:
-            await asyncio.sleep(3600)
-            return {}
+    async def never(root: Path) -> Figures:
+        await asyncio.sleep(3600)
+        return Figures()
 
     async def ask() -> Response:
         answer = asyncio.get_running_loop().create_future()
-        Slow(counts, tmp_path, tmp_path)(Request("GET", b"/metrics", {}, 0, "127.0.0.1"), answer.set_result)
+        MetricsPage(counts, tmp_path, tmp_path)(Request("GET", b"/metrics", {}, 0, "127.0.0.1"), answer.set_result)
         return await answer
 
     monkeypatch.setattr(pages, "FIGURES_SECONDS", 0.05)
+    monkeypatch.setattr(pages, "read_figures", never)
     counts = Counts(["/v1/events"])
     Metrics(counts).answered("/v1/events", 200, 0.001)
     answer = asyncio.run(ask())

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from questlog.collector.figures import gauges
+from questlog.collector.figures import Figures, read_figures
 from questlog.collector.http import Request, Respond, Response, refuse
 from questlog.collector.metrics import Counts, Gauge, exposition
 from questlog.errors import QuestlogError
 
 PROBE_SECONDS = 0.5
 """A probe costs an fsync: who asks more often hears the last answer."""
-STATUS_SECONDS = 2.0
 FIGURES_SECONDS = 3.0
 """How long an answer waits for the project's figures; Prometheus gives up after 10 s."""
-CLUSTER_STATUS_SECONDS = 10.0
-"""It asks Kafka and Presto, from every machine that is scraped."""
-_STATUS_TIMEOUT = 60.0
 logger = logging.getLogger("questlog.collector")
 
 
@@ -68,68 +61,49 @@ class Readiness:
 
 
 class MetricsPage:
-    """`/metrics`: what all workers counted, and the project's own figures as `questlog status` finds them."""
+    """`/metrics`: what all workers counted, and the project's own figures."""
 
     def __init__(self, counts: Counts, root: Path, log_folder: Path) -> None:
         self._counts, self._root, self._log_folder = counts, root, log_folder
-        self._status: dict[str, Any] = {}
+        self._figures = Figures()
         self._until = 0.0
-        self._asking: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
 
     def __call__(self, request: Request, respond: Respond) -> None:
-        """Answer a request, with figures at most `STATUS_SECONDS` old."""
+        """Answer a request, with figures that are at most `Figures.keep_seconds` old."""
         _keep(asyncio.get_running_loop().create_task(self._answer(respond)))
 
     async def _answer(self, respond: Respond) -> None:
         try:
-            await self._look()
+            await self._renew_in_time()
             kind, text = await asyncio.to_thread(lambda: exposition(self._counts, self._gauges()))
             respond(Response(200, text, kind))
         except Exception:
             logger.exception("stage=collect path=/metrics")
             respond(refuse(500, "internal", "the figures could not be read", "questlog status"))
 
-    async def _look(self) -> None:
-        """Bring the project's figures up to date, or leave them out when that takes too long."""
-        if time.monotonic() > self._until and self._asking is None:
-            self._asking = asyncio.get_running_loop().create_task(self._renew())
-        if self._asking is not None:
-            await asyncio.wait({self._asking}, timeout=FIGURES_SECONDS)
+    async def _renew_in_time(self) -> None:
+        """Bring the project's figures up to date, or leave them out if that takes more than `FIGURES_SECONDS`."""
+        if time.monotonic() > self._until and self._renewal is None:
+            self._renewal = asyncio.get_running_loop().create_task(self._renew())
+        if self._renewal is not None:
+            await asyncio.wait({self._renewal}, timeout=FIGURES_SECONDS)
 
     async def _renew(self) -> None:
-        if not self._is_cluster():  # servers elsewhere take their time: half a minute old is better than none
-            self._status = {}
+        if not self._figures.usable_when_late:
+            self._figures = Figures()
         try:
-            self._status = await self._ask()
+            self._figures = await read_figures(self._root)
         except Exception:
-            self._status = {}
+            self._figures = Figures()
             logger.exception("stage=collect path=/metrics")
         finally:
-            self._until = time.monotonic() + (CLUSTER_STATUS_SECONDS if self._is_cluster() else STATUS_SECONDS)
-            self._asking = None
-
-    def _is_cluster(self) -> bool:
-        return self._status.get("profile") == "cluster"
-
-    async def _ask(self) -> dict[str, Any]:
-        """Return what `questlog status` says; in a process of its own, for shaping a long tail would stop this one."""
-        command = [sys.executable, "-m", "questlog", "-C", str(self._root), "status", "--json"]
-        process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-3, stdin=-3)
-        try:
-            out, _ = await asyncio.wait_for(process.communicate(), _STATUS_TIMEOUT)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            return {}
-        try:
-            found: dict[str, Any] = json.loads(out)
-        except ValueError:
-            return {}
-        return found
+            self._until = time.monotonic() + self._figures.keep_seconds
+            self._renewal = None
 
     def _gauges(self) -> list[Gauge]:
-        found: list[Gauge] = [("questlog_log_bytes", "Bytes of the log on disk.", [({}, float(self._log_bytes()))])]
-        return found + gauges(self._status)
+        log_bytes = float(self._log_bytes())
+        return [("questlog_log_bytes", "Bytes of the log on disk.", [({}, log_bytes)]), *self._figures.gauges]
 
     def _log_bytes(self) -> int:
         try:
