@@ -18,9 +18,10 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
 from questlog.errors import LanderBusy
-from questlog.log.kafka.forward import GROUP, Forwarder
+from questlog.log.kafka.forward import Forwarder
 from questlog.log.kafka.spool import Spool, read_forwarding
 from questlog.log.kafka.topic import create_topic
+from questlog.log.kafka.wire import GROUP
 from questlog.log.sqlite import SqliteLog
 from questlog.record import encode_record
 from support.cluster.kafka_broker import Broker

@@ -22,6 +22,7 @@ from questlog.lake.ledger import read_ledger
 from questlog.lake.state import LakeState, load_checkpoint, load_state
 from questlog.log import Position
 from questlog.log.kafka.spool import Handover, Spool
+from questlog.log.kafka.wire import spool_position, spool_sequences
 from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.promote.compare import Answer, compare, questions
 from questlog.promote.copy import copy_table, refuse_strangers, sources
@@ -192,8 +193,7 @@ class Promotion:
 
     def _held(self, floor: Floor) -> dict[int, int]:
         """Return how much of this log the floor says is in the tables."""
-        start = f"{self._spool.name}."
-        return {int(k.removeprefix(start)): n for k, n in floor.spools.items() if k.startswith(start)}
+        return spool_position(self._spool.name, floor.spools)
 
     def _is_sealed(self, floor: Floor) -> bool:
         from questlog.land.spark.tables import COPIED
@@ -221,7 +221,7 @@ class Promotion:
         from questlog.land.spark.tables import COPIED
 
         tables, ledger = self._spark.tables, read_ledger(self._catalog, state.checkpoint)
-        floor.spools = {f"{self._spool.name}.{p}": offset for p, offset in state.checkpoint.items()}
+        floor.spools = spool_sequences(self._spool.name, state.checkpoint)
         floor.counts = {
             "records": ledger.read - ledger.total("damaged"), "lost": ledger.total("damaged"),
             "duplicate": ledger.total("duplicate"),

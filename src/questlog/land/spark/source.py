@@ -10,6 +10,7 @@ from questlog.errors import LogUnavailable
 from questlog.land.spark.kafka import java_options
 from questlog.land.spark.part import COLUMNS
 from questlog.log import Position
+from questlog.log.kafka.wire import GROUP
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -71,7 +72,6 @@ def commit_offsets(kafka: Mapping[str, str], topic: str, position: Position) -> 
     from confluent_kafka import KafkaException, TopicPartition
 
     from questlog.log.kafka.client import open_consumer, unavailable
-    from questlog.log.kafka.forward import GROUP
 
     if not position:
         return

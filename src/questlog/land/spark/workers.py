@@ -12,6 +12,7 @@ import pyarrow as pa
 from questlog.lake.parquet import aligned, parquet_bytes, split_by_day
 from questlog.land.moment import landed_at
 from questlog.log import Entry, Gap, Position
+from questlog.log.kafka.wire import GAP, SEQUENCE, SPOOL
 from questlog.plan import Plan
 from questlog.plan.load import parse_plan
 from questlog.shape import Place, shape
@@ -19,7 +20,6 @@ from questlog.shape import Place, shape
 RESULT = "name string, day int, rows long, file binary"
 """What a worker returns: one row per Parquet file of a table, and one named "" with the counts as JSON."""
 _FILE = pa.schema([("name", pa.string()), ("day", pa.int32()), ("rows", pa.int64()), ("file", pa.binary())])
-_SPOOL, _SEQUENCE, _GAP = "spool", "sequence", "gap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +114,10 @@ def _rows(batch: pa.RecordBatch) -> Iterator[tuple[int, int, bytes, int, bytes |
         spool, sequence, gap = None, b"", None
         for place in range(ends[index], ends[index + 1]):
             key, said = keys[place], values[place] or b""
-            if key == _SPOOL:
+            if key == SPOOL:
                 spool = said
-            elif key == _SEQUENCE:
+            elif key == SEQUENCE:
                 sequence = said
-            elif key == _GAP:
+            elif key == GAP:
                 gap = said
         yield partition, offset, value or b"", received_ms, spool, sequence, gap

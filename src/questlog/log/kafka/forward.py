@@ -18,14 +18,11 @@ from questlog.log.kafka.client import (
     unavailable,
 )
 from questlog.log.kafka.spool import Spool
+from questlog.log.kafka.wire import GROUP, encode_item, sequence_of, spool_partition
 
 if TYPE_CHECKING:
     from confluent_kafka import Producer
 
-GROUP = "questlog"
-"""The consumer group whose committed offsets say how much of the topic the tables hold."""
-SPOOL, SEQUENCE, GAP = "spool", "sequence", "gap"
-"""Headers of a forwarded record: its spool partition, where it stands there; of a lost part, how long it is."""
 BATCH_RECORDS = 10_000
 BATCH_BYTES = 16 << 20
 POLL_SECONDS = 0.05
@@ -131,19 +128,15 @@ class Forwarder:
 
     def _offer(self, producer: Producer, item: Entry | Gap, delivery: _Delivery) -> bool:
         """Hand one record to the producer; False if its queue is full."""
-        key = f"{self._spool.name}.{item.partition}"
-        headers: list[tuple[str, str | bytes | None]] = [
-            (SPOOL, key.encode()),
-            (SEQUENCE, str(_sequence(item)).encode()),
-        ]
-        value = item.value if isinstance(item, Entry) else _lost(item, headers)
+        key = spool_partition(self._spool.name, item.partition)
+        value, headers = encode_item(key, item)
         try:
             producer.produce(
                 self._topic,
                 value,
                 key.encode(),
                 headers=headers,
-                on_delivery=delivery.expect(item.partition, _sequence(item)),
+                on_delivery=delivery.expect(item.partition, sequence_of(item)),
             )
         except BufferError:
             delivery.waiting -= 1
@@ -262,15 +255,4 @@ def _in_order(batch: Batch) -> Sequence[Entry | Gap]:
     """Return records, and lost parts of the spool, as they follow each other in each partition."""
     if not batch.gaps:
         return batch.entries
-    return sorted([*batch.entries, *batch.gaps], key=lambda item: (item.partition, _sequence(item)))
-
-
-def _sequence(item: Entry | Gap) -> int:
-    """Return where an item ends: a lost part has the number of its last record."""
-    return item.offset if isinstance(item, Entry) else item.until - 1
-
-
-def _lost(gap: Gap, headers: list[tuple[str, str | bytes | None]]) -> bytes:
-    """Return what stands for a lost part: words, and its length as a header, for one row in quarantine."""
-    headers.append((GAP, str(gap.until - gap.first).encode()))
-    return f"offsets {gap.first} to {gap.until - 1} of spool partition {gap.partition}: {gap.reason}".encode()
+    return sorted([*batch.entries, *batch.gaps], key=lambda item: (item.partition, sequence_of(item)))

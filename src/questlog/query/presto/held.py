@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from questlog.lake.checkpoint import STATE, Checkpoint, decode_checkpoint
 from questlog.log import Position, merge
 from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.query.presto.client import Server, ServerError, run
 from questlog.query.text import quote_text
 
-STATE = "questlog.state"
-"""The key in a snapshot's summary under which the lander writes how far a table is."""
 GAP = "log_damaged"
 """The reason of a row that stands for a lost part of a spool: it is no record."""
 
@@ -74,15 +71,15 @@ def read_held(server: Server, seconds: float) -> Held:
     floor = _floor(server, seconds)
     if floor is None:
         return Held()
-    state, committed_ms = floor
+    checkpoint, committed_ms = floor
     tables = _tables(server, seconds)
     return Held(
-        tables, _numbers(state["position"]), state["counts"], state["epoch"], committed_ms,
+        tables, checkpoint.position, checkpoint.counts, checkpoint.epoch, committed_ms,
         _reasons(server, seconds) if tables.get(QUARANTINE_TABLE) else (),
     )  # fmt: skip
 
 
-def _floor(server: Server, seconds: float) -> tuple[dict[str, Any], int] | None:
+def _floor(server: Server, seconds: float) -> tuple[Checkpoint, int] | None:
     """Return the newest floor and when it was committed; None if nothing ever landed."""
     own = f'"{server.schema}_state"."progress$snapshots"'
     try:
@@ -92,7 +89,7 @@ def _floor(server: Server, seconds: float) -> tuple[dict[str, Any], int] | None:
             return None  # Presto takes the name of a table that is not there for one of another kind
         raise
     ((*_, committed, text),) = rows
-    return (json.loads(text), int(committed * 1000)) if text else None
+    return (decode_checkpoint(text), int(committed * 1000)) if text else None
 
 
 _ABSENT = ("NOT_FOUND", "SCHEMA_NOT_FOUND", "TABLE_NOT_FOUND")
@@ -115,7 +112,7 @@ def _tables(server: Server, seconds: float) -> dict[str, HeldTable]:
         return {}
     found = {}
     for name, rows, files, size, committed, text in run(server, " union all ".join(parts), seconds, seconds / 2).rows:
-        position = _numbers(json.loads(text)["position"]) if text else None
+        position = decode_checkpoint(text).position if text else None
         found[name] = HeldTable(int(rows or 0), int(files or 0), int(size or 0), int((committed or 0) * 1000), position)
     return dict(sorted(found.items()))
 
@@ -123,7 +120,3 @@ def _tables(server: Server, seconds: float) -> dict[str, HeldTable]:
 def _reasons(server: Server, seconds: float) -> list[Quarantined]:
     text = f"select coalesce(event_type, ''), reason, count(*) from {QUARANTINE_TABLE} group by 1, 2 order by 3 desc"
     return [Quarantined(*row) for row in run(server, text, seconds, seconds / 2).rows]
-
-
-def _numbers(position: Mapping[str, int]) -> dict[int, int]:
-    return {int(partition): offset for partition, offset in position.items()}
