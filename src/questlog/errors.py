@@ -61,6 +61,10 @@ class LakeUnavailable(QuestlogError):
     """A table could not be committed now; nothing is lost, the events wait in the log."""
 
 
+class ProjectMoved(QuestlogError):
+    """The data folder was copied or moved: the catalog names files in another folder, which must not be touched."""
+
+
 class LanderFenced(QuestlogError):
     """Another lander took over; this one committed nothing and must stop."""
 

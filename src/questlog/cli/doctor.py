@@ -203,15 +203,18 @@ def _journal_mode(path: Path) -> str:
 
 
 def _catalog(pipeline: Pipeline) -> Iterator[Finding]:
+    from questlog.lake.guard import check_not_lost, check_root
     from questlog.lake.state import connect
 
     path = pipeline.project.catalog
     if not path.exists():
+        check_not_lost(path)
         yield Finding("catalog", "ok", "nothing is landed yet")
         return
     with closing(connect(path)) as connection:  # reads back WAL and synchronous=FULL
         (result,) = connection.execute("pragma quick_check(1)").fetchone()
         paths = connection.execute("select path from questlog_files").fetchall()
+        check_root(connection, pipeline.project.warehouse)
     if result != "ok":
         yield Finding("catalog", "fault", f"{path}: {result}", "restore it and the lake folder from a backup")
     missing = [path for (path,) in paths if not Path(path.removeprefix("file://")).exists()]

@@ -11,16 +11,20 @@ from typing import Any
 from pyiceberg.io import InputFile, OutputFile
 from pyiceberg.io.pyarrow import PyArrowFileIO
 
+from questlog.lake.guard import check_inside
+
 
 class NewFiles:
     """The files one commit writes: all of them survive a power cut after `sync`, none of them after `discard`."""
 
-    def __init__(self) -> None:
+    def __init__(self, roots: tuple[str, ...]) -> None:
+        self._roots = roots
         self._paths: list[Path] = []
         self._folders: dict[Path, None] = {}
 
     def open(self, path: Path) -> io.BufferedWriter:
-        """Open a new file for writing; closing it fsyncs its bytes."""
+        """Open a new file below one of the roots for writing; closing it fsyncs its bytes."""
+        check_inside(path, self._roots)
         for folder in _make_folders(path.parent):
             self._folders[folder] = None
         self._paths.append(path)

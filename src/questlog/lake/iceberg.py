@@ -30,7 +30,7 @@ from questlog.lake.state import (
     LedgerRow,
     add_to_ledger,
     check_epoch,
-    connect,
+    connect_lake,
     transaction,
     unavailable,
 )
@@ -67,7 +67,7 @@ class IcebergTables:
     """Keeps the contract of `Tables`. One lander writes at a time: `epoch` fences older ones."""
 
     def __init__(self, catalog_path: Path, warehouse: Path, *, epoch: int | None = None) -> None:
-        self.state = connect(catalog_path)
+        self.state, self.roots = connect_lake(catalog_path, warehouse)
         self.warehouse, self.epoch = warehouse, epoch
         self._versions: dict[str, Version] = {}
         self._plan: Plan | None = None
@@ -176,7 +176,7 @@ class IcebergTables:
     @contextmanager
     def _writing(self, table: str) -> Iterator[NewFiles]:
         """Give files to write; if the block fails before the catalog was asked to commit, none of them stays."""
-        files = NewFiles()
+        files = NewFiles(self.roots)
         try:
             yield files
         except QuestlogError:

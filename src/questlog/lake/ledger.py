@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from questlog.errors import Reason
+from questlog.lake.guard import check_not_lost
 from questlog.lake.state import LANDED, QUARANTINED, LedgerRow, connect, read_checkpoint, read_positions
 from questlog.log import merge
 from questlog.plan import Plan
@@ -58,6 +59,7 @@ def read_ledger(catalog: Path, end: Mapping[int, int]) -> Ledger:
     (rows, files, bytes); rows per event type and quarantine per reason are in `Ledger.rows`; `waiting` is
     the lag in records. A project that never landed has an empty ledger with everything waiting.
     """
+    check_not_lost(catalog)
     if not catalog.exists():
         return Ledger(accepted=sum(end.values()))
     with closing(connect(catalog)) as connection:

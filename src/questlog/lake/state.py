@@ -17,6 +17,7 @@ from pathlib import Path
 
 from questlog.errors import LakeUnavailable, LanderFenced, QuestlogError
 from questlog.lake.checkpoint import decode_position, encode_position
+from questlog.lake.guard import check_no_tables, check_not_lost, check_root
 from questlog.log import Position
 
 LANDED, QUARANTINED, DUPLICATE, DAMAGED = OUTCOMES = ("landed", "quarantined", "duplicate", "damaged")
@@ -96,6 +97,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open the catalog, made anew if it is not there, with the settings that survived power cuts."""
     created = not path.exists()
     if created:
+        check_no_tables(path)
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
@@ -115,6 +117,19 @@ def connect(path: Path) -> sqlite3.Connection:
             raise unavailable(path, error, path.parent) from error
         raise
     return connection
+
+
+def connect_lake(path: Path, warehouse: Path) -> tuple[sqlite3.Connection, tuple[str, ...]]:
+    """Open the catalog of the tables in *warehouse*; return its paths' roots too.
+
+    Raise `ProjectMoved` if the tables lie elsewhere.
+    """
+    connection = connect(path)
+    try:
+        return connection, check_root(connection, warehouse)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _set_wal(connection: sqlite3.Connection) -> None:
@@ -154,6 +169,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
                 f"{path} was written by another version of questlog",
                 hint="open it with that version, or start anew in an empty data folder",
             )
+        check_no_tables(path)
         for statement in _SCHEMA.split(";\n"):
             connection.execute(statement)
         connection.execute(f"pragma user_version={_VERSION}")
@@ -192,6 +208,7 @@ def read_state(connection: sqlite3.Connection) -> LakeState:
 
 def load_state(path: Path) -> LakeState:
     """Return the state in the catalog at *path*; a project that never landed has none."""
+    check_not_lost(path)
     if not path.exists():
         return LakeState()
     with closing(connect(path)) as connection:

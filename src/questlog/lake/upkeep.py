@@ -6,13 +6,17 @@ Snapshots and metadata files need no upkeep, each commit drops the oldest of the
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from questlog.lake.guard import inside
 from questlog.lake.iceberg import IcebergTables, add_garbage
 from questlog.lake.state import NAMESPACE, check_epoch, transaction
-from questlog.lake.version import Version, local_path
+from questlog.lake.version import Version
+
+logger = logging.getLogger("questlog.land")
 
 GRACE_SECONDS = 900.0
 """How long a file that no snapshot needs stays: a query that began before may still be reading it."""
@@ -97,7 +101,10 @@ class Upkeep:
             )
             paths += [path for (path,) in rows]
         for path in paths:
-            Path(path).unlink(missing_ok=True)
+            if inside(path, tables.roots) is None:
+                logger.error("stage=maintenance kept %s: it is outside the lake folder", path)
+            else:
+                Path(path).unlink(missing_ok=True)
         if paths:
             with transaction(state) as connection:
                 check_epoch(connection, tables.epoch)
@@ -105,7 +112,10 @@ class Upkeep:
         return bool(paths)
 
     def _sweep_if_due(self) -> bool:
-        """Find files that nothing names: a commit that died wrote them. They wait out their grace too."""
+        """Find files that nothing names: a commit that died wrote them. They wait out their grace too.
+
+        A table with more such files than others is left alone: its catalog was lost or is an old copy.
+        """
         now = self._clock()
         if abs(now - self._swept) < SWEEP_SECONDS:
             return False
@@ -115,25 +125,35 @@ class Upkeep:
         for folder in sorted(root.iterdir()) if root.is_dir() else ():
             self._beat()
             version = self._tables.version(folder.name)
-            orphans = {str(p) for p in folder.rglob("*") if p.is_file()} - self._named(folder.name, version)
-            if orphans:
+            files = {str(p.relative_to(self._tables.warehouse)): str(p) for p in folder.rglob("*") if p.is_file()}
+            live, garbage = self._named(folder.name, version)
+            orphans = [path for name, path in files.items() if name not in live and name not in garbage]
+            if len(orphans) > len(live & files.keys()):
+                logger.error(
+                    "stage=maintenance table=%s sweep stopped, nothing deleted: the catalog does not name %d of %d"
+                    " files; if catalog.db is an old copy, restore the newest",
+                    folder.name, len(orphans), len(files),
+                )  # fmt: skip
+            elif orphans:
                 with transaction(self._tables.state) as connection:
                     check_epoch(connection, self._tables.epoch)
                     add_garbage(connection, folder.name, dict.fromkeys(orphans, 0), int(now * 1000))
                 found += len(orphans)
         return found > 0
 
-    def _named(self, table: str, version: Version | None) -> set[str]:
-        """Return every file that the table's version, its older snapshots or the list of garbage name."""
-        state = self._tables.state
-        named = {path for (path,) in state.execute("select path from questlog_files where table_name = ?", (table,))}
-        named |= {path for (path,) in state.execute("select path from questlog_garbage where table_name = ?", (table,))}
-        if version is None:
-            return named
-        metadata = version.metadata
-        named |= {version.location, *(entry.metadata_file for entry in metadata.metadata_log)}
-        named |= {m.manifest_path for m in version.manifests} | {s.manifest_list for s in metadata.snapshots}
-        return {local_path(path) for path in named}
+    def _named(self, table: str, version: Version | None) -> tuple[set[str | None], set[str | None]]:
+        """Return the files that the table's version and its older snapshots name, and those of the garbage list.
+
+        Relative to the warehouse, whose path may be spelled in several ways.
+        """
+        state, roots = self._tables.state, self._tables.roots
+        live = {path for (path,) in state.execute("select path from questlog_files where table_name = ?", (table,))}
+        garbage = state.execute("select path from questlog_garbage where table_name = ?", (table,)).fetchall()
+        if version is not None:
+            metadata = version.metadata
+            live |= {version.location, *(entry.metadata_file for entry in metadata.metadata_log)}
+            live |= {m.manifest_path for m in version.manifests} | {s.manifest_list for s in metadata.snapshots}
+        return {inside(path, roots) for path in live}, {inside(path, roots) for (path,) in garbage}
 
     def forget_ids(self, before_ms: int) -> int:
         """Forget some client-chosen ids logged before *before_ms*, or beyond the limit; return how many."""

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from questlog.errors import QueryError
-from questlog.lake.state import LakeState, connect, find_seen, read_state
+from questlog.lake.guard import check_not_lost
+from questlog.lake.state import LakeState, connect_lake, find_seen, read_state
 from questlog.log import LogReader
 from questlog.plan import Plan
 from questlog.plan.columns import QUARANTINE_TABLE, header_column, table_columns
@@ -192,6 +193,8 @@ class DuckDBEngine:
                 if self._catalog_path.exists():
                     catalog = self._open_catalog()
                     state, seen = read_state(catalog), partial(find_seen, catalog)
+                else:
+                    check_not_lost(self._catalog_path)
                 positions = {name: table.position for name, table in state.tables.items()}
                 tail, gaps = self._tail.rows(plan, state.checkpoint, positions, seen or _never_seen)
                 if not gaps or not self._moved(state):
@@ -204,7 +207,7 @@ class DuckDBEngine:
 
     def _open_catalog(self) -> sqlite3.Connection:
         if self._catalog is None:
-            self._catalog = connect(self._catalog_path)
+            self._catalog, _ = connect_lake(self._catalog_path, self._lake)
         return self._catalog
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
