@@ -24,8 +24,8 @@ from pyiceberg.transforms import DayTransform
 from questlog.lake.iceberg import IcebergTables
 from questlog.lake.state import read_state
 from questlog.lake.upkeep import Upkeep
+from questlog.plan.columns import table_schema
 from questlog.plan.load import parse_plan
-from questlog.plan.schema import table_schema
 
 PLAN = """
 [events.purchase_sword.fields]

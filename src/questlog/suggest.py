@@ -21,7 +21,7 @@ from questlog.plan.types import NAME
 from questlog.record import encode_record
 from questlog.shape.fields import FieldRule, Rules
 from questlog.shape.read import Arrived, Body, read_body, read_members, read_record, read_value
-from questlog.shape.values import DoesNotFit, to_timestamp
+from questlog.types import DoesNotFit, to_timestamp
 
 MOST_EVENTS, MOST_FIELDS = 200, 200
 """More types than that are no types: an id that stands where the type should."""

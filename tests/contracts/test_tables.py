@@ -14,8 +14,8 @@ from pyiceberg.table import StaticTable
 
 from questlog.lake import Tables
 from questlog.lake.iceberg import IcebergTables
+from questlog.plan.columns import table_schema
 from questlog.plan.load import parse_plan
-from questlog.plan.schema import table_schema
 
 PLAN = """
 [events.join_guild]

@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 
 from questlog.land.spark.workers import Target, Task, read_records, shape_task
 from questlog.log import Entry, Gap
-from questlog.plan.columns import QUARANTINE_TABLE
+from questlog.plan.columns import QUARANTINE_TABLE, table_schema
 from questlog.plan.load import parse_plan
-from questlog.plan.schema import table_schema
 
 Headers = list[tuple[str, bytes | None]] | None
 PLAN = '[events.join_guild.fields]\nguild = "string"\n'

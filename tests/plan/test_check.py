@@ -46,7 +46,7 @@ FIELD_FAULTS = [
     ("n = 'strng'", "", "did you mean 'string'?"),
     ("n = 'zzz'", "", "the types are string, bool, int"),
     ("n = {type = 'array<int>'}", ".type", "did you mean 'list<T>'?"),
-    ("n = {type = 'list<varchar>'}", ".type", "'varchar' is no type; did you mean 'string'?"),
+    ("n = {type = 'list<varchar>'}", ".type", "'varchar' is not a type; did you mean 'string'?"),
     ("n = {type = 'list<>'}", ".type", "a list has one type"),
     ("n = {type = 'map<int,int>'}", ".type", "keys are strings in JSON"),
     ("n = {type = 'struct<>'}", ".type", "write struct<name:T,...>"),
@@ -65,33 +65,33 @@ FIELD_FAULTS = [
     ("n = {type = 'int', pii = 1}", ".pii", "must be true or false, not 1"),
     ("n = {type = 'int', deprecated = 'no'}", ".deprecated", "must be true or false"),
     ("n = {type = 'int', description = 7}", ".description", "must be text in quotes, not 7"),
-    ("n = {type = 'int', default = 'x'}", ".default", "'x' is no int"),
-    ("n = {type = 'int', default = 1.5}", ".default", "1.5 is no int"),
-    ("n = {type = 'int', default = true}", ".default", "true is no int"),
+    ("n = {type = 'int', default = 'x'}", ".default", "'x' is not a valid int"),
+    ("n = {type = 'int', default = 1.5}", ".default", "1.5 is not a valid int"),
+    ("n = {type = 'int', default = true}", ".default", "true is not a valid int"),
     ("n = {type = 'int', default = 2147483648}", ".default", "does not fit int; long holds it"),
     ("n = {type = 'long', default = 9223372036854775808}", ".default", "does not fit long; decimal(38,0) holds it"),
-    ("n = {type = 'string', default = 5}", ".default", "5 is no string"),
-    ("n = {type = 'bool', default = 0}", ".default", "0 is no bool"),
-    ("n = {type = 'double', default = nan}", ".default", "nan is no double"),
-    ("n = {type = 'float', default = 1e39}", ".default", "1e+39 is no float"),
-    ("n = {type = 'decimal(4,2)', default = 1.005}", ".default", "1.005 is no decimal(4,2)"),
-    ("n = {type = 'decimal(4,2)', default = 100}", ".default", "100 is no decimal(4,2)"),
-    ("n = {type = 'timestamp', default = 'soon'}", ".default", "'soon' is no timestamp"),
-    ("n = {type = 'timestamp', default = 2020-01-01}", ".default", "is no timestamp"),
-    ("n = {type = 'date', default = 2020-01-01T00:00:00}", ".default", "is no date"),
-    ("n = {type = 'date', default = '2020-02-30'}", ".default", "is no date"),
-    ("n = {type = 'list<int>', default = [1, 'x']}", ".default", "'x' is no int"),
-    ("n = {type = 'map<string,int>', default = {a = 'x'}}", ".default", "'x' is no int"),
-    ("n = {type = 'struct<a:int>', default = {b = 1}}", ".default", "'b' is no member of struct<a:int>"),
-    ("n = {type = 'struct<a:int>', default = {a = 'x'}}", ".default", "'x' is no int"),
+    ("n = {type = 'string', default = 5}", ".default", "5 is not a valid string"),
+    ("n = {type = 'bool', default = 0}", ".default", "0 is not a valid bool"),
+    ("n = {type = 'double', default = nan}", ".default", "nan is not a valid double"),
+    ("n = {type = 'float', default = 1e39}", ".default", "1e+39 is not a valid float"),
+    ("n = {type = 'decimal(4,2)', default = 1.005}", ".default", "1.005 is not a valid decimal(4,2)"),
+    ("n = {type = 'decimal(4,2)', default = 100}", ".default", "100 is not a valid decimal(4,2)"),
+    ("n = {type = 'timestamp', default = 'soon'}", ".default", "'soon' is not a valid timestamp"),
+    ("n = {type = 'timestamp', default = 2020-01-01}", ".default", "is not a valid timestamp"),
+    ("n = {type = 'date', default = 2020-01-01T00:00:00}", ".default", "is not a valid date"),
+    ("n = {type = 'date', default = '2020-02-30'}", ".default", "is not a valid date"),
+    ("n = {type = 'list<int>', default = [1, 'x']}", ".default", "'x' is not a valid int"),
+    ("n = {type = 'map<string,int>', default = {a = 'x'}}", ".default", "'x' is not a valid int"),
+    ("n = {type = 'struct<a:int>', default = {b = 1}}", ".default", "'b' is not a member of struct<a:int>"),
+    ("n = {type = 'struct<a:int>', default = {a = 'x'}}", ".default", "'x' is not a valid int"),
     ("n = {type = 'string', min = 1}", ".min", "is for numbers, timestamp and date, not for string"),
     ("n = {type = 'string', max = 64}", ".max", "for its length write max_length"),
-    ("n = {type = 'int', min = inf}", ".min", "inf is no int"),
-    ("n = {type = 'int', min = 'a'}", ".min", "'a' is no int"),
-    ("n = {type = 'timestamp', min = 'a'}", ".min", "'a' is no timestamp"),
+    ("n = {type = 'int', min = inf}", ".min", "inf is not a valid int"),
+    ("n = {type = 'int', min = 'a'}", ".min", "'a' is not a valid int"),
+    ("n = {type = 'timestamp', min = 'a'}", ".min", "'a' is not a valid timestamp"),
     ("n = {type = 'int', min = 5, max = 4}", ".max", "4 is less than min = 5"),
     ("n = {type = 'timestamp', min = 2020-01-02T00:00:00, max = 2020-01-01T23:00:00-01:00, default = ''}",
-     ".default", "'' is no timestamp"),
+     ".default", "'' is not a valid timestamp"),
     ("n = {type = 'int', min = 5, default = 4}", ".default", "4 is less than min = 5"),
     ("n = {type = 'int', max = 5, default = 6}", ".default", "6 is more than max = 5"),
     ("n = {type = 'date', max = 2020-01-01, default = '2020-01-02'}", ".default", "is more than max = 2020-01-01"),
@@ -106,7 +106,7 @@ FIELD_FAULTS = [
     ("n = {type = 'bool', enum = [true]}", ".enum", "is for string and numbers, not for bool"),
     ("n = {enum = []}", ".enum", "must list the allowed values"),
     ("n = {enum = 'gold'}", ".enum", "must list the allowed values"),
-    ("n = {enum = ['a', 3]}", ".enum[1]", "3 is no string"),
+    ("n = {enum = ['a', 3]}", ".enum[1]", "3 is not a valid string"),
     ("n = {enum = ['a', 'b', 'a']}", ".enum[2]", "'a' is listed twice"),
     ("n = {enum = ['a', 'b'], default = 'c'}", ".default", "'c' is none of enum = ['a', 'b']"),
     ("n = {type = 'int', min = 2, enum = [1, 2]}", ".enum[0]", "1 is less than min = 2"),
@@ -137,7 +137,7 @@ def test_a_fault_of_a_field(field: str, below: str, message: str) -> None:
         ("[events]\na = 1", [(2, "events.a", "must be a table")]),
         ("[events.a]\nfields = 'x'", [(2, "events.a.fields", "must be a table")]),
         ("[events.a]\nmodes = 'x'", [(2, "events.a.modes", "did you mean 'mode'?")]),
-        ("[events.a]\nmode = 'regect'", [(2, "events.a.mode", "is no mode; did you mean 'reject'?")]),
+        ("[events.a]\nmode = 'regect'", [(2, "events.a.mode", "is not a mode; did you mean 'reject'?")]),
         ("[events.a]\nmode = 7", [(2, "events.a.mode", "the modes are observe, quarantine, reject")]),
         ("[events.a]\nowner = 7", [(2, "events.a.owner", "must be text in quotes, not 7")]),
         ("[events.a]\ntable = 'A b'", [(2, "events.a.table", "'A b' cannot name a table")]),
@@ -184,8 +184,8 @@ def test_a_fault_of_a_field(field: str, below: str, message: str) -> None:
         ),
         ("[headers]\nkeep = 'Host'", [(2, "headers.keep", "must be a list")]),
         ("[headers]\nkep = []", [(2, "headers.kep", "did you mean 'keep'?")]),
-        ("[headers]\nkeep = [\n'Host',\n'X Y']", [(4, "headers.keep[1]", "is no header's name")]),
-        ("[headers]\nkeep = [5]", [(2, "headers.keep[0]", "is no header's name")]),
+        ("[headers]\nkeep = [\n'Host',\n'X Y']", [(4, "headers.keep[1]", "is not a header name")]),
+        ("[headers]\nkeep = [5]", [(2, "headers.keep[0]", "is not a header name")]),
         ("[headers]\nkeep = ['cookie']", [(2, "headers.keep[0]", "holds secrets and is never kept")]),
         ("[headers]\nkeep = ['X-Id',\n'x_id']", [(3, "headers.keep[1]", "x_id and X-Id are one column, x_id")]),
         ("[headers]\nkeep = ['Event-Id']", [(2, "headers.keep[0]", "event_id is one that every table has")]),
@@ -218,7 +218,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_lines() -> None:
     with pytest.raises(PlanError, match="51 fault") as refused:
         parse_plan(text)
     assert len(refused.value.faults) == 51
-    assert refused.value.faults[0] == "line 2: events.e0.fields.x: 'strng' is no type; did you mean 'string'?"
+    assert refused.value.faults[0] == "line 2: events.e0.fields.x: 'strng' is not a type; did you mean 'string'?"
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
@@ -243,12 +243,14 @@ def test_the_command_prints_file_and_line_and_exits_with_1(tmp_path: Path) -> No
     (tmp_path / "plan.toml").write_text("[events.hit.fields]\nby = 'strng'\n")
     ran = questlog("-C", tmp_path, "plan", "check")
     assert ran.returncode == 1
-    assert ran.stdout == (f"{tmp_path}/plan.toml:2: events.hit.fields.by: 'strng' is no type; did you mean 'string'?\n")
+    assert ran.stdout == (
+        f"{tmp_path}/plan.toml:2: events.hit.fields.by: 'strng' is not a type; did you mean 'string'?\n"
+    )
     assert ran.stderr == f"1 fault in {tmp_path}/plan.toml\n"
     ran = questlog("plan", "check", tmp_path / "plan.toml", "--json")
     assert ran.returncode == 1
     assert json.loads(ran.stdout)["faults"] == [
-        {"line": 2, "path": "events.hit.fields.by", "message": "'strng' is no type; did you mean 'string'?"}
+        {"line": 2, "path": "events.hit.fields.by", "message": "'strng' is not a type; did you mean 'string'?"}
     ]
 
 

@@ -16,9 +16,9 @@ from questlog.errors import PlanError
 from questlog.lake.evolve import refuse_breaking
 from questlog.lake.schema import grown
 from questlog.plan import Plan
+from questlog.plan.columns import table_schema
 from questlog.plan.diff import diff_plans
 from questlog.plan.load import parse_plan
-from questlog.plan.schema import table_schema
 
 OLD = """
 [headers]

@@ -18,9 +18,10 @@ from questlog.plan.jsonschema import as_json, event_schema, plan_schema
 from questlog.plan.lines import key_lines
 from questlog.plan.load import check_plan, parse_plan, parse_type
 from questlog.plan.render import render, toml
+from questlog.plan.values import convert
 from questlog.record import encode_record
 from questlog.shape import judge
-from questlog.shape.values import DoesNotFit, convert
+from questlog.types import DoesNotFit
 from support.plan_strategies import TYPES, plans, values
 
 

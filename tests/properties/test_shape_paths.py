@@ -73,8 +73,8 @@ def _micros(values: list[Any]) -> pa.Array:
         return REAL_TIMESTAMPS(values)
 
 
-def _whole_without_bounds(rule: Any) -> Any:
-    return REAL_WHOLE(replace(rule, low=None, high=None))
+def _whole_without_bounds(rule: Any, row: Any) -> Any:
+    return REAL_WHOLE(replace(rule, low=None, high=None), row)
 
 
 def _without_aliases(names: Any, decoder: Any, sent: bytes) -> Any:
@@ -96,7 +96,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
         fast, "event_times", lambda device, sent, received: pc.coalesce(device, received)
     ),
     "a request's sent time is forgotten": (fast, "sent_times", lambda found, requests: found),
-    "bounds are forgotten": (decoders, "_KINDS", {**decoders._KINDS, "int": _whole_without_bounds}),
+    "bounds are forgotten": (decoders, "_LIMITED", {**decoders._LIMITED, int: _whole_without_bounds}),
     "the type is guessed from the name alone": (
         decoders, "_is_tagged", lambda rules: "." not in rules.envelope.event_type
     ),

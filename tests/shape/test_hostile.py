@@ -11,8 +11,8 @@ import pytest
 
 from questlog.errors import Reason
 from questlog.log import Entry
+from questlog.plan.columns import table_schema
 from questlog.plan.load import parse_plan
-from questlog.plan.schema import table_schema
 from questlog.record import encode_record
 from questlog.shape import QUARANTINE, Shaped, shape
 

@@ -211,7 +211,7 @@ def test_a_view_may_handle_a_refusal_itself(app: Flask) -> None:
 def test_a_rejected_event_is_422_and_nothing_is_recorded(app: Flask) -> None:
     app.add_url_rule("/strict", view_func=lambda: track("strict", level="x"))
     answer = app.test_client().get("/strict")
-    assert (answer.status_code, answer.text) == (422, "wrong_type level 'x' is no int\n")
+    assert (answer.status_code, answer.text) == (422, "wrong_type level 'x' is not a valid int\n")
     with app.app_context(), pytest.raises(EventRejected) as refused:
         track("strict")
     assert (refused.value.reason, refused.value.field) == ("missing_field", "level")

@@ -59,11 +59,15 @@ Keep plan.toml in version control, and .questlog/, where the data lies, out of i
 
 def starter(name: str) -> str:
     """Return the commented starter plan of a game called *name*."""
+    import textwrap
+
     from questlog.plan.render import toml
+    from questlog.plan.types import WORDS
 
     text = resources.files("questlog.cli").joinpath("starter.toml").read_text("utf-8")
     shown = name if name.isprintable() else "this game"
-    return text.replace('"NAME"', toml(name)).replace("NAME", shown, 1)
+    types = textwrap.fill(", ".join(WORDS), 100, break_long_words=False).replace("\n", "\n#   ")
+    return text.replace("TYPES", types, 1).replace('"NAME"', toml(name)).replace("NAME", shown, 1)
 
 
 def _project_around(root: Path) -> Path | None:

@@ -10,28 +10,30 @@ from typing import Any
 
 from questlog.errors import PlanError
 from questlog.lake.state import read_schemas
-from questlog.plan import Plan, Type
+from questlog.plan import Plan
 from questlog.plan.columns import Column
 from questlog.plan.columns import table_columns as planned_columns
 from questlog.plan.evolve import column_change, widest
+from questlog.types import NAME_OF_ICEBERG, Type
 
 
 def table_columns(schema: str) -> dict[str, Type]:
     """Return the columns of a table whose Iceberg schema is the JSON *schema*, as plan types."""
-    return {field["name"]: _plan_type(field["type"]) for field in json.loads(schema)["fields"]}
+    return {field["name"]: plan_type(field["type"]) for field in json.loads(schema)["fields"]}
 
 
-def _plan_type(type_: Any) -> Type:
+def plan_type(type_: Any) -> Type:
+    """Return the plan's type of a column from its type in Iceberg's JSON."""
     if isinstance(type_, str):
         decimal = re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", type_)
         if decimal:
             return Type("decimal", int(decimal.group(1)), int(decimal.group(2)))
-        return Type({"boolean": "bool"}.get(type_, type_))
+        return Type(NAME_OF_ICEBERG.get(type_, type_))
     if type_["type"] == "list":
-        return Type("list", item=_plan_type(type_["element"]))
+        return Type("list", item=plan_type(type_["element"]))
     if type_["type"] == "map":
-        return Type("map", item=_plan_type(type_["value"]))
-    return Type("struct", fields=tuple((f["name"], _plan_type(f["type"])) for f in type_["fields"]))
+        return Type("map", item=plan_type(type_["value"]))
+    return Type("struct", fields=tuple((f["name"], plan_type(f["type"])) for f in type_["fields"]))
 
 
 def refuse_breaking(plan: Plan, connection: sqlite3.Connection, path_of_plan: str = "plan.toml") -> None:

@@ -12,32 +12,18 @@ from itertools import count
 
 import pyarrow as pa
 from pyiceberg.schema import Schema
-from pyiceberg.types import (
-    BinaryType,
-    BooleanType,
-    DateType,
-    DecimalType,
-    DoubleType,
-    FloatType,
-    IcebergType,
-    IntegerType,
-    ListType,
-    LongType,
-    MapType,
-    NestedField,
-    StringType,
-    StructType,
-    TimestampType,
-)
+from pyiceberg.types import DecimalType, IcebergType, ListType, MapType, NestedField, StructType
 
 from questlog.errors import QuestlogError
+from questlog.types import SCALARS
 
-_SCALARS = (
-    (pa.string(), StringType()), (pa.bool_(), BooleanType()), (pa.int32(), IntegerType()),
-    (pa.int64(), LongType()), (pa.float32(), FloatType()), (pa.float64(), DoubleType()),
-    (pa.timestamp("us"), TimestampType()), (pa.date32(), DateType()), (pa.binary(), BinaryType()),
-)  # fmt: skip
-_WIDER = {(IntegerType(), LongType()), (FloatType(), DoubleType())}
+_ICEBERG = {pa.type_for_alias(row.arrow): IcebergType.model_validate(row.iceberg) for row in SCALARS.values()}
+_ARROW = {iceberg: arrow for arrow, iceberg in _ICEBERG.items()}
+_WIDER = {
+    (IcebergType.model_validate(row.iceberg), IcebergType.model_validate(SCALARS[name].iceberg))
+    for row in SCALARS.values()
+    for name in row.wider
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +97,7 @@ def _new_type(type_: pa.DataType, ids: Iterator[int]) -> IcebergType:
         return ListType(next(ids), _new_type(type_.value_type, ids), False)
     if pa.types.is_decimal(type_):
         return DecimalType(type_.precision, type_.scale)
-    return next(iceberg for arrow, iceberg in _SCALARS if arrow == type_)
+    return _ICEBERG[type_]
 
 
 def _merged(old: IcebergType, new: pa.DataType, ids: Iterator[int], path: str) -> IcebergType:
@@ -165,7 +151,7 @@ def _arrow_type(type_: IcebergType) -> pa.DataType:
         return pa.map_(_arrow_field(type_.key_field, "key"), _arrow_field(type_.value_field, "value"))
     if isinstance(type_, DecimalType):
         return pa.decimal128(type_.precision, type_.scale)
-    return next(arrow for arrow, iceberg in _SCALARS if iceberg == type_)
+    return _ARROW[type_]
 
 
 def names_by_id(file: pa.Schema, current: Schema) -> dict[str, str]:

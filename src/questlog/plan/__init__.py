@@ -6,30 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from questlog.types import Type as Type
+
 MODES = ("observe", "quarantine", "reject")
-SCALARS = ("string", "bool", "int", "long", "float", "double", "timestamp", "date", "enum")
-
-
-@dataclass(frozen=True, slots=True)
-class Type:
-    """A field's type. `item` is a list's element or a map's value, `fields` a struct's members."""
-
-    kind: str
-    precision: int = 0
-    scale: int = 0
-    item: Type | None = None
-    fields: tuple[tuple[str, Type], ...] = ()
-
-    def __str__(self) -> str:
-        if self.kind == "decimal":
-            return f"decimal({self.precision},{self.scale})"
-        if self.kind == "list":
-            return f"list<{self.item}>"
-        if self.kind == "map":
-            return f"map<string,{self.item}>"
-        if self.kind == "struct":
-            return "struct<" + ",".join(f"{name}:{type_}" for name, type_ in self.fields) + ">"
-        return self.kind
 
 
 @dataclass(frozen=True, slots=True)

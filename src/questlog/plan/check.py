@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import decimal
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from questlog.plan import Type
+from questlog.plan import Event
+from questlog.plan.values import convert
+from questlog.types import SCALARS, DoesNotFit, Type, is_number, is_ordered
 
-WHOLE = {"int": 31, "long": 63}
-"""Whole types and their bits without the sign."""
-NUMBERS = frozenset({"int", "long", "float", "double", "decimal"})
-ORDERED = NUMBERS | {"timestamp", "date"}
-_LARGER = {"int": (Type("long"), Type("decimal", 38, 0)), "long": (Type("decimal", 38, 0),)}
-_LARGEST_FLOAT = 3.4028234663852886e38
-_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_FIRST = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
-_LAST = dt.datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=dt.UTC)
+_HUGE = Type("decimal", 38, 0)
+_TIMES = [row.name for row in SCALARS.values() if row.is_ordered and not row.is_number]
+_ORDERED = ", ".join(["numbers", *_TIMES[:-1]]) + f" and {_TIMES[-1]}"
 
-Fault = tuple[tuple[str | int, ...], str]
-"""Where below the field, and what is wrong."""
+Where = tuple[str | int, ...]
+Fault = tuple[Where, str]
+"""The path below the field, or in the plan, and what is wrong there."""
 
 
 def misfit(type_: Type, value: Any) -> str:
@@ -38,81 +34,31 @@ def misfit(type_: Type, value: Any) -> str:
         members = dict(type_.fields)
         unknown = next((key for key in value if key not in members), None)
         if unknown is not None:
-            return f"{unknown!r} is no member of {type_}"
+            return f"{unknown!r} is not a member of {type_}"
         return next((found for found in (misfit(members[key], inner) for key, inner in value.items()) if found), "")
     if _fits(type_, value):
         return ""
-    if kind in WHOLE and isinstance(value, int) and not isinstance(value, bool):
-        larger = next((other for other in _LARGER.get(kind, ()) if _fits(other, value)), None)
+    row = SCALARS.get(kind)
+    if row is not None and row.is_whole and isinstance(value, int) and not isinstance(value, bool):
+        larger = next((other for other in (*map(Type, row.wider), _HUGE) if _fits(other, value)), None)
         return f"{shown(value)} does not fit {kind}" + (f"; {larger} holds it" if larger else "")
-    return f"{shown(value)} is no {type_}"
+    return f"{shown(value)} is not a valid {type_}"
 
 
 def _fits(type_: Type, value: Any) -> bool:
-    kind = type_.kind
-    if kind in ("string", "bool"):
-        return isinstance(value, str if kind == "string" else bool)
-    if kind in WHOLE:
-        limit = 2 ** WHOLE[kind]
-        return _is_number(value) and isinstance(value, int) and -limit <= value < limit
-    if kind in ("float", "double"):
-        return _is_number(value) and abs(value) <= (_LARGEST_FLOAT if kind == "float" else 1.7976931348623157e308)
-    if kind == "decimal":
-        return _fits_decimal(type_, value)
-    if kind == "timestamp":
-        return _moment(value) is not None
-    return kind == "date" and _day(value) is not None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not _is_endless(value)
-
-
-def _is_endless(value: int | float) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def _fits_decimal(type_: Type, value: Any) -> bool:
-    if not (_is_number(value) or (isinstance(value, str) and _DECIMAL.fullmatch(value))):
-        return False
+    is_whole = type_.kind in SCALARS and SCALARS[type_.kind].is_whole
+    if isinstance(value, float) and (is_whole or not is_number(type_)):
+        return False  # JSON has one kind of number, so 3.0 may be a whole one there; TOML has two
     try:
-        exact = decimal.Decimal(str(value))
-        with decimal.localcontext(prec=100):
-            fitted = exact.quantize(decimal.Decimal(1).scaleb(-type_.scale), decimal.ROUND_DOWN)
-    except (decimal.InvalidOperation, ValueError):
+        convert(type_, value)
+    except DoesNotFit:
         return False
-    return fitted == exact and (not exact or exact.adjusted() < type_.precision - type_.scale)
-
-
-def _moment(value: Any) -> dt.datetime | None:
-    """Return a time of the plan in UTC, or None; without a zone it is UTC, a number is milliseconds."""
-    try:
-        if isinstance(value, str):
-            value = dt.datetime.fromisoformat(value)
-        elif isinstance(value, int) and not isinstance(value, bool):
-            value = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=value)
-        if not isinstance(value, dt.datetime):
-            return None
-        moment = value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
-    except (ValueError, OverflowError):
-        return None
-    return moment if _FIRST <= moment <= _LAST else None
-
-
-def _day(value: Any) -> dt.date | None:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
-        try:
-            return dt.date.fromisoformat(value)
-        except ValueError:
-            return None
-    return value if isinstance(value, dt.date) and not isinstance(value, dt.datetime) else None
+    return True
 
 
 def comparable(type_: Type, value: Any) -> Any:
-    """Return a value that fits an ordered type, or a bound of one, so that two of them can be compared."""
-    if type_.kind == "timestamp":
-        return _moment(value)
-    return _day(value) if type_.kind == "date" else decimal.Decimal(str(value))
+    """Return a value of an ordered type, or a bound of one, in a form that two of them can be compared in."""
+    return decimal.Decimal(str(value)) if is_number(type_) else convert(type_, value)
 
 
 def shown(value: Any) -> str:
@@ -157,11 +103,17 @@ def _single_faults(type_: Type, options: Mapping[str, Any]) -> Iterator[Fault]:
         yield from _enum_faults(type_, options["enum"])
 
 
+def _is_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _bound_faults(type_: Type, key: str, value: Any) -> Iterator[Fault]:
-    if type_.kind not in ORDERED:
+    if not is_ordered(type_):
         hint = "; for its length write max_length" if type_.kind in ("string", "list") and key == "max" else ""
-        yield (key,), f"is for numbers, timestamp and date, not for {type_}{hint}"
-    elif type_.kind in NUMBERS and _is_number(value):
+        yield (key,), f"is for {_ORDERED}, not for {type_}{hint}"
+    elif is_number(type_) and _is_number(value):
         return  # a bound between two values is a bound as well
     elif misfit(type_, value):
         yield (key,), misfit(type_, value)
@@ -180,7 +132,7 @@ def _pattern_faults(type_: Type, pattern: Any) -> Iterator[Fault]:
 
 
 def _enum_faults(type_: Type, values: Any) -> Iterator[Fault]:
-    if type_.kind != "string" and type_.kind not in NUMBERS:
+    if type_.kind != "string" and not is_number(type_):
         yield ("enum",), f"is for string and numbers, not for {type_}"
     elif not isinstance(values, list) or not values:
         yield ("enum",), f'must list the allowed values, as in enum = ["gold", "usd"], not {shown(values)}'
@@ -223,3 +175,62 @@ def _forbidden(type_: Type, value: Any, options: Mapping[str, Any]) -> str:
     if "max" in options and comparable(type_, value) > comparable(type_, options["max"]):
         return f"is more than max = {shown(options['max'])}"
     return ""
+
+
+# -- events that share a table ----------------------------------------------------------------------
+
+
+def shared_faults(events: Mapping[str, Event]) -> Iterator[Fault]:
+    """Yield where events of one table disagree about a column, and which event can never be told."""
+    yield from _column_faults(events)
+    yield from _alias_faults(events)
+    yield from _match_faults(events)
+
+
+def _column_faults(events: Mapping[str, Event]) -> Iterator[Fault]:
+    seen: dict[tuple[str, str], tuple[str, Type]] = {}
+    for event in events.values():
+        for field in event.fields:
+            name, type_ = seen.setdefault((event.table, field.name), (event.name, field.type))
+            if type_ != field.type:
+                yield (
+                    ("events", event.name, "fields", field.name),
+                    f"is {field.type} here and {type_} in event {name}, both in table {event.table};"
+                    " give both one type, or one of them another name or table",
+                )
+
+
+def _alias_faults(events: Mapping[str, Event]) -> Iterator[Fault]:
+    """A column can be renamed only if no event of its table still has it by the old name."""
+    columns = {(event.table, field.name): event.name for event in events.values() for field in event.fields}
+    for event in events.values():
+        for field in event.fields:
+            for index, alias in enumerate(field.aliases):
+                other = columns.get((event.table, alias), event.name)
+                if other != event.name:
+                    yield (
+                        ("events", event.name, "fields", field.name, "aliases", index),
+                        f"{alias!r} is still a field of event {other}, in the same table {event.table};"
+                        " rename it there too",
+                    )
+
+
+def _match_faults(events: Mapping[str, Event]) -> Iterator[Fault]:
+    """Of events that match the first one counts, so a later one must not be a special case of it."""
+    earlier: list[Event] = []
+    for event in events.values():
+        if not event.match:
+            continue
+        wanted = dict(event.match)
+        for other in earlier:
+            if all(path in wanted and _same(wanted[path], value) for path, value in other.match):
+                yield (
+                    ("events", event.name, "match"),
+                    f"never counts: all of these are {other.name} already, which stands before it",
+                )
+                break
+        earlier.append(event)
+
+
+def _same(one: object, other: object) -> bool:
+    return isinstance(one, bool) is isinstance(other, bool) and one == other

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from questlog.plan import Plan, Type
 from questlog.plan.columns import QUARANTINE_TABLE, Column, table_columns
+from questlog.types import SCALARS, Scalar
 
 _QUARANTINE_COMMENT = "Events that could not be shaped, each with its reason and its bytes."
 
@@ -17,7 +19,7 @@ class _Dialect:
 
     name: Callable[[str], str]
     text: Callable[[str], str]
-    scalars: dict[str, str]
+    scalar: Callable[[Scalar], str]
     list: str
     map: str
     struct: str
@@ -37,21 +39,18 @@ def _spark_text(text: str) -> str:
 _DIALECTS = {
     "duckdb": _Dialect(
         _quoted('"'), _quoted("'"),
-        {"string": "VARCHAR", "bool": "BOOLEAN", "int": "INTEGER", "long": "BIGINT", "float": "FLOAT",
-         "double": "DOUBLE", "timestamp": "TIMESTAMP", "date": "DATE", "binary": "BLOB"},
+        attrgetter("duckdb"),
         "{0}[]", "MAP(VARCHAR, {0})", "STRUCT({0})", "{0} {1}", False, "",
     ),
     "spark": _Dialect(
         _quoted("`"), _spark_text,
-        {"string": "STRING", "bool": "BOOLEAN", "int": "INT", "long": "BIGINT", "float": "FLOAT",
-         "double": "DOUBLE", "timestamp": "TIMESTAMP_NTZ", "date": "DATE", "binary": "BINARY"},
+        attrgetter("spark"),
         "ARRAY<{0}>", "MAP<STRING, {0}>", "STRUCT<{0}>", "{0}: {1}", True,
         "\nUSING iceberg{comment}\nPARTITIONED BY (days(received_time))",
     ),
     "presto": _Dialect(
         _quoted('"'), _quoted("'"),
-        {"string": "VARCHAR", "bool": "BOOLEAN", "int": "INTEGER", "long": "BIGINT", "float": "REAL",
-         "double": "DOUBLE", "timestamp": "TIMESTAMP", "date": "DATE", "binary": "VARBINARY"},
+        attrgetter("presto"),
         "ARRAY({0})", "MAP(VARCHAR, {0})", "ROW({0})", "{0} {1}", True,
         "{comment}\nWITH (partitioning = ARRAY['day(received_time)'])",
     ),
@@ -105,4 +104,4 @@ def _type_name(type_: Type, speech: _Dialect) -> str:
         assert type_.item is not None
         pattern = speech.list if type_.kind == "list" else speech.map
         return pattern.format(_type_name(type_.item, speech))
-    return speech.scalars[type_.kind]
+    return speech.scalar(SCALARS[type_.kind])

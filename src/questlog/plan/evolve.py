@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from questlog.plan import Type
+from questlog.types import SCALARS, Type
 
 Change = Literal["same", "widening", "breaking"]
 
-_WIDER = {("int", "long"), ("float", "double")}
 _RANK: dict[Change, int] = {"same": 0, "widening": 1, "breaking": 2}
 
 
@@ -21,8 +20,8 @@ def column_change(old: Type, new: Type) -> Change:
     """
     if old == new:
         return "same"
-    if (old.kind, new.kind) in _WIDER:
-        return "widening"
+    if old.kind in SCALARS and new.kind in SCALARS:
+        return _scalar_change(old.kind, new.kind)
     if old.kind != new.kind:
         return "breaking"
     if old.kind == "decimal":
@@ -31,6 +30,14 @@ def column_change(old: Type, new: Type) -> Change:
         assert old.item is not None and new.item is not None
         return column_change(old.item, new.item)
     return _struct_change(dict(old.fields), dict(new.fields))
+
+
+def _scalar_change(old: str, new: str) -> Change:
+    """Compare two rows by how columns store them: types that share an Iceberg type share their columns."""
+    stored = SCALARS[new].iceberg
+    if SCALARS[old].iceberg == stored:
+        return "same"
+    return "widening" if any(SCALARS[name].iceberg == stored for name in SCALARS[old].wider) else "breaking"
 
 
 def _struct_change(old: dict[str, Type], new: dict[str, Type]) -> Change:

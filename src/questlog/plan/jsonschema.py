@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
 from questlog.plan import Envelope, Event, Field, Plan, Type
-from questlog.plan.check import NUMBERS, WHOLE
+from questlog.types import SCALARS, is_number
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_TIME: dict[str, Any] = {
-    "anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "description": "Milliseconds since 1970."}]
-}
+_TIME = SCALARS["timestamp"].json_schema
 _ENVELOPE: dict[str, dict[str, Any]] = {
     "event_id": {"type": ["string", "null"], "maxLength": 200, "description": "The sender's id; repeats count once."},
     "event_time": {**_TIME, "description": "When it happened."},
@@ -112,7 +111,7 @@ def _field(field: Field) -> dict[str, Any]:
     if field.enum:
         schema["enum"] = list(field.enum)
     numbers = [schema, *schema.get("anyOf", ())]
-    for part in numbers if field.type.kind in NUMBERS else ():
+    for part in numbers if is_number(field.type) else ():
         if part.get("type") in ("integer", "number"):
             _bound(part, field)
     if field.max_length is not None:
@@ -138,26 +137,18 @@ def _bound(schema: dict[str, Any], field: Field) -> None:
 
 def _type(type_: Type) -> dict[str, Any]:
     kind = type_.kind
-    if kind in WHOLE:
-        return {"type": "integer", "minimum": -(2 ** WHOLE[kind]), "maximum": 2 ** WHOLE[kind] - 1}
-    if kind == "float":
-        return {"type": "number", "minimum": -3.4028234663852886e38, "maximum": 3.4028234663852886e38}
+    if kind in SCALARS:
+        return copy.deepcopy(dict(SCALARS[kind].json_schema))
     if kind == "decimal":
         return _decimal(type_)
-    if kind == "timestamp":
-        return {"anyOf": [dict(part) for part in _TIME["anyOf"]]}
-    if kind == "date":
-        return {"type": "string", "format": "date"}
     if kind == "list":
         assert type_.item is not None
         return {"type": "array", "items": _or_null(_type(type_.item))}
     if kind == "map":
         assert type_.item is not None
         return {"type": "object", "additionalProperties": _or_null(_type(type_.item))}
-    if kind == "struct":
-        members = {name: _or_null(_type(inner)) for name, inner in type_.fields}
-        return {"type": "object", "properties": members, "additionalProperties": False}
-    return {"type": {"string": "string", "bool": "boolean", "double": "number"}[kind]}
+    members = {name: _or_null(_type(inner)) for name, inner in type_.fields}
+    return {"type": "object", "properties": members, "additionalProperties": False}
 
 
 def _decimal(type_: Type) -> dict[str, Any]:
@@ -177,7 +168,7 @@ def as_json(value: Any) -> Any:
     """Return a value of the plan as JSON has it: times as text."""
     if isinstance(value, dt.datetime):
         return value.isoformat() if value.tzinfo else value.isoformat() + "Z"
-    if isinstance(value, dt.date):
+    if isinstance(value, dt.date | dt.time):
         return value.isoformat()
     if isinstance(value, list | tuple):
         return [as_json(inner) for inner in value]

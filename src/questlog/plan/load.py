@@ -12,10 +12,9 @@ from typing import Any
 
 from questlog.errors import PlanError
 from questlog.plan import MODES, Envelope, Event, Field, Plan, Type
-from questlog.plan.check import option_faults, shown
+from questlog.plan.check import option_faults, shared_faults, shown
 from questlog.plan.columns import ENVELOPE, LAST, header_column
 from questlog.plan.lines import key_lines
-from questlog.plan.tables import shared_faults
 from questlog.plan.types import NAME, NAME_RULE, nearest
 from questlog.plan.types import parse_type as parse_type
 from questlog.plan.version import plan_version
@@ -178,7 +177,7 @@ class _Reader:
         for index, header in enumerate(keep):
             where: Where = ("headers", "keep", index)
             if not isinstance(header, str) or not _HEADER.fullmatch(header):
-                self.fault(where, f"{shown(header)} is no header's name: letters, digits and -, as in User-Agent")
+                self.fault(where, f"{shown(header)} is not a header name: letters, digits and -, as in User-Agent")
                 continue
             column = header_column(header)
             if header.lower() in SECRET_HEADERS:
@@ -227,7 +226,7 @@ class _Reader:
         mode = body.get("mode", "quarantine")
         if mode not in MODES:
             known = nearest(mode, MODES) or f"; the modes are {', '.join(MODES)}"
-            self.fault((*where, "mode"), f"{shown(mode)} is no mode{known}")
+            self.fault((*where, "mode"), f"{shown(mode)} is not a mode{known}")
         match = self.table((*where, "match"), body.get("match", {}))
         for path, value in match.items():
             if not self.is_path(path):

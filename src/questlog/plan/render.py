@@ -92,7 +92,7 @@ def toml(value: Any) -> str:
         return '"' + "".join(map(_letter, value)) + '"'
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, dt.date | dt.datetime):
+    if isinstance(value, dt.date | dt.datetime | dt.time):
         return value.isoformat()
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml, value)) + "]"

@@ -5,22 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from questlog.plan import SCALARS, Type
+from questlog.types import SCALARS, Type
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 NAME_RULE = "a name is a-z, 0-9 and _, starts with a letter, 64 at most"
 DEEPEST = 16
-_WORDS = (*SCALARS, "decimal(p,s)", "list<T>", "map<string,T>", "struct<name:T,...>")
-_MEANT = {
-    "str": "string", "text": "string", "varchar": "string", "char": "string", "uuid": "string", "json": "string",
-    "boolean": "bool", "integer": "int", "int32": "int", "smallint": "int", "short": "int", "int64": "long",
-    "bigint": "long", "real": "float", "float32": "float", "number": "double", "float64": "double",
-    "datetime": "timestamp", "time": "timestamp", "timestamptz": "timestamp", "numeric": "decimal(p,s)",
-    "decimal": "decimal(p,s)", "money": "decimal(p,s)", "array": "list<T>", "list": "list<T>", "set": "list<T>",
-    "dict": "map<string,T>", "map": "map<string,T>", "object": "struct<name:T,...>", "struct": "struct<name:T,...>",
-    "row": "struct<name:T,...>",
+WORDS = (
+    *(row.name for row in SCALARS.values() if row.is_declarable),
+    "enum",
+    "decimal(p,s)",
+    "list<T>",
+    "map<string,T>",
+    "struct<name:T,...>",
+)
+"""Every type that a plan may name."""
+_STRUCTURED = {
+    "numeric": "decimal(p,s)", "decimal": "decimal(p,s)", "money": "decimal(p,s)", "array": "list<T>",
+    "list": "list<T>", "set": "list<T>", "dict": "map<string,T>", "map": "map<string,T>",
+    "object": "struct<name:T,...>", "struct": "struct<name:T,...>", "row": "struct<name:T,...>",
 }  # fmt: skip
-"""What other systems call a type -> what it is called here."""
+_SYNONYMS = _STRUCTURED | {synonym: row.name for row in SCALARS.values() for synonym in row.synonyms}
+"""What other systems call a type -> its name in a plan."""
 
 
 def nearest(word: object, words: Iterable[str]) -> str:
@@ -54,17 +59,17 @@ def _parse(text: str, depth: int) -> Type:
         return _parse_nested(nested.group(1), nested.group(2), text, depth + 1)
     if text == "enum" and depth:
         raise ValueError("an enum cannot be inside another type; write string there")
-    if text in SCALARS:
+    if text == "enum" or (text in SCALARS and SCALARS[text].is_declarable):
         return Type(text)
-    raise ValueError(f"{_shortened(text)!r} is no type{_guess(text)}")
+    raise ValueError(f"{_shortened(text)!r} is not a type{_guess(text)}")
 
 
 def _guess(text: str) -> str:
     head = re.split(r"[<(\[]", text.lower(), maxsplit=1)[0].strip()
-    known = [word for word in (_MEANT.get(text.lower()), _MEANT.get(head)) if word]
-    if known:
-        return f"; did you mean {known[0]!r}?"
-    return nearest(head, [re.split(r"[<(]", word)[0] for word in _WORDS]) or f"; the types are {', '.join(_WORDS)}"
+    meant = _SYNONYMS.get(text.lower()) or _SYNONYMS.get(head)
+    if meant:
+        return f"; did you mean {meant!r}?"
+    return nearest(head, [re.split(r"[<(]", word)[0] for word in WORDS]) or f"; the types are {', '.join(WORDS)}"
 
 
 def _shortened(text: str) -> str:

@@ -57,6 +57,8 @@ def _plain(value: Any) -> Any:
         return ["time", (value.astimezone(dt.UTC) if value.tzinfo else value).isoformat(), value.tzinfo is not None]
     if isinstance(value, dt.date):
         return ["date", value.isoformat()]
+    if isinstance(value, dt.time):
+        return ["clock", value.isoformat()]
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     if isinstance(value, dict):

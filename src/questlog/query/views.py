@@ -6,18 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-from questlog.plan import Type
+from questlog.lake.evolve import plan_type
 from questlog.plan.columns import ENVELOPE, LAST, Column
 from questlog.plan.evolve import widest
 from questlog.query.text import quote_name, quote_text
-
-_SQL = {
-    "string": "varchar", "enum": "varchar", "bool": "boolean", "int": "integer", "long": "bigint", "float": "float",
-    "double": "double", "timestamp": "timestamp", "date": "date", "binary": "blob",
-}  # fmt: skip
-_ICEBERG = {"boolean": "bool"}
+from questlog.types import SCALARS, Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +40,14 @@ def sql_type(type_: Type) -> str:
         assert type_.item is not None
         inner = sql_type(type_.item)
         return f"{inner}[]" if type_.kind == "list" else f"map(varchar, {inner})"
-    return _SQL[type_.kind]
-
-
-def _type_of(iceberg: Any) -> Type:
-    """Return the plan type of a type in Iceberg's JSON."""
-    if isinstance(iceberg, str):
-        if iceberg.startswith("decimal"):
-            precision, scale = iceberg.removeprefix("decimal(").removesuffix(")").split(",")
-            return Type("decimal", int(precision), int(scale))
-        return Type(_ICEBERG.get(iceberg, iceberg))
-    if iceberg["type"] == "list":
-        return Type("list", item=_type_of(iceberg["element"]))
-    if iceberg["type"] == "map":
-        return Type("map", item=_type_of(iceberg["value"]))
-    return Type("struct", fields=tuple((f["name"], _type_of(f["type"])) for f in iceberg["fields"]))
+    return SCALARS[type_.kind].duckdb.lower()
 
 
 @lru_cache(maxsize=256)
 def _lake_fields(schema: str) -> dict[str, tuple[int, Type, str]]:
     """Return name -> (field id, type, comment) of an Iceberg schema."""
     fields = json.loads(schema).get("fields", [])
-    return {f["name"]: (int(f["id"]), _type_of(f["type"]), f.get("doc") or "") for f in fields}
+    return {f["name"]: (int(f["id"]), plan_type(f["type"]), f.get("doc") or "") for f in fields}
 
 
 def view_columns(planned: Sequence[Column], schema: str) -> list[ViewColumn]:

@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from questlog.errors import Reason, Reject
 from questlog.plan import Envelope, Event, Field, Plan
-from questlog.plan.schema import ENVELOPE_COLUMNS, LAST_COLUMNS, header_column, table_schema
+from questlog.plan.columns import ENVELOPE, LAST, header_column, table_schema
+from questlog.plan.values import convert, to_integer, to_text
 from questlog.record import can_be_id
 from questlog.shape.read import Arrived, Body, is_null, read_body, read_members, read_value
 from questlog.shape.times import event_time
-from questlog.shape.values import DoesNotFit, convert, short, to_integer, to_text, to_timestamp
+from questlog.types import DoesNotFit, short, to_timestamp
 
-SERVER_COLUMNS = frozenset(name for name, _, _ in (*ENVELOPE_COLUMNS, *LAST_COLUMNS))
+SERVER_COLUMNS = frozenset(column.name for column in (*ENVELOPE, *LAST))
 """Columns that only the server and the envelope set: no header and no field can."""
 
 Row = dict[str, Any]
@@ -167,7 +168,7 @@ class Rules:
         chosen = body.get(names.event_id)
         unfit = {name: problem for name, (_, problem) in read.items() if problem}
         if chosen not in (None, "") and not can_be_id(chosen):
-            unfit["event_id"] = f"{short(chosen)} is no text of 1 to 200 characters"
+            unfit["event_id"] = f"{short(chosen)} is not text of 1 to 200 characters"
         paths = {name: getattr(names, "event_time" if name == "device_time" else name) for name in unfit}
         problem = next((Reject(Reason.BAD_ENVELOPE, paths[name], unfit[name]) for name in unfit), None)
         row: Row = {name: value for name, (value, _) in read.items()}

@@ -12,6 +12,7 @@ from questlog.errors import Reason, Reject
 from questlog.log import Entry
 from questlog.plan import Envelope
 from questlog.record import DEPTH_LIMIT, LAST_MS, can_be_id, decode_record, is_too_deep
+from questlog.types import number
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +29,6 @@ class Arrived:
     raw: bytes
     used: frozenset[str] = frozenset()
     sent: int | None = None
-
-
-class Number(float):
-    """A JSON number with a fraction or an exponent, or too long for any integer; `text` is what was sent."""
-
-    __slots__ = ("text",)
-    text: str
-
-
-def number(text: str) -> Number:
-    """Return the double nearest to *text*, infinite if none is near, that remembers *text*."""
-    found = Number(text)
-    found.text = text
-    return found
 
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from questlog.plan import Event, Type
+from questlog.plan import Event
+from questlog.types import Type, from_text
 
 LARGEST_BODY = 1 << 20
 _WHO = ("player_id", "session_id")
-_NUMBERS = {"int": int, "long": int, "float": float, "double": float}
-_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]+)?")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -42,7 +40,7 @@ def fields_of(
         else:
             said = texts() if said is None else said
             if name in said:
-                found[name] = typed(said[name], type_)
+                found[name] = from_text(said[name], type_)
     return found
 
 
@@ -73,13 +71,3 @@ def members_of(body: bytes) -> Members:
         return _members.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
-
-
-def typed(text: str, type_: Type) -> Any:
-    """Return *text* as the value a field of *type_* wants, or as it is: then it is judged as text."""
-    number = _NUMBERS.get(type_.kind)
-    if number is not None and _NUMBER.fullmatch(text):
-        return number(text) if number is float or "." not in text else text
-    if type_.kind == "bool" and text in ("true", "false"):
-        return text == "true"
-    return text

@@ -9,7 +9,7 @@ from questlog.collector.formats import Sent, query_of
 from questlog.collector.formats.envelope import build
 from questlog.collector.http import Request, Response, refuse
 from questlog.plan import Plan
-from questlog.web.fields import typed
+from questlog.types import from_text
 
 GIF = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
 _OWN = ("event_type", "event_id", "event_time", "player_id", "session_id", "sequence")
@@ -27,7 +27,7 @@ def read_pixel(request: Request, body: bytes, plan: Plan) -> Sent | Response:
     for name in ("event_time", "sequence"):
         if own.get(name, "").lstrip("-").isdigit() and len(own[name]) < 19:
             own[name] = int(own[name])
-    fields = {name: typed(text, types[name]) if name in types else text for name, text in found.items()}
+    fields = {name: from_text(text, types[name]) if name in types else text for name, text in found.items()}
     return Sent([build(plan.envelope, own, fields)])
 
 

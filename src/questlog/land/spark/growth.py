@@ -13,9 +13,8 @@ from questlog.lake.schema import Growth, arrow_schema, grown, read_renamed, rena
 from questlog.land.spark.tables import SparkTables
 from questlog.land.spark.workers import Target
 from questlog.plan import Plan
-from questlog.plan.columns import QUARANTINE_TABLE
+from questlog.plan.columns import QUARANTINE_TABLE, table_schema
 from questlog.plan.ddl import create_statements
-from questlog.plan.schema import table_schema
 
 COMMENT = "comment"
 ATTEMPTS = 5

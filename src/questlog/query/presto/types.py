@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import re
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from questlog.plan import Type
+from questlog.types import SCALARS, Type
 
 _TOKEN = re.compile(r'\s*("(?:[^"]|"")*"|[(),]|[^\s(),"]+)')
 
@@ -56,12 +55,13 @@ def _parse(tokens: list[str]) -> tuple[SqlType, list[str]]:
     return SqlType(name, tuple(inner), tuple(names), tuple(numbers)), tokens
 
 
-_ARROW = {
-    "boolean": pa.bool_(), "tinyint": pa.int8(), "smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64(),
-    "real": pa.float32(), "double": pa.float64(), "date": pa.date32(), "varbinary": pa.binary(),
-    "timestamp": pa.timestamp("us"), "timestamp with time zone": pa.timestamp("us", "UTC"),
-    "time": pa.time64("us"),
+_ROWS = {row.presto.lower(): row for row in reversed([*SCALARS.values()])}
+"""Presto's type -> the first row that is stored as it."""
+_FOREIGN = {
+    "tinyint": (pa.int8(), "int"), "smallint": (pa.int16(), "int"), "time": (pa.time64("us"), "string"),
+    "timestamp with time zone": (pa.timestamp("us", "UTC"), "timestamp"),
 }  # fmt: skip
+"""Types that only a query's result can have: Arrow's type, and the nearest of the plan's."""
 
 
 def arrow_type(type_: SqlType) -> pa.DataType:
@@ -76,7 +76,9 @@ def arrow_type(type_: SqlType) -> pa.DataType:
         return pa.struct(list(zip(type_.names, map(arrow_type, type_.inner), strict=True)))
     if type_.name == "unknown":
         return pa.null()
-    return _ARROW.get(type_.name, pa.string())
+    if type_.name in _ROWS:
+        return pa.type_for_alias(_ROWS[type_.name].arrow)
+    return _FOREIGN[type_.name][0] if type_.name in _FOREIGN else pa.string()
 
 
 def plan_type(type_: SqlType) -> Type:
@@ -89,14 +91,9 @@ def plan_type(type_: SqlType) -> Type:
         return Type("map", item=plan_type(type_.inner[1]))
     if type_.name == "row":
         return Type("struct", fields=tuple(zip(type_.names, map(plan_type, type_.inner), strict=True)))
-    return Type(_PLAN.get(type_.name, "string"))
-
-
-_PLAN = {
-    "boolean": "bool", "tinyint": "int", "smallint": "int", "integer": "int", "bigint": "long", "real": "float",
-    "double": "double", "date": "date", "timestamp": "timestamp", "timestamp with time zone": "timestamp",
-    "varbinary": "binary",
-}  # fmt: skip
+    if type_.name in _ROWS:
+        return Type(_ROWS[type_.name].name)
+    return Type(_FOREIGN[type_.name][1] if type_.name in _FOREIGN else "string")
 
 
 def arrow_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]) -> pa.Table:
@@ -111,7 +108,8 @@ def arrow_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]
 
 def _reader(type_: SqlType) -> Callable[[Any], Any]:
     """Return what makes a Python value of a JSON value of this type."""
-    read = _READERS.get(type_.name, _same)
+    row = _ROWS.get(type_.name)
+    read = (row.from_presto if row is not None else _READERS.get(type_.name)) or _same
     if type_.name == "array":
         item = _reader(type_.inner[0])
         read = lambda value: [item(each) for each in value]  # noqa: E731
@@ -138,10 +136,6 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _timestamp(value: str) -> dt.datetime:
-    return dt.datetime.fromisoformat(value)
-
-
 def _zoned(value: str) -> dt.datetime:
     """Read `2026-01-02 03:04:05.678 UTC` or another zone's name or offset."""
     moment, _, zone = value.rpartition(" ")
@@ -154,6 +148,5 @@ def _zoned(value: str) -> dt.datetime:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "decimal": Decimal, "real": float, "double": float, "date": dt.date.fromisoformat, "timestamp": _timestamp,
-    "timestamp with time zone": _zoned, "time": dt.time.fromisoformat, "varbinary": base64.b64decode,
+    "decimal": Decimal, "timestamp with time zone": _zoned, "time": dt.time.fromisoformat,
 }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,15 +15,15 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from questlog.plan.schema import arrow_type
+from questlog.plan.columns import arrow_type
+from questlog.plan.values import EXACT_DIGITS
 from questlog.record import DEPTH_LIMIT
 from questlog.shape.fields import FieldRule
 from questlog.shape.read import is_null, read_value
 from questlog.shape.times import LONGEST_WAIT_MICROS
-from questlog.shape.values import EXACT_DIGITS, LAST_MICROS, DoesNotFit, to_timestamp
+from questlog.types import LAST_MICROS, DoesNotFit, to_timestamp
 
 Build = Callable[[list[Any]], pa.Array]
-Date = dt.date
 TIMESTAMP = pa.timestamp("us")
 EXACT_SCALE = EXACT_DIGITS
 _SHALLOW = DEPTH_LIMIT // 2

@@ -12,21 +12,21 @@ from typing import Annotated, Any, Literal, Union
 import msgspec
 import pyarrow as pa
 
-from questlog.plan import Envelope, Event
+from questlog.plan import Envelope, Event, Type
+from questlog.plan.columns import arrow_type
 from questlog.record import MAX_ID_LENGTH
 from questlog.shape.fast import columns
 from questlog.shape.fields import EventRule, FieldRule, Rules
-from questlog.shape.values import LARGEST_FLOAT, LIMITS
+from questlog.types import SCALARS, Scalar, decoded_type
 
 Build = Callable[[list[Any]], pa.Array]
 
-_LONG = Annotated[int, msgspec.Meta(ge=LIMITS["long"][0], le=LIMITS["long"][1])]
 _ENVELOPE: tuple[tuple[str, str, Any, Build], ...] = (
     ("device_time", "event_time", int | str, columns.timestamps),
     ("sent_time", "sent_time", int | str, columns.timestamps),
     ("player_id", "player_id", str | int, columns.names),
     ("session_id", "session_id", str | int, columns.names),
-    ("sequence", "sequence", _LONG, columns.of(pa.int64())),
+    ("sequence", "sequence", decoded_type(SCALARS["long"]), columns.of(pa.int64())),
 )
 """Column, what the plan's envelope calls it, type of its usual values, how they become a column."""
 _ID = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
@@ -230,20 +230,32 @@ def head_of(rules: Rules) -> Head | None:
 # -- fields ---------------------------------------------------------------------------------------
 
 
-def usual_values(rule: FieldRule) -> tuple[Any, Build]:
+Usual = tuple[Any, Build]
+"""The msgspec type of a field's usual values, and how they become a column."""
+
+
+def usual_values(rule: FieldRule) -> Usual:
     """Return the type of a field's usual values and how they become a column.
 
     Values of any other kind of field are decoded and judged one by one, as on the careful path.
     """
     kind = rule.field.type.kind
-    found = _KINDS[kind](rule) if kind in _KINDS else None
+    if kind in _OWN:
+        found = _OWN[kind](rule)
+    else:
+        row = SCALARS.get(kind)
+        found = None if row is None or row.decoded is None else _LIMITED.get(row.decoded, _plain)(rule, row)
     if found is None:
         return msgspec.Raw, columns.one_by_one(rule)
     type_, build = found
     return type_, build if rule.default is None else columns.with_default(build, rule)
 
 
-def _string(rule: FieldRule) -> tuple[Any, Build] | None:
+def _plain(rule: FieldRule, row: Scalar) -> Usual | None:
+    return None if _has_limits(rule) else (row.decoded, columns.of(arrow_type(rule.field.type)))
+
+
+def _string(rule: FieldRule, row: Scalar) -> Usual | None:
     field, build = rule.field, columns.of(pa.string())
     if rule.low is not None or rule.high is not None:
         return None
@@ -257,36 +269,29 @@ def _string(rule: FieldRule) -> tuple[Any, Build] | None:
     return Annotated[str, msgspec.Meta(max_length=field.max_length, pattern=field.pattern)], build
 
 
-def _bool(rule: FieldRule) -> tuple[Any, Build] | None:
-    return None if _has_limits(rule) else (bool, columns.of(pa.bool_()))
-
-
-def _whole(rule: FieldRule) -> tuple[Any, Build] | None:
+def _whole(rule: FieldRule, row: Scalar) -> Usual | None:
     if rule.field.enum or rule.field.max_length is not None or rule.pattern is not None:
         return None
-    low, high = LIMITS[rule.field.type.kind]
-    low = low if rule.low is None else max(low, math.ceil(rule.low))
-    high = high if rule.high is None else min(high, math.floor(rule.high))
+    low = row.low if rule.low is None else max(row.low, math.ceil(rule.low))
+    high = row.high if rule.high is None else min(row.high, math.floor(rule.high))
     if low > high:
         return None
-    type_ = pa.int32() if rule.field.type.kind == "int" else pa.int64()
-    return Annotated[int, msgspec.Meta(ge=low, le=high)], columns.of(type_)
+    return decoded_type(row, low, high), columns.of(arrow_type(rule.field.type))
 
 
-def _real(rule: FieldRule) -> tuple[Any, Build] | None:
+def _real(rule: FieldRule, row: Scalar) -> Usual | None:
     if rule.field.enum or rule.field.max_length is not None or rule.pattern is not None:
         return None
     if not isinstance(rule.low, float | None) or not isinstance(rule.high, float | None):
         return None
-    low, high, single = rule.low, rule.high, rule.field.type.kind == "float"
-    if single:
-        low = -LARGEST_FLOAT if low is None else max(low, -LARGEST_FLOAT)
-        high = LARGEST_FLOAT if high is None else min(high, LARGEST_FLOAT)
-    type_ = float if low is None and high is None else Annotated[float, msgspec.Meta(ge=low, le=high)]
-    return type_, columns.of(pa.float32() if single else pa.float64())
+    return decoded_type(row, rule.low, rule.high), columns.of(arrow_type(rule.field.type))
 
 
-def _decimal(rule: FieldRule) -> tuple[Any, Build] | None:
+_LIMITED: Mapping[Any, Callable[[FieldRule, Scalar], Usual | None]] = {str: _string, int: _whole, float: _real}
+"""What a row decodes -> how the field's own limits narrow it; limits on any other type go one by one."""
+
+
+def _decimal(rule: FieldRule) -> Usual | None:
     if rule.field.enum or rule.field.max_length is not None or rule.pattern is not None:
         return None
     if rule.field.type.scale > columns.EXACT_SCALE:
@@ -294,43 +299,39 @@ def _decimal(rule: FieldRule) -> tuple[Any, Build] | None:
     return float | str, columns.decimals(rule)
 
 
-def _timestamp(rule: FieldRule) -> tuple[Any, Build] | None:
+def _timestamp(rule: FieldRule) -> Usual | None:
     return None if _has_limits(rule) else (int | str, columns.timestamps)
 
 
-def _date(rule: FieldRule) -> tuple[Any, Build] | None:
-    return None if _has_limits(rule) else (columns.Date, columns.of(pa.date32()))
-
-
-def _list(rule: FieldRule) -> tuple[Any, Build] | None:
+def _list(rule: FieldRule) -> Usual | None:
     """Lists of what has no bounds of its own."""
     item, field = rule.field.type.item, rule.field
-    if item is None or item.kind not in _ITEMS or field.enum or rule.low is not None or rule.high is not None:
+    if item is None or field.enum or rule.low is not None or rule.high is not None:
         return None
-    if field.pattern is not None or rule.default is not None:
+    if field.pattern is not None or rule.default is not None or _item(item) is None:
         return None
-    type_, arrow = _ITEMS[item.kind]
-    whole: Any = GenericAlias(list, (_optional(type_),))
+    whole: Any = GenericAlias(list, (_optional(_item(item)),))
     if field.max_length is not None:
         whole = Annotated[whole, msgspec.Meta(max_length=field.max_length)]
-    return whole, columns.of(pa.list_(arrow))
+    return whole, columns.of(arrow_type(rule.field.type))
 
 
-def _struct(rule: FieldRule) -> tuple[Any, Build] | None:
+def _struct(rule: FieldRule) -> Usual | None:
     """Structs of what has no bounds of its own, without structs inside."""
     members = rule.field.type.fields
     if not members or _has_limits(rule) or rule.default is not None:
         return None
-    if any(type_.kind not in _ITEMS for _, type_ in members):
+    inner = [_item(type_) for _, type_ in members]
+    if None in inner:
         return None
     slots = [f"m{index}" for index in range(len(members))]
-    types: list[Any] = [_optional(_ITEMS[type_.kind][0]) for _, type_ in members]
+    types: list[Any] = list(map(_optional, inner))
     type_ = msgspec.defstruct(
         "UsualStruct", [(slot, type_, None) for slot, type_ in zip(slots, types, strict=True)],
         rename=dict(zip(slots, [name for name, _ in members], strict=True)), kw_only=True, frozen=True, gc=False,
         forbid_unknown_fields=True,
     )  # fmt: skip
-    arrow = [pa.field(name, _ITEMS[each.kind][1]) for name, each in members]
+    arrow = [pa.field(name, arrow_type(each)) for name, each in members]
     return type_, columns.structs(slots, arrow)
 
 
@@ -341,15 +342,13 @@ def _has_limits(rule: FieldRule) -> bool:
     )  # fmt: skip
 
 
-_KINDS: Mapping[str, Callable[[FieldRule], tuple[Any, Build] | None]] = {
-    "string": _string, "bool": _bool, "int": _whole, "long": _whole, "float": _real, "double": _real,
-    "decimal": _decimal, "timestamp": _timestamp, "date": _date, "list": _list,
-    "struct": _struct,
+def _item(type_: Type) -> Any:
+    """Return the msgspec type of a value inside a list or a struct, None if such values go one by one."""
+    row = SCALARS.get(type_.kind)
+    return None if row is None or row.decoded is None else decoded_type(row)
+
+
+_OWN: Mapping[str, Callable[[FieldRule], Usual | None]] = {
+    "decimal": _decimal, "timestamp": _timestamp, "list": _list, "struct": _struct,
 }  # fmt: skip
-_ITEMS: Mapping[str, tuple[Any, pa.DataType]] = {
-    "string": (str, pa.string()),
-    "bool": (bool, pa.bool_()),
-    "int": (Annotated[int, msgspec.Meta(ge=LIMITS["int"][0], le=LIMITS["int"][1])], pa.int32()),
-    "long": (_LONG, pa.int64()),
-    "double": (float, pa.float64()),
-}
+"""Types whose values become a column in a way of their own."""

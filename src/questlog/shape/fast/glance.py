@@ -16,13 +16,14 @@ import msgspec
 
 from questlog.errors import Reject
 from questlog.plan import Event
+from questlog.plan.values import EXACT_DIGITS
 from questlog.record import NOT_A_RECORD, is_too_deep
 from questlog.shape.fast import Fast
 from questlog.shape.fast.columns import timestamps
 from questlog.shape.fast.decoders import usual_values
 from questlog.shape.fields import FieldRule
 from questlog.shape.read import is_null, read_value
-from questlog.shape.values import EXACT_DIGITS, DoesNotFit, to_timestamp
+from questlog.types import DoesNotFit, to_timestamp
 
 fromisoformat = datetime.fromisoformat
 _Check = tuple[Callable[[Any], Any], Callable[[Any], bool]]
