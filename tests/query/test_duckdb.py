@@ -1,7 +1,6 @@
-"""What the embedded engine promises beyond tests/contracts/test_query.py: the tail, DuckDB's SQL, no way out of it."""
+"""What the embedded engine promises beyond tests/contracts/test_query.py: the tail, DuckDB's SQL, limits."""
 
 import datetime as dt
-import hashlib
 import json
 import multiprocessing
 import threading
@@ -147,11 +146,8 @@ def test_a_forked_child_may_ask_too(game: Pipeline) -> None:
 
 def test_pivot_and_windows_and_recursion_are_reading(game: Pipeline) -> None:
     send(game, PURCHASE, GUILD)
-    assert game.sql("pivot events on event_type using count(*) group by host").columns == [
-        "host",
-        "join_guild",
-        "purchase",
-    ]
+    pivot = "pivot events on event_type in ('join_guild', 'purchase') using count(*) group by host"
+    assert game.sql(pivot).columns == ["host", "join_guild", "purchase"]
     counted = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 5) select sum(i) from n"
     assert game.sql(counted).rows() == [(15,)]
     assert game.sql("select row_number() over (order by item) from purchases").rows() == [(1,)]
@@ -196,65 +192,3 @@ def test_a_statement_that_takes_too_long_is_stopped(game: Pipeline) -> None:
     with pytest.raises(QueryError, match=r"stopped after 0.3 s"):
         impatient.sql("select count(*) from range(10000000) a, range(10000000) b where a.range = b.range + 1.5")
     assert impatient.sql("select 1").rows() == [(1,)]
-
-
-# -- what is refused -----------------------------------------------------------------------------
-
-ESCAPES = [
-    "insert into purchases values (1)", "update purchases set item = 'x'", "delete from purchases",
-    "drop table purchases", "drop view purchases", "create table t as select 1", "create view v as select 1",
-    "create or replace temp view purchases as select 1", "alter table purchases add column x int",
-    "truncate purchases", "merge into purchases using purchases p on true when matched then delete",
-    "copy purchases to '{lake}/x.csv'", "copy (select 1) to '/tmp/questlog-escape.csv'",
-    "copy purchases from '/etc/passwd'", "explain analyze copy (select 1) to '{lake}/x.csv'",
-    "attach '{lake}/x.db' as x", "attach ':memory:' as x", "detach memory", "use memory",
-    "install httpfs", "load httpfs", "export database '{lake}/x'", "import database '{lake}/x'",
-    "set memory_limit = '1TB'", "set enable_external_access = true", "reset memory_limit",
-    "pragma database_list", "pragma enable_profiling", "call pragma_version()", "checkpoint", "vacuum",
-    "begin", "commit", "rollback", "prepare p as select 1", "execute p", "deallocate p",
-    "select * from read_csv('/etc/passwd')", "select * from '/etc/passwd'", "select * from \"/etc/passwd\"",
-    "select * from read_text('/etc/passwd')", "select * from read_blob('/etc/*')", "select * from glob('/etc/*')",
-    "select * from read_parquet('{lake}/questlog/**/*.parquet')", "select * from parquet_metadata('{lake}/x')",
-    "select * from sniff_csv('/etc/passwd')", "select getenv('HOME')", "select * from duckdb_secrets()",
-    "select * from duckdb_settings()", "select * from query('drop table purchases')",
-    "select * from query_table('purchases')", "with x as (select 1) insert into purchases select * from x",
-    "select 1; drop table purchases", "select 1 -- \n; copy (select 1) to '{lake}/x.csv'",
-    "/* select */ copy (select 1) to '{lake}/x.csv'", "comment on table purchases is 'x'",
-    "pivot read_csv('/etc/passwd') on column0 using count(*)", "pivot '/etc/passwd.csv' on a using count(*)",
-    "select nextval('x')", "create sequence s", "create macro m() as 1", "create type t as enum ('a')",
-    "create secret (type s3)", "describe select * from read_csv('/etc/passwd')",
-    "show create table '/etc/passwd'", "summarize '/etc/passwd.csv'", "select * from pragma_storage_info('purchases')",
-    "from read_csv_auto('/etc/passwd')", "select (select count(*) from read_text('/etc/passwd'))",
-    "select * from purchases where item in (select content from read_text('/etc/passwd'))",
-    "values ((select content from read_text('/etc/passwd')))", "explain select * from read_text('/etc/passwd')",
-    "select * from purchases order by (select content from read_text('/etc/passwd'))",
-    "select list_transform([1], lambda x: (select content from read_text('/etc/passwd')))",
-]  # fmt: skip
-
-
-def fingerprint(folder: Path) -> dict[str, str]:
-    """Return every file's digest; SQLite's shared memory aside, which readers use."""
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.endswith(("-shm", "-wal"))
-    }
-
-
-def test_only_reading_statements_are_accepted(game: Pipeline) -> None:
-    send(game, PURCHASE)
-    land(game)
-    send(game, PURCHASE)
-    before = fingerprint(game.project.root)
-    accepted = []
-    for escape in ESCAPES:
-        try:
-            rows = game.sql(escape.format(lake=game.project.warehouse)).rows()
-        except QueryError as refused:
-            assert str(refused)
-            continue
-        accepted.append((escape, rows))
-    assert accepted == []
-    assert fingerprint(game.project.root) == before
-    assert not Path("/tmp/questlog-escape.csv").exists()
-    assert game.sql("select count(*) from purchases").rows() == [(2,)]

@@ -52,6 +52,7 @@ def test_two_columns_of_one_name_are_both_kept() -> None:
         "drop table t", "explain analyze drop table t", "explain (type io) insert into t select 1",
         "/* select */ drop table t",
         "explain analyze verbose delete from t", "call x()", "explain", "-- select 1", "selection", "use x",
+        "-- x\rdelete from t where 1 = 1 /*\nselect 1 */", "/* /* */ delete from t -- */ select 1",
     ],
 )  # fmt: skip
 def test_what_may_change_something_is_refused(statement: str) -> None:

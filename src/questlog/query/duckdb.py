@@ -142,13 +142,14 @@ class DuckDBEngine:
 
     def _attempt(self, cursor: duckdb.DuckDBPyConnection, statement: str, params: Params) -> Result:
         """Run a statement.  1 is it a show?  2 does it only read?  3 take a snapshot  4 attach  5 run"""
-        shown = show(statement, self._described, self._find)
-        if shown is None:
+        runs = show(statement, self._described, self._find)
+        if runs is None:
             reading = check_reads(cursor, statement)
             snapshot = self._snapshot()
             _attach(cursor, snapshot, reading)
+            runs = reading.statement
         values: Any = dict(params) if isinstance(params, Mapping) else list(params)
-        relation = self._within(cursor, lambda: cursor.sql(shown or statement, params=values or None).materialize())
+        relation = self._within(cursor, lambda: cursor.sql(runs, params=values or None).materialize())
         return Result(relation)
 
     def _within(self, cursor: duckdb.DuckDBPyConnection, work: Callable[[], Any]) -> Any:
@@ -259,7 +260,7 @@ def _attach(cursor: duckdb.DuckDBPyConnection, snapshot: _Snapshot, reading: Rea
     columns = snapshot.columns()
     shared = _events(snapshot.plan, columns)
     known = {name.lower() for name in (*columns, *shared)}
-    for name in sorted(reading.tables - known) if not reading.everything else ():
+    for name in sorted(reading.tables - known):
         raise _unknown(name, (*columns, *shared))
     every = reading.everything or (EVENTS in reading.tables and EVENTS in shared)
     for name, own in columns.items():

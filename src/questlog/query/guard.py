@@ -1,20 +1,22 @@
-"""Only reading statements: what DuckDB's own parser understood is checked before anything runs.
+"""Accept only statements that read: DuckDB's own parse tree is checked before anything runs.
 
-DuckDB's settings lock the doors as well, but they leave one open: the lake's folder, which the views
-must read, could be written by COPY, even inside EXPLAIN ANALYZE. So the parsed statement is walked, and
-whatever is not known to read only is refused.
+DuckDB's settings restrict a statement too, but not enough: the lake's folder, which the views must read, could be
+written by COPY, even in a WITH clause or inside EXPLAIN ANALYZE. So every node of the tree is checked, and a kind that
+is not known to read is refused. A statement that DuckDB returns no tree for is refused as well; it is never judged by
+its words, which names and strings can imitate.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from questlog.errors import QueryError
-from questlog.query.text import without_comments
+from questlog.query.text import SqlToken, tokens
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -26,46 +28,76 @@ _TABLE_FUNCTIONS = {
     "repeat_row", "summary", "unnest",
 }  # fmt: skip
 _REFUSED_FUNCTIONS = {"getenv", "nextval", "setval", "sleep_ms", "write_log"}
+_QUERY_WORDS = {"pivot", "pivot_wider", "with", "from", "select"}
 _SYSTEM_SCHEMAS = {"information_schema", "pg_catalog"}
 _SYSTEM_TABLES = {"duckdb_columns", "duckdb_tables", "duckdb_views", "sqlite_master"}
-_EXPLAIN = re.compile(r"explain\s+(?:analyze\s+|\([^)]*\)\s*)*", re.I)
-_DOES = re.compile(
-    r"(?:^|\(|\bas\s+(?:not\s+materialized\s+|materialized\s+)?|\banalyze\s+|;)\s*"
-    r"(copy|insert|update|delete|merge|create|drop|alter|attach|detach|install|load|export|import|set|reset"
-    r"|pragma|call|execute|prepare|vacuum|checkpoint|truncate|use|begin|comment)\b",
-    re.I,
-)
-_CALLS = re.compile(r'(?:\b(\w+)|"([^"]+)")\s*\(')
-_STRINGS = re.compile(r"'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$", re.S)
-_FILE_NAME = re.compile(r"[\"'][^\"']*(?:[/\\]|\.(?:parquet|csv|tsv|json\w*|ndjson|db|duckdb|txt|gz|zst)\b)", re.I)
+_FILE_NAME = re.compile(r"[./\\*?:]")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The tables a statement reads, in lower case; `everything` if it may read any of them."""
+    """A statement that only reads, as it may run: `statement` is the text whose tree was checked.
 
+    `tables` are those it reads, in lower case; `everything` if it may read any of them.
+    """
+
+    statement: str
     tables: frozenset[str] = frozenset()
     everything: bool = False
 
 
 def check_reads(connection: DuckDBPyConnection, statement: str) -> Reading:
-    """Return what *statement* reads.
+    """Return what *statement* reads, and the text to run.
 
     Raise `QueryError` unless it is one statement that can do nothing but read the project's tables.
     """
-    tree = _parsed(connection, statement)
-    if tree is not None:
-        return _check_tree(tree)
-    bare = without_comments(statement)
-    explained = _EXPLAIN.match(bare)
-    if explained:
-        return check_reads(connection, bare[explained.end() :])
-    _check_pivot(connection, bare)
-    return Reading(everything=True)
+    prefix, rest = _split_explain(statement)
+    tree = _parsed(connection, rest)
+    if tree is None:
+        raise _without_tree(rest)
+    tables, everything = _check_tree(tree)
+    # never the text as it came: what runs must end and begin where the tree does
+    return Reading(prefix + rest, tables, everything)
+
+
+def _split_explain(statement: str) -> tuple[str, str]:
+    """Return EXPLAIN with its options, written again from its words, and the statement it explains."""
+    waiting = [SqlToken("space", " ") if token.kind == "comment" else token for token in tokens(statement)]
+    while waiting and waiting[0].kind == "space":
+        waiting.pop(0)
+    if not waiting or not waiting[0].is_word("explain"):
+        return "", statement
+    prefix = []
+    while waiting and (waiting[0].is_word("explain", "analyze") or waiting[0].kind == "space"):
+        prefix.append(waiting.pop(0).text)
+    if waiting and waiting[0].text == "(" and _are_options(waiting):
+        while prefix[-1] != ")":
+            prefix.append(waiting.pop(0).text)
+    return "".join(prefix) + " ", "".join(token.text for token in waiting)
+
+
+def _are_options(waiting: Sequence[SqlToken]) -> bool:
+    """Return whether what *waiting* begins with are options such as `(analyze, format json)`: words and commas."""
+    words = [token for token in waiting[1:] if token.kind != "space"]
+    if not words or not words[0].is_word("analyze", "format"):
+        return False
+    inner = list(takewhile(lambda token: token.text != ")", words))
+    return len(inner) < len(words) and all(token.kind == "word" or token.text == "," for token in inner)
+
+
+def _without_tree(statement: str) -> QueryError:
+    """Return why a statement that has no tree is refused."""
+    words = [token.text.lower() for token in tokens(statement) if token.kind == "word"]
+    if any(word in ("pivot", "pivot_wider") for word in words) and words[0] in _QUERY_WORDS:
+        return QueryError(
+            "PIVOT must list its values: without IN, DuckDB cannot show beforehand that it only reads",
+            hint="PIVOT … ON column IN ('first', 'second')",
+        )
+    return _refusal(words[0].upper() if words else "this statement")
 
 
 def _parsed(connection: DuckDBPyConnection, statement: str) -> Any:
-    """Return the statement's tree; None for a kind that has none: EXPLAIN, PIVOT over values it must look up."""
+    """Return the statement's tree; None for a kind that has none, such as COPY, or PIVOT without IN."""
     ((text,),) = connection.execute("select json_serialize_sql(?::varchar)", [statement]).fetchall()
     try:
         tree = json.loads(text)
@@ -103,21 +135,17 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(value)
 
 
-def _check_tree(tree: Any) -> Reading:
+def _check_tree(tree: Any) -> tuple[frozenset[str], bool]:
+    """Return the tables that *tree* reads, and whether it may read any; raise `QueryError` if it may do more."""
     tables: set[str] = set()
-    own: set[str] = set()
+    common: set[str] = set()  # names of common table expressions
     everything = False
     for node in _nodes(tree):
         kind = str(node.get("type", ""))
-        if kind.endswith("_NODE") and kind not in _READING_NODES:
-            raise _refusal(kind.split("_", 1)[0])
+        _check_node(node, kind)
         if kind == "TABLE_FUNCTION":
             name = str(node["function"]["function_name"]).lower()
-            if name not in _TABLE_FUNCTIONS:
-                raise _refusal(f"{name}()")
             everything = everything or name.startswith(("duckdb_", "pragma_"))
-        elif kind == "FUNCTION" and str(node.get("function_name", "")).lower() in _REFUSED_FUNCTIONS:
-            raise _refusal(f"{node['function_name']}()")
         elif kind in ("BASE_TABLE", "SHOW_REF"):
             schema = str(node.get("schema_name") or "").lower()
             name = str(node.get("table_name") or "").lower()
@@ -126,30 +154,24 @@ def _check_tree(tree: Any) -> Reading:
             elif name:
                 tables.add(name)
         if isinstance(node.get("cte_map"), dict):
-            own |= {str(entry["key"]).lower() for entry in node["cte_map"].get("map", [])}
+            common |= {str(entry["key"]).lower() for entry in node["cte_map"].get("map", [])}
         if kind in ("RECURSIVE_CTE_NODE", "CTE_NODE"):
-            own.add(str(node.get("cte_name", "")).lower())
-    return Reading(frozenset(tables - own), everything)
+            common.add(str(node.get("cte_name", "")).lower())
+    return frozenset(tables - common), everything
 
 
-def _check_pivot(connection: DuckDBPyConnection, bare: str) -> None:
-    """Accept a PIVOT that looks its values up (the one reading statement without a tree) by its words."""
-    statements = connection.extract_statements(bare)
-    kind = str(statements[0].type).rsplit(".", 1)[-1].upper() if len(statements) == 1 else "SEVERAL"
-    if kind not in ("MULTI", "SELECT") or not re.match(r"(?:pivot|with|from|select|\()", bare, re.I):
-        raise _refusal(kind)
-    words = _STRINGS.sub("''", bare)
-    does = _DOES.search(words)
-    if does:
-        raise _refusal(does.group(1).upper())
-    if _FILE_NAME.search(bare):
-        raise _refusal("a file name")
-    rows = connection.execute("select distinct function_name from duckdb_functions() where function_type = 'table'")
-    refused = {str(name) for (name,) in rows.fetchall()} - _TABLE_FUNCTIONS | _REFUSED_FUNCTIONS
-    for found in _CALLS.finditer(words):
-        name = (found.group(1) or found.group(2)).lower()
-        if name in refused:
-            raise _refusal(f"{name}()")
+def _check_node(node: dict[str, Any], kind: str) -> None:
+    """Raise `QueryError` if this node of a tree may do more than read the project's tables."""
+    query = node.get("node")  # each query, also one in a WITH clause, is the "node" of its parent
+    for query_kind in (kind if kind.endswith("_NODE") else "", query.get("type") if isinstance(query, dict) else ""):
+        if query_kind and query_kind not in _READING_NODES:
+            raise _refusal(str(query_kind).split("_", 1)[0])
+    if kind == "TABLE_FUNCTION" and str(node["function"]["function_name"]).lower() not in _TABLE_FUNCTIONS:
+        raise _refusal(f"{node['function']['function_name']}()")
+    if kind == "FUNCTION" and str(node.get("function_name", "")).lower() in _REFUSED_FUNCTIONS:
+        raise _refusal(f"{node['function_name']}()")
+    if kind in ("BASE_TABLE", "SHOW_REF") and _FILE_NAME.search(str(node.get("table_name") or "")):
+        raise _refusal(f"the file name {node['table_name']!r}")
 
 
 def _refusal(what: str) -> QueryError:

@@ -23,7 +23,7 @@ from questlog.query.presto.held import Held, read_held
 from questlog.query.presto.types import arrow_table, parse_type, plan_type
 from questlog.query.result import Result
 from questlog.query.show import show
-from questlog.query.text import only_statement, pieces, quote_text, without_comments
+from questlog.query.text import only_statement, quote_text, tokens, without_comments
 from questlog.query.views import ViewColumn, events_columns, events_sql
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def check_reads(statement: str) -> None:
     In Presto's grammar a statement that begins with one of these words is a query to its end; `explain` begins
     another statement, which `analyze` runs.
     """
-    text = without_comments(statement)
+    text = without_comments(statement, ansi=True)
     text = _EXPLAIN.sub("", text, count=1) if text[:7].lower() == "explain" else text
     if not _READS.match(text):
         word = text.split(None, 1)[0] if text.split() else "nothing"
@@ -218,8 +218,9 @@ def with_values(statement: str, params: Params) -> str:
             raise QueryError(f"there is no value for {match.group()}") from error
 
     out = []
-    for is_code, group in groupby(pieces(statement), lambda piece: piece[0] == "rest"):
-        text = "".join(piece for _, piece in group)
+    quoted = ("string", "name", "comment")
+    for is_code, group in groupby(tokens(statement, ansi=True), lambda token: token.kind not in quoted):
+        text = "".join(token.text for token in group)
         out.append(_PARAMETER.sub(value, text) if is_code else text)
     if not used:
         raise QueryError("values were given, and the statement asks for none", hint="? or $name marks their places")
