@@ -1,37 +1,32 @@
-"""HOW events come in: bytes -> receipts and records. Pure; no web framework, no clock of its own."""
+"""The accept stage: validates what was sent, then encodes it once. Pure: no I/O, no clock, no web framework."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from questlog.plan import Plan
+from questlog.plan import Event, Plan
 from questlog.record import can_be_id, encode_record, new_id
-
-if TYPE_CHECKING:
-    from questlog.shape.fields import Judged
 
 NEVER_KEPT = frozenset(
     {"authorization", "cookie", "proxy-authorization", "set-cookie", "x-write-key", "x-signature", "x-signature-time"}
 )
-"""Headers that hold secrets: no plan can keep them."""
+"""Headers that hold secrets. No plan can keep them."""
 OUTCOMES = ("accepted", "duplicate", "quarantined", "rejected")
 TOO_LARGE = "too_large"
-"""The reason of an event that is refused for its size; it is never recorded, so no table knows it."""
+"""The reason an event is rejected for its size. Such an event is never recorded, so no table holds this reason."""
+UNLIMITED = 1 << 62
+Known = Callable[[str], bool]
+"""Client-chosen id -> whether an event with that id is known to be in the log."""
 _decoder = msgspec.json.Decoder()
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """What became of one event: its id, and `accepted`, or `rejected` with the reason.
-
-    Where nobody has judged it (`accept`), an accepted event may still turn out not to fit the plan: then it is in
-    quarantine, with its reason. `receive` judges: `quarantined` says so at once, and `duplicate` that the id is
-    known.
-    """
+    """What became of one event: its id, its outcome, and why unless it was accepted."""
 
     event_id: str
     outcome: str
@@ -42,115 +37,102 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Receipts in the order sent, and the records to append before anybody is told."""
+    """The receipts in the order sent, and the records to make durable before anyone is answered."""
 
     receipts: Sequence[Receipt]
     records: Sequence[bytes]
     ids: Set[str] = frozenset()
-    """The ids that clients chose, of events that are no duplicates."""
+    """Ids that clients chose, of the recorded events that are not duplicates."""
+
+
+def _nothing_known(event_id: str) -> bool:
+    return False
 
 
 def accept(
-    events: Iterable[bytes], plan: Plan, *, received_ms: int, headers: Mapping[str, str] | None = None
-) -> Accepted:
-    """Turn each event's bytes into a record; only events whose mode is `reject` can be refused.
-
-    Headers outside the plan's allow-list are dropped here: they never reach a disk.
-    """
-    kept = keep_headers(plan, headers) if headers else {}
-    strict = any(event.mode == "reject" for event in plan.events.values())
-    receipts: list[Receipt] = []
-    records: list[bytes] = []
-    for raw in events:
-        receipt, record = accept_one(raw, plan, received_ms=received_ms, kept=kept, strict=strict)
-        receipts.append(receipt)
-        if receipt.outcome == "accepted":
-            records.append(record)
-    return Accepted(receipts, records)
-
-
-def accept_one(
-    raw: bytes, plan: Plan, *, received_ms: int, kept: dict[str, str], strict: bool
-) -> tuple[Receipt, bytes]:
-    """Return an event's receipt and record. Only if *strict* is it looked for a type whose mode is `reject`."""
-    event_id, chosen, valid = read_id(raw, plan)
-    record = encode_record(raw, id=event_id, received_ms=received_ms, headers=kept, client_id=chosen, is_json=valid)
-    return _judged(record, event_id, plan) if strict else Receipt(event_id, "accepted"), record
-
-
-Known = Callable[[str], bool]
-"""Client-chosen id -> whether an event of that id is known to be in the log."""
-
-
-def receive(
     events: Iterable[bytes],
     plan: Plan,
     *,
     received_ms: int,
-    kept: dict[str, str],
+    headers: dict[str, str] | None = None,
     sent_ms: int | None = None,
-    known: Known = lambda _: False,
-    max_event_bytes: int = 1 << 62,
+    known: Known = _nothing_known,
+    max_event_bytes: int = UNLIMITED,
+    validate: bool = True,
 ) -> Accepted:
-    """Do what `accept` does and judge each event by the plan as well, as landing will.
+    """Return a receipt for each event, and a record for each event that is not rejected.
 
-    What is quarantined, or a duplicate, is recorded like everything else: only what is `rejected` is not.
+    For each event:  1 check its size  2 validate it as landing will  3 check for a duplicate id  4 encode it, once.
+
+    Quarantined events and duplicates are recorded like any other event. Without *validate*, only events that the
+    plan rejects are detected: every other receipt is `accepted`, and landing quarantines or deduplicates the rest.
+    *headers* hold only names from `header_names(plan)`.
     """
-    describe, glance = _judges()
+    validates = validate or can_reject(plan)
+    precheck = _precheck() if validate else None
     receipts: list[Receipt] = []
     records: list[bytes] = []
-    here: set[str] = set()
+    ids: set[str] = set()
     for raw in events:
         if len(raw) > max_event_bytes:
             receipts.append(Receipt("", "rejected", TOO_LARGE, "", f"max_event_bytes is {max_event_bytes}"))
             continue
-        usual = glance(raw, plan)
-        if usual is not None:
-            chosen, valid = bool(usual[1]), True
-            event_id = usual[1] or new_id()
+        passed = None if precheck is None else precheck(raw, plan)
+        if passed is not None:
+            event_id, chosen, is_json = passed[1] or new_id(), bool(passed[1]), True
+            receipt = Receipt(event_id, "accepted")
         else:
-            event_id, chosen, valid = read_id(raw, plan)
-        record = encode_record(
-            raw,
-            id=event_id,
-            received_ms=received_ms,
-            headers=kept,
-            client_id=chosen,
-            sent_ms=sent_ms,
-            is_json=valid,
-            is_shallow=usual is not None,
-        )
-        receipt = Receipt(event_id, "accepted") if usual is not None else _receipt(event_id, describe(record, plan))
+            event_id, chosen, is_json = read_id(raw, plan)
+            receipt = _validated(raw, event_id, plan, validate) if validates else Receipt(event_id, "accepted")
         if receipt.outcome != "rejected":
-            if chosen and (event_id in here or known(event_id)):
-                receipt = Receipt(event_id, "duplicate")
-            elif chosen:
-                here.add(event_id)
+            if chosen and validate:
+                if event_id in ids or known(event_id):
+                    receipt = Receipt(event_id, "duplicate")
+                else:
+                    ids.add(event_id)
+            record = encode_record(
+                raw,
+                id=event_id,
+                received_ms=received_ms,
+                headers=headers,
+                client_id=chosen,
+                sent_ms=sent_ms,
+                is_json=is_json,
+                is_shallow=passed is not None,
+            )
             records.append(record)
         receipts.append(receipt)
-    return Accepted(receipts, records, here)
+    return Accepted(receipts, records, ids)
 
 
-@cache
-def _judges() -> tuple[Callable[[bytes, Plan], Judged], Callable[[bytes, Plan], tuple[Any, str | None] | None]]:
-    """Return what judges a record, and what sees a usual event."""
-    from questlog.shape import describe, glance  # imports Arrow, which a sender without receipts does not need
+def accept_described(
+    raw: bytes, plan: Plan, *, event_id: str | None, received_ms: int, headers: dict[str, str], can_reject: bool
+) -> tuple[Receipt, bytes]:
+    """Return the receipt and the record of an event that an application described itself.
 
-    return describe, glance
+    Its id, if it chose one, is *event_id* and need not be parsed out of *raw*. The event is validated only if the
+    plan *can_reject* it. A rejected event has an empty record.
+    """
+    if can_reject:
+        accepted = accept([raw], plan, received_ms=received_ms, headers=headers, validate=False)
+        return accepted.receipts[0], accepted.records[0] if accepted.records else b""
+    chosen, event_id = event_id is not None, event_id or new_id()
+    record = encode_record(raw, id=event_id, received_ms=received_ms, headers=headers, client_id=chosen)
+    return Receipt(event_id, "accepted"), record
 
 
-def keep_headers(plan: Plan, headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the allow-listed headers under the plan's spelling, as UTF-8 text."""
-    lower = {name.lower(): value for name, value in headers.items()}
-    return {
-        name: as_text(lower[name.lower()])
-        for name in plan.headers
-        if name.lower() in lower and name.lower() not in NEVER_KEPT
-    }
+def can_reject(plan: Plan) -> bool:
+    """Return whether *plan* has event types whose mode is `reject`."""
+    return any(event.mode == "reject" for event in plan.events.values())
+
+
+def header_names(plan: Plan) -> list[str]:
+    """Return the headers that *plan* keeps, in its spelling. Headers that hold secrets are never among them."""
+    return [name for name in plan.headers if name.lower() not in NEVER_KEPT]
 
 
 def as_text(value: str) -> str:
-    """WSGI hands header bytes over as latin-1; give them back as the UTF-8 they are, or escaped."""
+    """Return a header value as UTF-8 text, with invalid bytes escaped: WSGI decodes header bytes as latin-1."""
     if value.isascii():
         return value
     try:
@@ -160,7 +142,7 @@ def as_text(value: str) -> str:
 
 
 def read_id(raw: bytes, plan: Plan) -> tuple[str, bool, bool]:
-    """Return (id, whether the client chose it, whether *raw* is JSON)."""
+    """Return an event's id, whether the client chose it, and whether *raw* is JSON."""
     try:
         body: Any = _decoder.decode(raw)
     except RecursionError:
@@ -172,17 +154,23 @@ def read_id(raw: bytes, plan: Plan) -> tuple[str, bool, bool]:
     return (body, True, True) if can_be_id(body) else (new_id(), False, True)
 
 
-def _judged(record: bytes, event_id: str, plan: Plan) -> Receipt:
-    """Return the receipt of a record that may be of a type whose mode is `reject`."""
-    from questlog.shape import describe  # imports Arrow, which a server without such types does not need
+def _validated(raw: bytes, event_id: str, plan: Plan, reports_quarantine: bool) -> Receipt:
+    """Return the receipt that the plan's rules give an event."""
+    from questlog.shape import validate  # imports Arrow, which an app whose plan rejects nothing does not need
 
-    receipt = _receipt(event_id, describe(record, plan))
-    return receipt if receipt.outcome == "rejected" else Receipt(event_id, "accepted")
-
-
-def _receipt(event_id: str, judged: Judged) -> Receipt:
-    reject = judged.reject
+    verdict = validate(raw, plan)
+    reject = verdict.reject
     if reject is None:
         return Receipt(event_id, "accepted")
-    refused = judged.event is not None and judged.event.mode == "reject"
-    return Receipt(event_id, "rejected" if refused else "quarantined", reject.reason.value, reject.field, reject.detail)
+    is_rejected = verdict.event is not None and verdict.event.mode == "reject"
+    if not is_rejected and not reports_quarantine:
+        return Receipt(event_id, "accepted")
+    outcome = "rejected" if is_rejected else "quarantined"
+    return Receipt(event_id, outcome, reject.reason.value, reject.field, reject.detail)
+
+
+@cache
+def _precheck() -> Callable[[bytes, Plan], tuple[Event, str | None] | None]:
+    from questlog.shape import precheck  # as above
+
+    return precheck

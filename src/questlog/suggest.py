@@ -88,17 +88,17 @@ class Suggester:
     def add(self, raw: bytes) -> None:
         """Take one event as it was sent into account."""
         self._read += 1
-        judged = self._rules.judge(self._arrived(raw))
-        if judged.event is None and judged.claimed is not None and self._is_new(judged.claimed):
-            judged = self._rules.judge(self._arrived(raw))
-        if judged.event is None or judged.row is None:
-            assert judged.reject is not None
-            self._skipped[judged.reject.reason.value] += 1
+        verdict = self._rules.validate(self._arrived(raw))
+        if verdict.event is None and verdict.claimed is not None and self._is_new(verdict.claimed):
+            verdict = self._rules.validate(self._arrived(raw))
+        if verdict.event is None or verdict.row is None:
+            assert verdict.reject is not None
+            self._skipped[verdict.reject.reason.value] += 1
             return
-        lacks = self._lacks.setdefault(judged.event.name, _Lacks())
+        lacks = self._lacks.setdefault(verdict.event.name, _Lacks())
         lacks.events += 1
-        rescued = judged.row["_rescued"]
-        self.add_rescued(judged.event.name, rescued.encode() if rescued else b"{}")
+        rescued = verdict.row["_rescued"]
+        self.add_rescued(verdict.event.name, rescued.encode() if rescued else b"{}")
 
     def add_rescued(self, event: str, rescued: bytes, events: int = 0) -> None:
         """Take what was left over of an event of the plan into account; *events* is how many more it counts."""

@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import sys
-from questlog.accept import receive
+from questlog.accept import accept
 from questlog.collector.app import warm_up
 from questlog.plan.load import parse_plan
 
@@ -13,7 +13,7 @@ plan = parse_plan('[events.hit.fields]\\ndamage = "int"\\nat = "timestamp"')
 warm_up(plan)
 before = set(sys.modules)
 events = [b'{"event_type":"hit","damage":1,"at":"2026-11-24T10:00:00Z"}', b'{"event_type":"hit","damage":"x"}', b'{']
-print([receipt.outcome for receipt in receive(events, plan, received_ms=1, kept={}).receipts])
+print([receipt.outcome for receipt in accept(events, plan, received_ms=1).receipts])
 print(sorted(set(sys.modules) - before))
 """
 

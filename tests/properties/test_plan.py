@@ -19,8 +19,7 @@ from questlog.plan.lines import key_lines
 from questlog.plan.load import check_plan, parse_plan, parse_type
 from questlog.plan.render import render, toml
 from questlog.plan.values import convert
-from questlog.record import encode_record
-from questlog.shape import judge
+from questlog.shape import validate
 from questlog.types import DoesNotFit
 from support.plan_strategies import TYPES, plans, values
 
@@ -137,7 +136,7 @@ def test_what_is_valid_by_the_json_schema_becomes_a_row(plan: Plan, data: st.Dat
         raw = json.dumps(body_of(plan, event, data))
         schema = event_schema(plan, event.name)
         if Draft202012Validator(schema, format_checker=FORMATS).is_valid(json.loads(raw)):
-            assert judge(encode_record(raw.encode(), id="1", received_ms=1), plan) is None
+            assert validate(raw.encode(), plan).reject is None
 
 
 def body_of(plan: Plan, event: Event, data: st.DataObject) -> dict[str, Any]:

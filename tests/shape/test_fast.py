@@ -46,15 +46,15 @@ HEADERS = {"Host": "h", "User-Agent": "ab"}
 @pytest.fixture
 def careful(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The records that were judged one by one."""
-    judged: list[bytes] = []
-    real = questlog.shape._Batch._judge
+    validated: list[bytes] = []
+    real = questlog.shape._Batch._validate
 
-    def judge(self: Any, index: int, entry: Entry, arrived: Any) -> None:
-        judged.append(arrived.raw)
+    def validate(self: Any, index: int, entry: Entry, arrived: Any) -> None:
+        validated.append(arrived.raw)
         real(self, index, entry, arrived)
 
-    monkeypatch.setattr(questlog.shape._Batch, "_judge", judge)
-    return judged
+    monkeypatch.setattr(questlog.shape._Batch, "_validate", validate)
+    return validated
 
 
 def entry(offset: int, event: bytes, **more: Any) -> Entry:

@@ -18,7 +18,7 @@ from questlog.log import Entry, Log, Position, merge
 from questlog.pipeline import ClusterPipeline, Pipeline, open_pipeline
 from questlog.plan import Plan
 from questlog.record import decode_record
-from questlog.shape import describe
+from questlog.shape import validate_entry
 
 POLL_SECONDS = 0.05
 TOPIC_POLL_SECONDS = 0.25
@@ -110,13 +110,13 @@ def _last(log: Log, end: Any, count: int) -> list[Entry]:
 
 def _describe(entry: Entry, plan: Plan) -> dict[str, Any]:
     """Return one event as it is shown."""
-    judged = describe(entry.value, plan)
+    verdict = validate_entry(entry, plan)
     record = decode_record(entry.value)
     received = record.received if record else entry.received_ms
-    reject = judged.reject
+    reject = verdict.reject
     return {
         "received_time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(received / 1000)) + f".{received % 1000:03}Z",
-        "event_type": judged.event.name if judged.event else judged.claimed,
+        "event_type": verdict.event.name if verdict.event else verdict.claimed,
         "event_id": record.id if record else None,
         "reason": reject.reason.value if reject else None,
         "field": (reject.field or None) if reject else None,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from questlog.accept import NEVER_KEPT, as_text, receive
+from questlog.accept import accept, as_text, header_names
 from questlog.collector.endpoints import ENDPOINTS, Endpoint, Pages
 from questlog.collector.formats import Format, Sent
 from questlog.collector.http import Request, Respond, Response, refuse
@@ -113,11 +113,11 @@ class Collector:
         if refusal is not None:
             respond(refusal)
             return
-        accepted = receive(
+        accepted = accept(
             sent.events,
             plan,
             received_ms=received_ms,
-            kept=_kept(self._kept, request.headers) if self._kept else {},
+            headers=_kept(self._kept, request.headers) if self._kept else {},
             sent_ms=sent.at_ms,
             known=lambda event_id: self._recent.knows(event_id, received_ms, window_ms),
             max_event_bytes=self._limits.max_event_bytes,
@@ -177,13 +177,12 @@ class Collector:
         """Derive from a new plan, once, what each request needs of it."""
         if plan is not self._plan:
             self._plan, self._window_ms = plan, int(plan.dedup_hours * 3_600_000)
-            names = [name for name in plan.headers if name.lower() not in NEVER_KEPT]
-            self._kept = [(name.lower().encode(), name) for name in names]
+            self._kept = [(name.lower().encode(), name) for name in header_names(plan)]
 
 
 def warm_up(plan: Plan) -> None:
     """Validate one event before any arrives: the imports this triggers would block the event loop for 0.5 s."""
-    receive([b"{}"], plan, received_ms=0, kept={})
+    accept([b"{}"], plan, received_ms=0)
 
 
 def _kept(names: Sequence[tuple[bytes, str]], headers: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -12,17 +12,17 @@ from typing import cast
 
 import pyarrow as pa
 
-from questlog.errors import Reason, Reject
+from questlog.errors import Reason
 from questlog.log import Entry, Gap, Position
 from questlog.plan import Event, Plan
 from questlog.record import LAST_MS, Line
 from questlog.shape.columns import Part, join_parts, table_of_rows
 from questlog.shape.fast import Fast, has_headers, read_lines
-from questlog.shape.fast.glance import Glance
-from questlog.shape.fields import Judged, Row, Rules
+from questlog.shape.fast.precheck import Precheck
+from questlog.shape.fields import Row, Rules, Verdict
 from questlog.shape.read import Arrived, read_record
 
-__all__ = ["QUARANTINE", "Place", "Seen", "Shaped", "describe", "glance", "judge", "never_seen", "shape"]
+__all__ = ["QUARANTINE", "Place", "Seen", "Shaped", "never_seen", "precheck", "shape", "validate", "validate_entry"]
 
 QUARANTINE = "quarantine"
 FAST_FROM = 64
@@ -82,23 +82,26 @@ def shape(
     return batch.finish()
 
 
-def judge(value: bytes, plan: Plan) -> Reject | None:
-    """Return why the record *value* would be refused by *plan*, or None; no column is built."""
-    return describe(value, plan).reject
+def validate(event: bytes, plan: Plan) -> Verdict:
+    """Return the verdict on an event as it was sent. Its record, however encoded, gets the same one when it lands.
 
-
-def describe(value: bytes, plan: Plan) -> Judged:
-    """Return the record's event type and its row or refusal; no column is built."""
-    rules = _ready(plan).rules
-    return rules.judge(read_record(Entry(0, 0, value, 0), plan.envelope, rules.headers))
-
-
-def glance(raw: bytes, plan: Plan) -> tuple[Event, str | None] | None:
-    """Return the event type and chosen id of an event that is certain to become a row, in a microsecond.
-
-    None says nothing: `describe` judges every event.
+    No columns are built; the row holds none of the values that the server adds.
     """
-    return _ready(plan).glance.see(raw)
+    return _ready(plan).rules.validate(Arrived("", 0, False, {}, event))
+
+
+def validate_entry(entry: Entry, plan: Plan) -> Verdict:
+    """Return the verdict on an entry of a log, whoever wrote it, and its row if it has one. No columns are built."""
+    rules = _ready(plan).rules
+    return rules.validate(read_record(entry, plan.envelope, rules.headers))
+
+
+def precheck(event: bytes, plan: Plan) -> tuple[Event, str | None] | None:
+    """Return the event type and chosen id of an event that is certain to become a row, within a microsecond.
+
+    None means that it is not certain: `validate` decides.
+    """
+    return _ready(plan).precheck.check(event)
 
 
 _value_of, _partition_of, _offset_of = attrgetter("value"), attrgetter("partition"), attrgetter("offset")
@@ -117,9 +120,9 @@ class _Ready:
         return Fast(self.rules)
 
     @cached_property
-    def glance(self) -> Glance:
-        """The way for one usual event of which no row is wanted."""
-        return Glance(self.fast)
+    def precheck(self) -> Precheck:
+        """The fast path for a single event when no row is needed."""
+        return Precheck(self.fast)
 
 
 _plans: dict[str, _Ready] = {}
@@ -148,13 +151,13 @@ class _Batch:
         self.window_ms = int(rules.plan.dedup_hours * 3_600_000)
 
     def add_entries(self) -> None:
-        """Put each record in exactly one place.  1 read  2 duplicate?  3 judge."""
+        """Put each record in exactly one place.  1 read  2 duplicate?  3 validate."""
         for index, entry in enumerate(self.entries):
             arrived = self._read(entry)
             if arrived.client_id and self._is_duplicate(arrived.id, entry, arrived.received):
                 self._repeat(arrived)
             else:
-                self._judge(index, entry, arrived)
+                self._validate(index, entry, arrived)
 
     def add_many(self, fast: Fast) -> None:
         """Do what `add_entries` does: usual events by whole columns, the others one by one."""
@@ -169,7 +172,7 @@ class _Batch:
             for part in parts:
                 self._put_part(part)
             for place in (*left, *unusual):
-                self._judge(place, self.entries[place], self._read(self.entries[place]))
+                self._validate(place, self.entries[place], self._read(self.entries[place]))
 
     def _usual(self, places: Sequence[int], lines: Sequence[Line | None], left: list[int]) -> list[int]:
         """Return the places of records that may be usual, without duplicates; *left* gets the others."""
@@ -194,15 +197,15 @@ class _Batch:
         return read_record(entry, self.rules.envelope, self.rules.headers)
 
     def _repeat(self, arrived: Arrived) -> None:
-        event = self.rules.judge(arrived).event
+        event = self.rules.validate(arrived).event
         self.repeated[event.name if event else ""] += 1
 
-    def _judge(self, index: int, entry: Entry, arrived: Arrived) -> None:
-        judged = self.rules.judge(arrived)
-        if judged.row is not None and judged.event is not None:
-            self._put(judged.event.table, index, entry, judged.row)
+    def _validate(self, index: int, entry: Entry, arrived: Arrived) -> None:
+        verdict = self.rules.validate(arrived)
+        if verdict.row is not None and verdict.event is not None:
+            self._put(verdict.event.table, index, entry, verdict.row)
         else:
-            self._put(QUARANTINE, index, entry, self._quarantine_row(entry, arrived, judged))
+            self._put(QUARANTINE, index, entry, self._quarantine_row(entry, arrived, verdict))
 
     def _is_duplicate(self, event_id: str, entry: Entry, received: int) -> bool:
         """Return whether the id is known from another place, not too long before or after.
@@ -257,15 +260,15 @@ class _Batch:
         }
         self._put(QUARANTINE, index, Entry(gap.partition, gap.until - 1, b"", received), row)
 
-    def _quarantine_row(self, entry: Entry, arrived: Arrived, judged: Judged) -> Row:
-        assert judged.reject is not None
+    def _quarantine_row(self, entry: Entry, arrived: Arrived, verdict: Verdict) -> Row:
+        assert verdict.reject is not None
         return {
             "event_id": arrived.id,
-            "event_type": judged.claimed,
+            "event_type": verdict.claimed,
             "received_time": arrived.received * 1000,
-            "reason": judged.reject.reason.value,
-            "field": judged.reject.field or None,
-            "detail": judged.reject.detail or None,
+            "reason": verdict.reject.reason.value,
+            "field": verdict.reject.field or None,
+            "detail": verdict.reject.detail or None,
             "raw_event": arrived.raw.decode("utf-8", "backslashreplace"),
             "record": entry.value,
             "log_partition": entry.partition,

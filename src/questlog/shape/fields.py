@@ -29,7 +29,7 @@ Tree = dict[str, "Tree"]
 
 
 @dataclass(slots=True)
-class Judged:
+class Verdict:
     """What one event became: a row of `event`'s table, or a refusal. `claimed` is the type it names."""
 
     event: Event | None = None
@@ -110,18 +110,18 @@ class Rules:
         fields = tuple(_field_rule(field) for field in event.fields if field.name not in taken)
         return EventRule(event, fields, consumed_paths(self.envelope, event))
 
-    def judge(self, arrived: Arrived) -> Judged:
+    def validate(self, arrived: Arrived) -> Verdict:
         """Return the event's row or its refusal.  1 read  2 find its type  3 envelope  4 fields."""
         body = read_body(arrived.raw)
         if isinstance(body, Reject):
-            return Judged(reject=body)
+            return Verdict(reject=body)
         claimed = body.get(self.envelope.event_type)
-        judged = Judged(claimed=claimed if isinstance(claimed, str) else None)
+        verdict = Verdict(claimed=claimed if isinstance(claimed, str) else None)
         found = self.find(body.get, claimed)
         if isinstance(found, Reject):
-            judged.reject = found
-            return judged
-        judged.event = found
+            verdict.reject = found
+            return verdict
+        verdict.event = found
         rule = self.events[found.name]
         row, rescued, problem = self._envelope(body, arrived, rule)
         if problem is None or rule.lenient:
@@ -134,11 +134,11 @@ class Rules:
                 rescued += unknown
                 problem = problem or bad
         if problem is not None and not rule.lenient:
-            judged.reject = problem
-            return judged
+            verdict.reject = problem
+            return verdict
         row["_rescued"] = as_json(rescued)
-        judged.row = row
-        return judged
+        verdict.row = row
+        return verdict
 
     def find(self, get: Callable[[str], Any], claimed: Any) -> Event | Reject:
         """Return the event type that a body, read by *get*, means: the plan's matches first, then its name."""

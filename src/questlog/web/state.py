@@ -138,13 +138,16 @@ class Capture(list[dict[str, Any]]):
 
     def take(self, pending: Pending) -> None:
         """Keep events, and judge their records."""
-        from questlog.shape import judge
+        from questlog.record import decode_record
+        from questlog.shape import validate
 
         for each in pending.judge():
             if each.receipt.outcome == "accepted":
                 body = plain(each.body)
                 self.append(body)
-                reject = judge(each.record, pending.wiring.plan)
+                record = decode_record(each.record)
+                assert record is not None
+                reject = validate(record.raw(), pending.wiring.plan).reject
                 if reject is not None:
                     self.bad.append((body, reject))
 

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from questlog.accept import NEVER_KEPT, Receipt, accept_one, as_text
+from questlog.accept import Receipt, accept_described, as_text, can_reject, header_names
 from questlog.errors import QuestlogError
 from questlog.plan import Envelope, Plan
-from questlog.record import encode_record, new_id
 
 _encoder = msgspec.json.Encoder()
 _OWN = ("event_type", "event_id", "player_id", "session_id")
@@ -61,10 +60,7 @@ class Pending:
         return sum(len(each.record) for each in self.judged) if self.judged else 500 * len(self.bodies)
 
     def records(self) -> list[bytes]:
-        """Return what to append, without receipts if nobody has asked for them yet. To be called once."""
-        if self.judged is None and not self.wiring.strict:
-            headers = self._texts()
-            return [self.wiring.record(body, new_id(), self.received_ms, headers) for body in self.bodies]
+        """Return what to append: nothing of events that were rejected."""
         return [each.record for each in self.judge() if each.receipt.outcome == "accepted"]
 
     def _texts(self) -> dict[str, str]:
@@ -78,22 +74,21 @@ class Wiring:
         self.plan = plan
         self.routes = plan.routes
         self.events = plan.events
-        self.strict = any(event.mode == "reject" for event in plan.events.values())
-        self.headers = [(name, _environ_key(name)) for name in plan.headers if name.lower() not in NEVER_KEPT]
+        self.strict = can_reject(plan)
+        self.headers = [(name, _environ_key(name)) for name in header_names(plan)]
         self._plain = plan.envelope == Envelope()
 
     def accept(self, body: dict[str, Any], received_ms: int, headers: dict[str, str]) -> Judged:
-        """Judge an event that the app itself describes; nothing is written."""
-        if self.strict:
-            raw = self._encode(body)
-            return Judged(body, *accept_one(raw, self.plan, received_ms=received_ms, kept=headers, strict=True))
-        event_id = body.get("event_id") or new_id()
-        return Judged(body, Receipt(event_id, "accepted"), self.record(body, event_id, received_ms, headers))
-
-    def record(self, body: dict[str, Any], event_id: str, received_ms: int, headers: dict[str, str]) -> bytes:
-        """Return the record of an event that no plan refuses."""
-        raw, chosen = self._encode(body), "event_id" in body
-        return encode_record(raw, id=event_id, received_ms=received_ms, headers=headers, client_id=chosen)
+        """Accept an event that the app described; nothing is written."""
+        receipt, record = accept_described(
+            self._encode(body),
+            self.plan,
+            event_id=body.get("event_id"),
+            received_ms=received_ms,
+            headers=headers,
+            can_reject=self.strict,
+        )
+        return Judged(body, receipt, record)
 
     def _encode(self, body: dict[str, Any]) -> bytes:
         """Return an event as the plan's envelope wants it."""

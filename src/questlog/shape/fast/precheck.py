@@ -30,7 +30,7 @@ _Check = tuple[Callable[[Any], Any], Callable[[Any], bool]]
 """Where a value stands in a decoded event, and whether it is usual."""
 
 
-class Glance:
+class Precheck:
     """What a plan says of usual events, one by one."""
 
     def __init__(self, fast: Fast) -> None:
@@ -45,7 +45,7 @@ class Glance:
                     checks.append((column.get, check))
             self._checks[name] = checks
 
-    def see(self, raw: bytes) -> tuple[Event, str | None] | None:
+    def check(self, raw: bytes) -> tuple[Event, str | None] | None:
         """Return the event type of a usual event and the id it chose, None if it is not certain."""
         try:
             name, body = self._decode(raw)
