@@ -69,7 +69,6 @@ KNOWN_TWINS = {
     "Change",
     "Field",
     "Figures",
-    "Judged",
     "Part",
     "Problem",
     "Seen",
