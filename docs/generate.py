@@ -18,6 +18,7 @@ from questlog.plan import Plan, Type
 from questlog.plan.columns import ENVELOPE, LAST, QUARANTINE_COLUMNS, Column, header_column
 from questlog.query.views import sql_type
 from questlog.settings import Settings
+from questlog.types import SCALARS, Scalar
 
 REFERENCE = Path(__file__).parent / "reference"
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
@@ -61,6 +62,30 @@ def _setting(row: Field[Any]) -> str:
     if row.default is MISSING:
         return f"| `[{row.name}]` | table | empty | `{variable}_<KEY>`, dots as underscores | {meaning} |"
     return f"| `{row.name}` | {type(row.default).__name__} | `{row.default}` | `{variable}` | {meaning} |"
+
+
+def types() -> str:
+    """Return the field types that a plan may name, and what each engine stores them as."""
+    head = ["| type | holds | in JSON | DuckDB | Spark | Presto | Iceberg |", "|---|---|---|---|---|---|---|"]
+    parts = ["# Field types\n", NOTE + "A plan gives every field one of these types.\n", *head]
+    parts += [_type(row) for row in SCALARS.values() if row.is_declarable]
+    parts += ["\n## Types made of others\n", "| type | holds | in JSON |", "|---|---|---|"]
+    parts += [f"| `{type_}` | {holds} | {accepts} |" for type_, holds, accepts in STRUCTURED]
+    return "\n".join([*parts, "\nTypes nest: `map<string,list<decimal(9,2)>>`.", ""])
+
+
+def _type(row: Scalar) -> str:
+    stored = " | ".join(text.lower() for text in (row.duckdb, row.spark, row.presto, row.iceberg))
+    return f"| `{row.name}` | {row.holds} | {row.accepts} | {stored} |"
+
+
+STRUCTURED = (
+    ("decimal(p,s)", "p digits, s of them behind the point, exact", "a number, or its digits as text"),
+    ("enum", "one of the texts in `enum = [...]`", "text"),
+    ("list<T>", "any number of T", "an array"),
+    ("map<string,T>", "keys that are data, each with a T", "an object"),
+    ("struct<name:T,...>", "members that have names", "an object with no other members"),
+)
 
 
 def columns() -> str:
@@ -136,6 +161,7 @@ PAGES = {
     "commands.md": commands,
     "settings.md": settings,
     "columns.md": columns,
+    "types.md": types,
     "benchmarks.md": benchmarks,
 }
 
