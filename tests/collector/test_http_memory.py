@@ -13,7 +13,7 @@ import pytest
 from questlog.collector.http import Request, Respond, Response
 from questlog.collector.http.connection import Connection
 from questlog.collector.http.limits import LIMITS
-from questlog.collector.http.server import Server, listen
+from questlog.collector.http.server import HttpServer, listen
 
 HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n"
 SENT = {
@@ -47,7 +47,7 @@ def served() -> Iterator[int]:
     limits = replace(LIMITS, head_seconds=0.05, body_seconds=0.05, idle_seconds=0.05)
 
     async def serve() -> None:
-        await Server(Fine(), limits).serve(sockets, stop.is_set)
+        await HttpServer(Fine(), limits).serve(sockets, stop.is_set)
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()

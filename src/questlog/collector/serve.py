@@ -17,7 +17,7 @@ from pathlib import Path
 from questlog.collector.app import Collector, warm_up
 from questlog.collector.endpoints import ENDPOINTS, Pages
 from questlog.collector.http.commit import Committer
-from questlog.collector.http.server import Server, listen
+from questlog.collector.http.server import HttpServer, listen
 from questlog.collector.keys.authenticator import LOOPBACK, Authenticator
 from questlog.collector.keys.rate import Rates
 from questlog.collector.keys.store import KeyStore
@@ -122,7 +122,7 @@ async def _serve(
     )
     authenticator = Authenticator(project.data, rates, open_without_keys=open_without_keys)
     collector = Collector(lambda: pipeline.plan, committer, authenticator, metrics, pages)
-    server = Server(collector, refused=lambda status: metrics.answered(REFUSED, status, 0))
+    server = HttpServer(collector, refused=lambda status: metrics.answered(REFUSED, status, 0))
     warm_up(pipeline.plan)
     gc.collect()
     gc.freeze()  # what exists now stays: scanning it again would stop the loop for 30 ms each time

@@ -18,7 +18,7 @@ WATCH_SECONDS = 0.2
 """How often deadlines are looked at: one look at all of them costs less than a timer for each."""
 
 
-class Server:
+class HttpServer:
     """Serves one handler on sockets that listen already."""
 
     def __init__(self, handler: Handler, limits: Limits = LIMITS, refused: Callable[[int], None] = lambda _: None):

@@ -1,0 +1,193 @@
+"""Reads requests from a connection's bytes, and refuses framing that two servers could understand differently.
+
+httptools (llhttp) parses; what its grammar accepts and we do not is refused here. A refusal is the last response of
+its connection: after it, where the next request begins is not known.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import httptools
+
+from questlog.collector.http import Request, Response, refuse
+from questlog.collector.http.limits import Limits
+from questlog.collector.http.states import ENDED, State
+
+_ONCE = frozenset(
+    (b"host", b"content-type", b"content-encoding", b"authorization", b"x-write-key", b"expect", b"origin",
+     b"x-sent-time", b"x-signature", b"x-signature-time")
+)  # fmt: skip
+"""Headers that mean something else when they are sent twice."""
+
+
+class Refusal(Exception):
+    """Stops the parser; *response* is the connection's last."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class Receiver(Protocol):
+    """What the reader needs of its connection. Each `on_` method may raise `Refusal`."""
+
+    state: State
+
+    def enter(self, state: State) -> None:
+        """Change the state."""
+
+    def on_head(self, request: Request, version: str, *, keep_alive: bool) -> None:
+        """Take a request whose headers are complete; its body follows, perhaps an empty one."""
+
+    def on_chunk(self, chunk: bytes) -> None:
+        """Take a part of the body."""
+
+    def on_complete(self) -> None:
+        """Handle the request: its body is complete."""
+
+
+class RequestReader:
+    """Feeds a parser and moves its connection from IDLE through HEAD and BODY back to IDLE, request by request."""
+
+    def __init__(self, connection: Receiver, peer: str, limits: Limits) -> None:
+        self._connection, self._peer, self._limits = connection, peer, limits
+        self._parser = httptools.HttpRequestParser(self)
+        self._request: Request | None = None
+        self._upgrade_asked = False
+        self._headers: dict[bytes, bytes] = {}
+        self._target = b""
+        self._head_bytes = self._header_lines = 0
+        self._raw_bytes = self._first_bytes = 0
+
+    def close(self) -> None:
+        """Release the parser, which refers to us."""
+        del self._parser
+
+    def feed(self, data: bytes) -> Response | None:
+        """Parse what arrived; return the refusal that ends the connection, or None."""
+        self._raw_bytes += len(data)
+        self._first_bytes = len(data) if self._connection.state is State.IDLE else 0
+        try:
+            return self._parse(data) or self._check_raw_bytes()
+        except httptools.HttpParserError as error:
+            if self._connection.state in ENDED:  # in the middle of this data
+                return None
+            return _refusal_of(error)
+
+    def _parse(self, data: bytes) -> Response | None:
+        """Parse. After the headers of a request that asks for another protocol the parser stops, and we go on."""
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return None
+            except httptools.HttpParserUpgrade as stopped:
+                if not self._upgrade_asked:
+                    return refuse(400, "bad_request", "this server is not a proxy")
+                data = data[stopped.args[0] :]
+                self._ignore_upgrade()
+
+    def _ignore_upgrade(self) -> None:
+        """Read the body as if no upgrade had been asked for: Java's HttpClient asks for HTTP/2 and accepts HTTP/1.1."""
+        assert self._request is not None
+        self._upgrade_asked = False
+        length = self._request.length
+        framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+
+    def _check_raw_bytes(self) -> Response | None:
+        """Refuse a head or a chunked body that grows without ever yielding a header or a byte of the body."""
+        limits, state = self._limits, self._connection.state
+        if state is State.HEAD and self._raw_bytes > limits.max_head_bytes:
+            return head_too_large(limits)
+        if state is State.BODY and self._raw_bytes > limits.max_head_bytes + 2 * limits.max_body_bytes:
+            return body_too_large(limits)
+        return None
+
+    # -- the parser's calls ----------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._request is not None:  # its headers have been read: see `_ignore_upgrade`
+            return
+        self._headers = {}
+        self._target = b""
+        self._head_bytes = self._header_lines = 0
+        # the data begins with this request, or with earlier ones: then this one's share of it is not known
+        self._raw_bytes, self._first_bytes = self._first_bytes, 0
+        if self._connection.state in ENDED:  # by the response to an earlier request in the same data
+            raise Refusal(refuse(400, "bad_request", "the connection has ended"))
+        self._connection.enter(State.HEAD)
+
+    def on_url(self, target: bytes) -> None:
+        self._target += target
+
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        if self._request is not None:  # a trailer: headers after the body are ignored
+            return
+        name, value = name.lower(), value or b""
+        self._header_lines += 1
+        self._head_bytes += len(name) + len(value) + 4
+        if name in self._headers:
+            if name in _ONCE:
+                raise Refusal(refuse(400, "bad_request", f"the header {name.decode()} was sent twice"))
+            value = self._headers[name] + b", " + value
+        self._headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """Check what the parser does not.  1 version  2 Host  3 size  4 transfer coding  5 length."""
+        if self._request is not None:
+            return
+        parser, headers, limits = self._parser, self._headers, self._limits
+        version = parser.get_http_version()
+        if version != "1.1" and version != "1.0":
+            raise Refusal(refuse(505, "bad_request", "this server speaks HTTP/1.1"))
+        if version == "1.1" and b"host" not in headers:
+            raise Refusal(refuse(400, "bad_request", "an HTTP/1.1 request needs a Host header"))
+        if self._head_bytes + len(self._target) > limits.max_head_bytes or self._header_lines > limits.max_headers:
+            raise Refusal(head_too_large(limits))
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and (coding.lower() != b"chunked" or version == "1.0"):
+            message = "the only transfer coding supported is chunked, once, over HTTP/1.1"
+            raise Refusal(refuse(501, "bad_request", message))
+        length = None if coding is not None else int(headers.get(b"content-length", b"0"))
+        request = Request(parser.get_method().decode(), self._target, headers, length, self._peer)
+        self._upgrade_asked = parser.should_upgrade() and request.method != "CONNECT"
+        self._request = request
+        self._connection.enter(State.BODY)
+        if length is not None and length > limits.max_body_bytes:
+            raise Refusal(body_too_large(limits))
+        self._connection.on_head(request, version, keep_alive=parser.should_keep_alive())
+
+    def on_body(self, chunk: bytes) -> None:
+        self._connection.on_chunk(chunk)
+
+    def on_message_complete(self) -> None:
+        if self._upgrade_asked:
+            return
+        self._request, self._raw_bytes = None, 0
+        self._connection.enter(State.IDLE)
+        self._connection.on_complete()
+
+
+def _refusal_of(error: httptools.HttpParserError) -> Response:
+    """Return the response to what stopped the parser.
+
+    A function of its own: a variable of `feed` that holds the cause would be in a cycle with the cause's traceback.
+    """
+    cause = error.__context__
+    if isinstance(cause, Refusal):
+        return cause.response
+    if isinstance(error, httptools.HttpParserCallbackError):  # a fault of ours, not the client's
+        raise error
+    return refuse(400, "bad_request", f"not a valid HTTP/1.1 request: {error}")
+
+
+def head_too_large(limits: Limits) -> Response:
+    """Return the refusal of a request line and headers beyond the limits."""
+    return refuse(431, "head_too_large", f"max_head_bytes is {limits.max_head_bytes}, max_headers {limits.max_headers}")
+
+
+def body_too_large(limits: Limits) -> Response:
+    """Return the refusal of a body beyond the limit."""
+    return refuse(413, "body_too_large", f"max_body_bytes is {limits.max_body_bytes}", "send smaller batches")

@@ -1,0 +1,47 @@
+"""The states of a connection, what may follow each, and how long each may last."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from questlog.collector.http.limits import Limits
+
+NEVER = float("inf")
+
+
+class State(IntEnum):
+    """What a connection is doing. The last three are its end: nothing that arrives then is parsed."""
+
+    IDLE = 0
+    """No request is being received; responses may still be due."""
+    HEAD = 1
+    """Between a request's first byte and its last header."""
+    BODY = 2
+    """Between a request's last header and the last byte of its body."""
+    CLOSING = 3
+    """The last response is known (a refusal, or the client has closed its side); earlier ones may still be due."""
+    LINGERING = 4
+    """The last response is sent; what still arrives is discarded, for closing now would reset the connection."""
+    CLOSED = 5
+    """The transport is gone."""
+
+
+ENDED = frozenset({State.CLOSING, State.LINGERING, State.CLOSED})
+NEXT: tuple[frozenset[State], ...] = (
+    frozenset({State.HEAD}) | ENDED,  # after IDLE
+    frozenset({State.BODY}) | ENDED,  # after HEAD
+    frozenset({State.IDLE}) | ENDED,  # after BODY
+    frozenset({State.LINGERING, State.CLOSED}),  # after CLOSING
+    frozenset({State.CLOSED}),  # after LINGERING
+    frozenset(),  # after CLOSED
+)
+"""State -> the states that may follow. `Connection.enter` asserts it."""
+
+
+def durations(limits: Limits) -> tuple[float, ...]:
+    """Return for each state how many seconds a connection may stay in it.
+
+    IDLE has no limit here: a response that waits for the disk takes as long as it takes, and `idle_seconds` begins
+    once none is due.
+    """
+    return (NEVER, limits.head_seconds, limits.body_seconds, NEVER, limits.linger_seconds, NEVER)
