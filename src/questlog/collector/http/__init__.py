@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from questlog.collector.keys import Key
 
 JSON = b"application/json"
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_STATUS_LINES = {each.value: b"HTTP/1.1 %d %s" % (each.value, each.phrase.encode()) for each in HTTPStatus}
 
 
 class Request:
@@ -47,7 +47,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 
     def encode(self, *, date: bytes, close: bool, without_body: bool = False) -> bytes:
         """Return what goes over the wire."""
-        lines = [b"HTTP/1.1 %d %s" % (self.status, _REASONS[self.status]), b"date: " + date]
+        lines = [_STATUS_LINES[self.status], b"date: " + date]
         if self.status != 204:
             lines.append(b"content-type: " + self.content_type)
             lines.append(b"content-length: %d" % len(self.body))

@@ -10,7 +10,19 @@ from typing import Protocol, cast
 from questlog.collector.http import Handler, Request, Response, refuse
 from questlog.collector.http.limits import Limits
 from questlog.collector.http.reader import Refusal, RequestReader, body_too_large
-from questlog.collector.http.states import ENDED, NEVER, NEXT, State, durations
+from questlog.collector.http.states import (
+    BODY,
+    CLOSED,
+    CLOSING,
+    ENDED,
+    HEAD,
+    IDLE,
+    LINGERING,
+    NEVER,
+    NEXT,
+    State,
+    durations,
+)
 
 _DISCARD_BYTES = 64 << 10
 """A body up to this size is read to its end even if the response is known already, so that the connection can go on."""
@@ -61,21 +73,21 @@ class Connection(asyncio.Protocol):
     """A bounded use of bytes and time. The server ends it once `deadline` or `write_deadline` (loop time) passes."""
 
     def __init__(self, server: Owner) -> None:
-        self._server, self._limits = server, server.limits
+        self._server, self._limits, self._now = server, server.limits, server.now
         self._durations = durations(server.limits)
         self._exchanges: deque[Exchange] = deque()
         """Complete requests whose responses have not left, oldest first."""
         self._receiving: Exchange | None = None
         self._chunks: list[bytes] = []
         self._reading_paused = self._writing_paused = False
-        self.state = State.IDLE
+        self.state = IDLE
         self.deadline = self.write_deadline = NEVER
 
     def enter(self, state: State) -> None:
         """Change the state; its deadline begins now."""
         assert state in NEXT[self.state], (self.state, state)
         self.state = state
-        self.deadline = self._server.now() + self._durations[state]
+        self.deadline = self._now() + self._durations[state]
 
     # -- the transport's calls -------------------------------------------------------------------
 
@@ -84,13 +96,13 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._reader = RequestReader(self, self.peer, self._limits)
-        self.deadline = self._server.now() + self._limits.head_seconds
+        self.deadline = self._now() + self._limits.head_seconds
         refusal = self._server.admit(self)
         if refusal is not None:
             self._refuse(refusal)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.enter(State.CLOSED)
+        self.enter(CLOSED)
         for exchange in self._exchanges:
             self._server.release(exchange)
         if self._receiving is not None:
@@ -103,11 +115,11 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Finish the responses due to a client that has closed its sending side, unless a request was cut off."""
-        if not self._exchanges or self.state not in (State.IDLE, State.CLOSING):
+        if not self._exchanges or self.state not in (IDLE, CLOSING):
             return False
         self._exchanges[-1].close = True
-        if self.state is State.IDLE:
-            self.enter(State.CLOSING)
+        if self.state is IDLE:
+            self.enter(CLOSING)
         return True
 
     def data_received(self, data: bytes) -> None:
@@ -119,7 +131,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        self.write_deadline = self._server.now() + self._limits.write_seconds
+        self.write_deadline = self._now() + self._limits.write_seconds
         self._pause_or_resume_reading()
 
     def resume_writing(self) -> None:
@@ -128,7 +140,7 @@ class Connection(asyncio.Protocol):
 
     # -- the reader's calls ----------------------------------------------------------------------
 
-    def on_head(self, request: Request, version: str, *, keep_alive: bool) -> None:
+    def on_head(self, request: Request, version: str, keep_alive: bool) -> None:
         """Ask the handler whether the headers decide the response; then answer Expect."""
         exchange = Exchange(self, request, close=not keep_alive)
         self._receiving, self._chunks = exchange, []
@@ -177,16 +189,16 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """End a connection whose deadline has passed: an unfinished request gets a 408, an idle one nothing."""
-        if self.state is State.HEAD:
+        if self.state is HEAD:
             self._refuse(refuse(408, "too_slow", f"head_seconds is {self._limits.head_seconds:g}"))
-        elif self.state is State.BODY:
+        elif self.state is BODY:
             self._refuse(refuse(408, "too_slow", f"body_seconds is {self._limits.body_seconds:g}"))
         else:
             self.transport.abort()
 
     def stop(self) -> None:
         """Close once nothing is due; a request that is being received may finish."""
-        if self.state is State.IDLE and not self._exchanges:
+        if self.state is IDLE and not self._exchanges:
             self.transport.close()
 
     def abort(self) -> None:
@@ -197,22 +209,22 @@ class Connection(asyncio.Protocol):
 
     def flush(self) -> None:
         """Send every response whose turn it is."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return
         out: list[bytes] = []
         while self._exchanges and (response := self._exchanges[0].response) is not None:
             exchange = self._exchanges.popleft()
             self._server.release(exchange)
             head_only = exchange.request is not None and exchange.request.method == "HEAD"
-            close = exchange.close or (self._server.stopping and not self._exchanges and self.state is State.IDLE)
+            close = exchange.close or (self._server.stopping and not self._exchanges and self.state is IDLE)
             out.append(response.encode(date=self._server.date, close=close, without_body=head_only))
             if close:
                 self._end(out)
                 return
         if out:
             self.transport.write(b"".join(out) if len(out) > 1 else out[0])
-            if not self._exchanges and self.state is State.IDLE:
-                self.deadline = self._server.now() + self._limits.idle_seconds
+            if not self._exchanges and self.state is IDLE:
+                self.deadline = self._now() + self._limits.idle_seconds
             if self._reading_paused:
                 self._pause_or_resume_reading()
 
@@ -223,7 +235,7 @@ class Connection(asyncio.Protocol):
             self._receiving, self._chunks = None, []
         if self.state in ENDED:
             return
-        self.enter(State.CLOSING)
+        self.enter(CLOSING)
         if not (self._exchanges and self._exchanges[-1].close):
             exchange = Exchange(self, None, close=True)
             self._exchanges.append(exchange)
@@ -234,7 +246,7 @@ class Connection(asyncio.Protocol):
         """Send the last responses, then linger: closing with unread bytes would reset the connection under them."""
         self.transport.write(b"".join(out))
         self._exchanges.clear()
-        self.enter(State.LINGERING)
+        self.enter(LINGERING)
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resume_reading()
@@ -244,7 +256,7 @@ class Connection(asyncio.Protocol):
     def _pause_or_resume_reading(self) -> None:
         """Stop reading from a client that sends requests faster than it reads responses."""
         pause = self._writing_paused or len(self._exchanges) >= self._limits.max_pipelined
-        if pause == self._reading_paused or self.state in (State.LINGERING, State.CLOSED):
+        if pause == self._reading_paused or self.state in (LINGERING, CLOSED):
             return
         self._reading_paused = pause
         if pause:

@@ -12,7 +12,7 @@ import httptools
 
 from questlog.collector.http import Request, Response, refuse
 from questlog.collector.http.limits import Limits
-from questlog.collector.http.states import ENDED, State
+from questlog.collector.http.states import BODY, ENDED, HEAD, IDLE, State
 
 _ONCE = frozenset(
     (b"host", b"content-type", b"content-encoding", b"authorization", b"x-write-key", b"expect", b"origin",
@@ -37,7 +37,7 @@ class Receiver(Protocol):
     def enter(self, state: State) -> None:
         """Change the state."""
 
-    def on_head(self, request: Request, version: str, *, keep_alive: bool) -> None:
+    def on_head(self, request: Request, version: str, keep_alive: bool) -> None:
         """Take a request whose headers are complete; its body follows, perhaps an empty one."""
 
     def on_chunk(self, chunk: bytes) -> None:
@@ -52,6 +52,7 @@ class RequestReader:
 
     def __init__(self, connection: Receiver, peer: str, limits: Limits) -> None:
         self._connection, self._peer, self._limits = connection, peer, limits
+        self.on_body = connection.on_chunk  # the parser calls it directly, once for every chunk
         self._parser = httptools.HttpRequestParser(self)
         self._request: Request | None = None
         self._upgrade_asked = False
@@ -61,15 +62,18 @@ class RequestReader:
         self._raw_bytes = self._first_bytes = 0
 
     def close(self) -> None:
-        """Release the parser, which refers to us."""
-        del self._parser
+        """Release what refers back to us and to the connection."""
+        del self._parser, self.on_body
 
     def feed(self, data: bytes) -> Response | None:
         """Parse what arrived; return the refusal that ends the connection, or None."""
         self._raw_bytes += len(data)
-        self._first_bytes = len(data) if self._connection.state is State.IDLE else 0
+        self._first_bytes = len(data) if self._connection.state is IDLE else 0
         try:
-            return self._parse(data) or self._check_raw_bytes()
+            refusal = self._parse(data)
+            if self._raw_bytes > self._limits.max_head_bytes:
+                return refusal or self._check_raw_bytes()
+            return refusal
         except httptools.HttpParserError as error:
             if self._connection.state in ENDED:  # in the middle of this data
                 return None
@@ -99,9 +103,9 @@ class RequestReader:
     def _check_raw_bytes(self) -> Response | None:
         """Refuse a head or a chunked body that grows without ever yielding a header or a byte of the body."""
         limits, state = self._limits, self._connection.state
-        if state is State.HEAD and self._raw_bytes > limits.max_head_bytes:
+        if state is HEAD and self._raw_bytes > limits.max_head_bytes:
             return head_too_large(limits)
-        if state is State.BODY and self._raw_bytes > limits.max_head_bytes + 2 * limits.max_body_bytes:
+        if state is BODY and self._raw_bytes > limits.max_head_bytes + 2 * limits.max_body_bytes:
             return body_too_large(limits)
         return None
 
@@ -117,7 +121,7 @@ class RequestReader:
         self._raw_bytes, self._first_bytes = self._first_bytes, 0
         if self._connection.state in ENDED:  # by the response to an earlier request in the same data
             raise Refusal(refuse(400, "bad_request", "the connection has ended"))
-        self._connection.enter(State.HEAD)
+        self._connection.enter(HEAD)
 
     def on_url(self, target: bytes) -> None:
         self._target += target
@@ -154,19 +158,16 @@ class RequestReader:
         request = Request(parser.get_method().decode(), self._target, headers, length, self._peer)
         self._upgrade_asked = parser.should_upgrade() and request.method != "CONNECT"
         self._request = request
-        self._connection.enter(State.BODY)
+        self._connection.enter(BODY)
         if length is not None and length > limits.max_body_bytes:
             raise Refusal(body_too_large(limits))
-        self._connection.on_head(request, version, keep_alive=parser.should_keep_alive())
-
-    def on_body(self, chunk: bytes) -> None:
-        self._connection.on_chunk(chunk)
+        self._connection.on_head(request, version, parser.should_keep_alive())
 
     def on_message_complete(self) -> None:
         if self._upgrade_asked:
             return
         self._request, self._raw_bytes = None, 0
-        self._connection.enter(State.IDLE)
+        self._connection.enter(IDLE)
         self._connection.on_complete()
 
 

@@ -26,13 +26,14 @@ class State(IntEnum):
     """The transport is gone."""
 
 
-ENDED = frozenset({State.CLOSING, State.LINGERING, State.CLOSED})
+IDLE, HEAD, BODY, CLOSING, LINGERING, CLOSED = State  # `State.IDLE` costs 50 ns each time, and a request asks 12 times
+ENDED = frozenset({CLOSING, LINGERING, CLOSED})
 NEXT: tuple[frozenset[State], ...] = (
-    frozenset({State.HEAD}) | ENDED,  # after IDLE
-    frozenset({State.BODY}) | ENDED,  # after HEAD
-    frozenset({State.IDLE}) | ENDED,  # after BODY
-    frozenset({State.LINGERING, State.CLOSED}),  # after CLOSING
-    frozenset({State.CLOSED}),  # after LINGERING
+    frozenset({HEAD}) | ENDED,  # after IDLE
+    frozenset({BODY}) | ENDED,  # after HEAD
+    frozenset({IDLE}) | ENDED,  # after BODY
+    frozenset({LINGERING, CLOSED}),  # after CLOSING
+    frozenset({CLOSED}),  # after LINGERING
     frozenset(),  # after CLOSED
 )
 """State -> the states that may follow. `Connection.enter` asserts it."""
