@@ -58,7 +58,6 @@ KNOWN_UPWARD = {
 """Rows that name a row below them, until that has been mended."""
 
 KNOWN_CYCLES = {
-    ("questlog.collector.http.connection", "questlog.collector.http.server"),
     ("questlog.land.spark.growth", "questlog.land.spark.tables"),
     ("questlog.land.spark.ids", "questlog.land.spark.tables"),
 }
@@ -68,9 +67,7 @@ KNOWN_TWINS = {
     "Answer",
     "Change",
     "Field",
-    "Figures",
     "Part",
-    "Problem",
     "Seen",
     "Server",
     "Source",

@@ -9,7 +9,18 @@ from questlog.collector.http import Request, Respond, Response
 from questlog.collector.http.connection import Connection
 from questlog.collector.http.limits import LIMITS
 from questlog.collector.http.server import HttpServer
-from questlog.collector.http.states import ENDED, NEXT, State, durations
+from questlog.collector.http.states import (
+    BODY,
+    CLOSED,
+    CLOSING,
+    ENDED,
+    HEAD,
+    IDLE,
+    LINGERING,
+    NEXT,
+    ConnectionState,
+    durations,
+)
 
 REQUEST = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
 
@@ -44,7 +55,7 @@ class Recorder(Connection):
         super().__init__(server)
         self.states = [self.state]
 
-    def enter(self, state: State) -> None:
+    def enter(self, state: ConnectionState) -> None:
         super().enter(state)
         self.states.append(state)
 
@@ -72,39 +83,46 @@ def connect(handler: Delayed) -> tuple[Recorder, Transport]:
 
 
 def test_the_table_has_a_row_for_every_state() -> None:
-    assert len(NEXT) == len(durations(LIMITS)) == len(State)
-    assert set().union(*NEXT) == set(State), "every state can be reached"
-    assert all(State.CLOSED in following for state, following in zip(State, NEXT, strict=True) if state != State.CLOSED)
+    assert len(NEXT) == len(durations(LIMITS)) == len(ConnectionState)
+    assert set().union(*NEXT) == set(ConnectionState), "every state can be reached"
+    assert all(CLOSED in following for state, following in zip(ConnectionState, NEXT, strict=True) if state != CLOSED)
     assert all(NEXT[state] <= ENDED for state in ENDED), "nothing leads back from the end"
 
 
 def test_a_transition_outside_the_table_is_an_error() -> None:
     connection, _ = connect(Delayed())
     with pytest.raises(AssertionError):
-        connection.enter(State.BODY)
+        connection.enter(BODY)
 
 
 def test_a_request_passes_through_head_and_body_and_back() -> None:
     handler = Delayed()
     connection, transport = connect(handler)
     connection.data_received(REQUEST[:20])
-    assert connection.states == [State.IDLE, State.HEAD]
+    assert connection.states == [IDLE, HEAD]
     connection.data_received(REQUEST[20:] + b"ab")
     connection.data_received(b"cd" + REQUEST)
-    assert connection.states == [State.IDLE, State.HEAD, State.BODY, State.IDLE, State.HEAD, State.BODY]
+    assert connection.states == [
+        IDLE,
+        HEAD,
+        BODY,
+        IDLE,
+        HEAD,
+        BODY,
+    ]
     handler.due[0](Response(200))
     assert transport.written.startswith(b"HTTP/1.1 200 ")
     connection.connection_lost(None)
-    assert connection.states[-1] is State.CLOSED
+    assert connection.states[-1] is CLOSED
 
 
 def test_a_refusal_waits_for_the_responses_that_are_due() -> None:
     handler = Delayed()
     connection, transport = connect(handler)
     connection.data_received(REQUEST + b"abcd" + b"nonsense\r\n\r\n")
-    assert connection.states[-1] is State.CLOSING and not transport.written
+    assert connection.states[-1] is CLOSING and not transport.written
     handler.due[0](Response(200))
-    assert connection.states[-1] is State.LINGERING
+    assert connection.states[-1] is LINGERING
     assert [transport.written.count(b"HTTP/1.1 %d " % status) for status in (200, 400)] == [1, 1]
     connection.data_received(REQUEST)
     connection.expire()
@@ -117,7 +135,7 @@ def test_a_client_that_closes_its_side_still_gets_its_response() -> None:
     connection.data_received(REQUEST + b"abcd")
     assert connection.eof_received() is True
     handler.due[0](Response(200))
-    assert connection.states[-2:] == [State.CLOSING, State.LINGERING]
+    assert connection.states[-2:] == [CLOSING, LINGERING]
     assert b"connection: close" in transport.written
 
 
@@ -126,4 +144,9 @@ def test_a_client_that_leaves_in_the_middle_of_a_body_gets_nothing() -> None:
     connection.data_received(REQUEST + b"ab")
     assert connection.eof_received() is False and not transport.written
     connection.connection_lost(None)
-    assert connection.states == [State.IDLE, State.HEAD, State.BODY, State.CLOSED]
+    assert connection.states == [
+        IDLE,
+        HEAD,
+        BODY,
+        CLOSED,
+    ]

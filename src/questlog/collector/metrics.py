@@ -79,12 +79,12 @@ def exposition(counts: Counts, gauges: Iterable[Gauge]) -> tuple[bytes, bytes]:
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-    class Figures:
+    class Families:
         def collect(self) -> Iterator[Any]:
             yield from _families(counts, gauges)
 
     registry = CollectorRegistry()
-    registry.register(Figures())
+    registry.register(Families())
     return CONTENT_TYPE_LATEST.encode(), generate_latest(registry)
 
 

@@ -57,7 +57,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
         return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if without_body else self.body)
 
 
-class Problem(msgspec.Struct, frozen=True):
+class ErrorBody(msgspec.Struct, frozen=True):
     """Why a whole request is refused: a stable code, a sentence, and what to do next."""
 
     error: str
@@ -67,7 +67,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 def refuse(status: int, error: str, message: str, hint: str = "", *headers: bytes) -> Response:
     """Return the answer to a request of which nothing is recorded."""
-    return Response(status, msgspec.json.encode(Problem(error, message, hint)), headers=headers)
+    return Response(status, msgspec.json.encode(ErrorBody(error, message, hint)), headers=headers)
 
 
 Respond = Callable[[Response], None]

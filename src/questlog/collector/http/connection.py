@@ -20,7 +20,7 @@ from questlog.collector.http.states import (
     LINGERING,
     NEVER,
     NEXT,
-    State,
+    ConnectionState,
     durations,
 )
 
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         self.state = IDLE
         self.deadline = self.write_deadline = NEVER
 
-    def enter(self, state: State) -> None:
+    def enter(self, state: ConnectionState) -> None:
         """Change the state; its deadline begins now."""
         assert state in NEXT[self.state], (self.state, state)
         self.state = state

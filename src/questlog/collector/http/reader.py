@@ -12,7 +12,7 @@ import httptools
 
 from questlog.collector.http import Request, Response, refuse
 from questlog.collector.http.limits import Limits
-from questlog.collector.http.states import BODY, ENDED, HEAD, IDLE, State
+from questlog.collector.http.states import BODY, ENDED, HEAD, IDLE, ConnectionState
 
 _ONCE = frozenset(
     (b"host", b"content-type", b"content-encoding", b"authorization", b"x-write-key", b"expect", b"origin",
@@ -32,9 +32,9 @@ class Refusal(Exception):
 class Receiver(Protocol):
     """What the reader needs of its connection. Each `on_` method may raise `Refusal`."""
 
-    state: State
+    state: ConnectionState
 
-    def enter(self, state: State) -> None:
+    def enter(self, state: ConnectionState) -> None:
         """Change the state."""
 
     def on_head(self, request: Request, version: str, keep_alive: bool) -> None:

@@ -9,7 +9,7 @@ from questlog.collector.http.limits import Limits
 NEVER = float("inf")
 
 
-class State(IntEnum):
+class ConnectionState(IntEnum):
     """What a connection is doing. The last three are its end: nothing that arrives then is parsed."""
 
     IDLE = 0
@@ -26,9 +26,11 @@ class State(IntEnum):
     """The transport is gone."""
 
 
-IDLE, HEAD, BODY, CLOSING, LINGERING, CLOSED = State  # `State.IDLE` costs 50 ns each time, and a request asks 12 times
+IDLE, HEAD, BODY, CLOSING, LINGERING, CLOSED = (
+    ConnectionState  # `ConnectionState.IDLE` costs 50 ns each time, and a request asks 12 times
+)
 ENDED = frozenset({CLOSING, LINGERING, CLOSED})
-NEXT: tuple[frozenset[State], ...] = (
+NEXT: tuple[frozenset[ConnectionState], ...] = (
     frozenset({HEAD}) | ENDED,  # after IDLE
     frozenset({BODY}) | ENDED,  # after HEAD
     frozenset({IDLE}) | ENDED,  # after BODY
@@ -36,7 +38,7 @@ NEXT: tuple[frozenset[State], ...] = (
     frozenset({CLOSED}),  # after LINGERING
     frozenset(),  # after CLOSED
 )
-"""State -> the states that may follow. `Connection.enter` asserts it."""
+"""ConnectionState -> the states that may follow. `Connection.enter` asserts it."""
 
 
 def durations(limits: Limits) -> tuple[float, ...]:
