@@ -17,6 +17,11 @@ class QuestlogError(Exception):
         self.retry_after = retry_after
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, for a log line; its class and arguments if it has none."""
+    return (str(error).strip().splitlines() or [repr(error)])[0][:300]
+
+
 class PlanError(QuestlogError):
     """The tracking plan has faults; each is one line of *faults*."""
 

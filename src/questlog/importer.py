@@ -27,6 +27,7 @@ from typing import BinaryIO, Protocol, cast
 from questlog.accept import read_id
 from questlog.errors import QuestlogError
 from questlog.pipeline import Pipeline
+from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.record import decode_record, encode_record
 
 BATCH_LINES, BATCH_BYTES = 5_000, 4 << 20
@@ -226,7 +227,7 @@ class Import:
         since = min(one.received or self.noted.started_ms for one in arrived)
         ids = [one.id for one in arrived]
         found: set[tuple[str, int]] = set()
-        for table in [*self._pipeline.plan.tables, "quarantine"]:
+        for table in [*self._pipeline.plan.tables, QUARANTINE_TABLE]:
             for event_id, received in self._pipeline.sql(question.format(f'"{table}"'), [since, ids]).rows():
                 found.add((event_id, received))
                 if received >= self.noted.started_ms:

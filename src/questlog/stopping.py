@@ -12,6 +12,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
+from typing import Protocol
+
+
+class StopSignal(Protocol):
+    """Tells work to stop between two steps; `threading.Event` keeps this contract."""
+
+    def is_set(self) -> bool:
+        """Return whether to stop."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds for the signal; return whether it came."""
 
 
 def when_told(act: Callable[[], object], *numbers: signal.Signals) -> None:

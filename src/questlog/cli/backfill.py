@@ -14,9 +14,9 @@ from questlog.pipeline import open_pipeline
 from questlog.stopping import stopping
 
 if TYPE_CHECKING:
-    from questlog.land import StopSignal
     from questlog.land.part import Bound, Filled, Shown
     from questlog.pipeline import Pipeline
+    from questlog.stopping import StopSignal
 
     class Work(Protocol):
         """What fills tables."""

@@ -17,8 +17,9 @@ from questlog.settings import Settings, find_project
 from questlog.stopping import when_told
 
 if TYPE_CHECKING:
-    from questlog.land import Landed, StopSignal
+    from questlog.land import Landed
     from questlog.land.loop import LandingLoop
+    from questlog.stopping import StopSignal
 
 
 def drain(lander: LandingLoop, stop: StopSignal | None = None) -> Landed:

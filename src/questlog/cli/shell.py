@@ -27,7 +27,7 @@ from questlog.query.text import is_complete, split_statements
 
 if TYPE_CHECKING:
     from questlog.pipeline import Pipeline
-    from questlog.query.views import ViewColumn
+    from questlog.query.catalog import TableColumns
 
 MAX_ROWS = 1000
 _SHOWN_FORMATS = tuple(name for name in FORMATS if name not in BINARY)
@@ -56,7 +56,7 @@ class Names(Completer):
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._tables: dict[str, list[ViewColumn]] = {}
+        self._tables: TableColumns = {}
         self._read = -1e9
 
     def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
@@ -78,7 +78,7 @@ class Names(Completer):
             if name.lower().startswith(word.lower()) and name.lower() != word.lower():
                 yield Completion(name, -len(word), display_meta=what)
 
-    def _known(self) -> dict[str, list[ViewColumn]]:
+    def _known(self) -> TableColumns:
         """Return the tables; a plan may grow while the shell is open."""
         if time.monotonic() - self._read > 5:
             try:

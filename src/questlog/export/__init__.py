@@ -7,17 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 Shown = Callable[[int, int, int], None]
 """To be told how many rows are written, and how many of how many days are done."""
-
-
-class StopSignal(Protocol):
-    """`threading.Event` keeps this."""
-
-    def is_set(self) -> bool:
-        """Return whether to stop."""
 
 
 @dataclass(slots=True)

@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from questlog.errors import QuestlogError
-from questlog.export import Exported, Shown, StopSignal, day_key
-from questlog.query.duckdb import EVENTS, DuckDBEngine
+from questlog.export import Exported, Shown, day_key
+from questlog.plan.columns import EVENTS_VIEW
+from questlog.query.duckdb import DuckDBEngine
 from questlog.query.text import quote_name
+from questlog.stopping import StopSignal
 
 FILE = "data.parquet"
 _SOURCE = "questlog.source"
@@ -31,7 +33,7 @@ class FolderExport:
 
     def run(self, tables: Sequence[str], stop: StopSignal, shown: Shown) -> dict[str, Exported]:
         """Write the days that have changed of *tables*, or of all; return what was done, when told to stop too."""
-        known = {name: columns for name, columns in self._engine.tables().items() if name != EVENTS}
+        known = {name: columns for name, columns in self._engine.tables().items() if name != EVENTS_VIEW}
         if unknown := sorted(set(tables) - set(known)):
             raise QuestlogError(f"there is no table {unknown[0]}", hint="questlog sql 'show tables'")
         names = list(tables) or sorted(known)

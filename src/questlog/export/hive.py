@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from questlog.errors import QuestlogError
-from questlog.export import Exported, Shown, StopSignal, day_key
+from questlog.export import Exported, Shown, day_key
 from questlog.export.metastore import Field, Metastore, open_metastore
+from questlog.stopping import StopSignal
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -20,6 +20,7 @@ from questlog.lake.guard import check_not_lost
 from questlog.lake.state import LANDED, QUARANTINED, LedgerRow, connect, read_checkpoint, read_positions
 from questlog.log import merge
 from questlog.plan import Plan
+from questlog.plan.columns import QUARANTINE_TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def count_rows(table: str, rows: pa.Table, plan: Plan | None) -> list[LedgerRow]
     A type the plan does not know is "": what strangers claim must not grow the ledger. The one row that
     stands for a damaged part of the log is no record; how many were lost is counted with the checkpoint.
     """
-    quarantine = table == "quarantine"
+    quarantine = table == QUARANTINE_TABLE
     keys = ["event_type", "reason"] if quarantine else ["event_type"]
     if not set(keys) <= set(rows.column_names):
         return [LedgerRow(LANDED, table, "", "", rows.num_rows)]
@@ -120,7 +121,9 @@ def uncount_rows(moved: pa.Table, ledger: Sequence[LedgerRow]) -> list[LedgerRow
             taken = min(left, known.get((event_type, reason), 0) - totals[event_type, reason])
             totals[event_type, reason] += taken
             left -= taken
-    return [LedgerRow(QUARANTINED, "quarantine", event_type, reason, -n) for (event_type, reason), n in totals.items()]
+    return [
+        LedgerRow(QUARANTINED, QUARANTINE_TABLE, event_type, reason, -n) for (event_type, reason), n in totals.items()
+    ]
 
 
 def _counts(keys: pa.Table) -> list[dict[str, Any]]:

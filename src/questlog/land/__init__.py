@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from questlog.stopping import StopSignal as StopSignal
+
 
 @dataclass(frozen=True, slots=True)
 class Landed:
@@ -19,16 +21,6 @@ class Landed:
         names = {*self.rows, *other.rows}
         rows = {n: self.rows.get(n, 0) + other.rows.get(n, 0) for n in names}
         return Landed(self.records + other.records, rows, self.duplicates + other.duplicates)
-
-
-class StopSignal(Protocol):
-    """`threading.Event` keeps this."""
-
-    def is_set(self) -> bool:
-        """Return whether to stop."""
-
-    def wait(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds for the signal."""
 
 
 class Lander(Protocol):

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 QUARANTINE_TABLE = "quarantine"
+"""The table of events that could not be shaped."""
+EVENTS_VIEW = "events"
+"""What queries call all events of every type."""
 LANDED_TIME = "landed_time"
 """The one column that shape leaves empty: only the lander knows when it lands."""
 
@@ -65,6 +68,15 @@ QUARANTINE_COLUMNS = (
     Column("log_offset", _LONG, "Where it stands in the log."),
     Column("plan_version", _STRING, "The plan that refused it."),
 )
+
+
+def table_comment(plan: Plan, table: str) -> str:
+    """Return the description of a table, or of the view `events`: for its events, the plan's words."""
+    if table == QUARANTINE_TABLE:
+        return "Events that could not be shaped, each with its reason and its bytes."
+    if table == EVENTS_VIEW and table not in plan.tables:
+        return "Every event of every type, with the columns they share."
+    return " ".join(event.description for event in plan.tables.get(table, []) if event.description)
 
 
 def header_column(header: str) -> str:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from questlog.plan import Plan, Type
-from questlog.plan.columns import QUARANTINE_TABLE, Column, table_columns
+from questlog.plan.columns import QUARANTINE_TABLE, Column, table_columns, table_comment
 from questlog.types import SCALARS, Scalar
-
-_QUARANTINE_COMMENT = "Events that could not be shaped, each with its reason and its bytes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +61,6 @@ def create_statements(plan: Plan, dialect: str) -> Iterator[str]:
     speech = _DIALECTS[dialect]
     for table in (*plan.tables, QUARANTINE_TABLE):
         yield from _statements(table, table_columns(plan, table), table_comment(plan, table), speech)
-
-
-def table_comment(plan: Plan, table: str) -> str:
-    """Return what a table is for, in the plan's words."""
-    if table == QUARANTINE_TABLE:
-        return _QUARANTINE_COMMENT
-    return " ".join(event.description for event in plan.tables.get(table, []) if event.description)
 
 
 def create_statement(table: str, columns: Sequence[Column], comment: str, dialect: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from questlog.errors import PlanError
 from questlog.plan import MODES, Envelope, Event, Field, Plan, Type
 from questlog.plan.check import option_faults, shared_faults, shown
-from questlog.plan.columns import ENVELOPE, LAST, header_column
+from questlog.plan.columns import ENVELOPE, EVENTS_VIEW, LAST, QUARANTINE_TABLE, header_column
 from questlog.plan.lines import key_lines
 from questlog.plan.types import NAME, NAME_RULE, nearest
 from questlog.plan.types import parse_type as parse_type
@@ -21,7 +21,7 @@ from questlog.plan.version import plan_version
 
 RESERVED = frozenset({*(column.name for column in (*ENVELOPE, *LAST)), "received_day"})
 """Columns that every table has; `received_day` is what its files are partitioned by."""
-VIEWS = ("events", "quarantine")
+VIEWS = (EVENTS_VIEW, QUARANTINE_TABLE)
 SECRET_HEADERS = frozenset({"cookie", "set-cookie", "authorization", "proxy-authorization"})
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 LONGEST_WINDOW_HOURS = 8784.0

@@ -16,8 +16,8 @@ import pyarrow as pa
 from questlog.errors import LakeUnavailable, QuestlogError
 from questlog.lake.state import LakeState, TableState
 from questlog.plan import Plan
-from questlog.plan.columns import QUARANTINE_TABLE, Column, table_columns
-from questlog.plan.ddl import create_statement, table_comment
+from questlog.plan.columns import QUARANTINE_TABLE, Column, table_columns, table_comment
+from questlog.plan.ddl import create_statement
 from questlog.query.views import ViewColumn, view_columns, view_sql
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import difflib
 import os
 import sqlite3
 import threading
@@ -22,19 +21,19 @@ from questlog.lake.guard import check_not_lost
 from questlog.lake.state import LakeState, connect_lake, find_seen, read_state
 from questlog.log import LogReader
 from questlog.plan import Plan
-from questlog.plan.columns import QUARANTINE_TABLE, header_column, table_columns
+from questlog.plan.columns import EVENTS_VIEW, QUARANTINE_TABLE, table_columns
 from questlog.query import Params
+from questlog.query.catalog import TableColumns, event_tables, shared_columns, unknown_table
 from questlog.query.guard import Reading, check_reads
 from questlog.query.result import Result
 from questlog.query.show import show
 from questlog.query.tail import Tail
 from questlog.query.text import only_statement, quote_name, quote_text
-from questlog.query.views import ViewColumn, events_columns, events_sql, view_columns, view_sql
+from questlog.query.views import ViewColumn, events_sql, view_columns, view_sql
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-EVENTS = "events"
 _ATTEMPTS = 5
 
 
@@ -115,7 +114,7 @@ class DuckDBEngine:
                 raise
         raise AssertionError("unreachable")
 
-    def tables(self) -> dict[str, list[ViewColumn]]:
+    def tables(self) -> TableColumns:
         """Return the name and columns of everything that can be asked."""
         state = LakeState()
         with self._lock:
@@ -142,7 +141,7 @@ class DuckDBEngine:
 
     def _attempt(self, cursor: duckdb.DuckDBPyConnection, statement: str, params: Params) -> Result:
         """Run a statement.  1 is it a show?  2 does it only read?  3 take a snapshot  4 attach  5 run"""
-        runs = show(statement, self._described, self._find)
+        runs = show(statement, self._plan, self.tables)
         if runs is None:
             reading = check_reads(cursor, statement)
             snapshot = self._snapshot()
@@ -218,22 +217,6 @@ class DuckDBEngine:
                 self._database = _open_database(self._lake, self._memory_mb)
             return self._database.cursor()
 
-    def _described(self) -> dict[str, str]:
-        plan = self._plan()
-        comments = {
-            name: " ".join(e.description for e in events if e.description) for name, events in plan.tables.items()
-        }
-        comments[EVENTS] = "Every event of every type, with the columns they share."
-        comments[QUARANTINE_TABLE] = "Events that could not be shaped, each with its reason and its bytes."
-        return {name: comments.get(name, "") for name in sorted(self.tables())}
-
-    def _find(self, name: str) -> tuple[str, list[ViewColumn]]:
-        tables = self.tables()
-        for known, columns in tables.items():
-            if known.lower() == name.lower():
-                return known, columns
-        raise _unknown(name, tables)
-
 
 def _open_database(lake: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
     """Open an empty database in memory that may read the lake's folder and change no setting."""
@@ -261,8 +244,8 @@ def _attach(cursor: duckdb.DuckDBPyConnection, snapshot: _Snapshot, reading: Rea
     shared = _events(snapshot.plan, columns)
     known = {name.lower() for name in (*columns, *shared)}
     for name in sorted(reading.tables - known):
-        raise _unknown(name, (*columns, *shared))
-    every = reading.everything or (EVENTS in reading.tables and EVENTS in shared)
+        raise unknown_table(name, (*columns, *shared))
+    every = reading.everything or (EVENTS_VIEW in reading.tables and EVENTS_VIEW in shared)
     for name, own in columns.items():
         if every or name.lower() in reading.tables:
             tail = None
@@ -271,16 +254,13 @@ def _attach(cursor: duckdb.DuckDBPyConnection, snapshot: _Snapshot, reading: Rea
                 cursor.register(tail, snapshot.tail[name])
             files = snapshot.state.tables[name].files if name in snapshot.state.tables else ()
             cursor.execute(f"create temp view {quote_name(name)} as {view_sql(own, files, tail)}")
-    if every and EVENTS in shared:
-        events = {name: own for name, own in columns.items() if name != QUARANTINE_TABLE}
-        cursor.execute(f"create temp view {EVENTS} as {events_sql(shared[EVENTS], events)}")
+    if every and EVENTS_VIEW in shared:
+        cursor.execute(f"create temp view {EVENTS_VIEW} as {events_sql(shared[EVENTS_VIEW], event_tables(columns))}")
 
 
-def _events(plan: Plan, columns: Mapping[str, list[ViewColumn]]) -> dict[str, list[ViewColumn]]:
-    if EVENTS in columns:  # an event type of that name comes first
-        return {}
-    types = {name: own for name, own in columns.items() if name != QUARANTINE_TABLE}
-    return {EVENTS: events_columns(types, [header_column(header) for header in plan.headers])}
+def _events(plan: Plan, columns: TableColumns) -> TableColumns:
+    """Return the view `events` and its columns; nothing where an older plan has a table of that name."""
+    return {} if EVENTS_VIEW in columns else {EVENTS_VIEW: shared_columns(plan, columns)}
 
 
 def _keep_for_ever(*parents: object) -> None:
@@ -314,12 +294,6 @@ def _is_missing_file(error: duckdb.Error) -> bool:
 
 def _never_seen(event_id: str) -> None:
     """There is no history yet."""
-
-
-def _unknown(name: str, known: Any) -> QueryError:
-    near = difflib.get_close_matches(name, known, 1)
-    guess = f"; did you mean {near[0]}?" if near else ""
-    return QueryError(f"there is no table {name}{guess}", hint="questlog sql 'show tables'")
 
 
 def _explained(error: duckdb.Error) -> QueryError:

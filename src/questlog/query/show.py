@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
+from questlog.plan import Plan
+from questlog.plan.columns import table_comment
+from questlog.query.catalog import TableColumns, find_table
 from questlog.query.text import quote_text, without_comments
 from questlog.query.views import ViewColumn
 
@@ -17,25 +20,26 @@ _DESCRIBE = re.compile(rf"(?:describe|desc|show\s+columns\s+(?:from|in)|show)\s+
 _SHOW_CREATE = re.compile(rf"show\s+create\s+(?:table|view)\s+{_NAME}{_END}", re.I)
 _LAST = re.compile(r'"((?:[^"]|"")+)"$|(\w+)$')
 
-Find = Callable[[str], tuple[str, Sequence[ViewColumn]]]
-"""Name in any case -> (its own spelling, columns); raises `QueryError` with the nearest name."""
 
+def show(statement: str, plan: Callable[[], Plan], tables: Callable[[], TableColumns]) -> str | None:
+    """Return a SELECT that answers a SHOW or DESCRIBE statement, or None if it is another kind.
 
-def show(statement: str, tables: Callable[[], Mapping[str, str]], find: Find) -> str | None:
-    """Return a SELECT that answers a show or describe statement, or None if it is something else."""
+    *plan* and *tables* are called only for a statement that needs them.
+    """
     text = without_comments(statement)
     if not text[:5].lower().startswith(("show", "desc")):
         return None
     if _SHOW_TABLES.match(text):
-        return _values([("name", "comment"), *tables().items()])
+        described = plan()
+        return _values([("name", "comment"), *((name, table_comment(described, name)) for name in sorted(tables()))])
     if _SHOW_SCHEMAS.match(text):
         return _values([("name",), (SCHEMA,)])
     match = _SHOW_CREATE.match(text)
     if match:
-        return _values([("statement",), (_create(*find(_last(match.group(1)))),)])
+        return _values([("statement",), (_create(*find_table(_last(match.group(1)), tables())),)])
     match = _DESCRIBE.match(text)
     if match and match.group(1).lower() not in ("all", "select"):
-        _, columns = find(_last(match.group(1)))
+        _, columns = find_table(_last(match.group(1)), tables())
         return _values([("column", "type", "comment"), *((c.name, c.sql_type, c.comment) for c in columns)])
     return None
 

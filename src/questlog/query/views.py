@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -105,7 +105,7 @@ def _select(columns: Sequence[ViewColumn], source: str, *, lake: bool) -> str:
     return f"select {', '.join(terms)} from {source}"
 
 
-def events_columns(tables: dict[str, list[ViewColumn]], headers: Sequence[str]) -> list[ViewColumn]:
+def events_columns(tables: Mapping[str, Sequence[ViewColumn]], headers: Sequence[str]) -> list[ViewColumn]:
     """Return what every event has, whatever its type: the envelope, the kept headers, what is left over."""
     comments = {column.name: column for columns in tables.values() for column in columns}
     names = [c.name for c in ENVELOPE] + list(headers) + [c.name for c in LAST]
@@ -116,7 +116,7 @@ def events_columns(tables: dict[str, list[ViewColumn]], headers: Sequence[str]) 
     ]
 
 
-def events_sql(shared: Sequence[ViewColumn], tables: dict[str, list[ViewColumn]]) -> str:
+def events_sql(shared: Sequence[ViewColumn], tables: Mapping[str, Sequence[ViewColumn]]) -> str:
     """Return a SELECT of the *shared* columns over all *tables*."""
     parts = []
     for table, columns in tables.items():

@@ -15,6 +15,7 @@ import pyarrow as pa
 from questlog.errors import Reason
 from questlog.log import Entry, Gap, Position
 from questlog.plan import Event, Plan
+from questlog.plan.columns import QUARANTINE_TABLE as QUARANTINE
 from questlog.record import LAST_MS, Line
 from questlog.shape.columns import Part, join_parts, table_of_rows
 from questlog.shape.fast import Fast, has_headers, read_lines
@@ -24,7 +25,6 @@ from questlog.shape.read import Arrived, read_record
 
 __all__ = ["QUARANTINE", "Place", "Seen", "Shaped", "never_seen", "precheck", "shape", "validate", "validate_entry"]
 
-QUARANTINE = "quarantine"
 FAST_FROM = 64
 """Records of a batch that are worth whole columns."""
 BLOCK = 4_096

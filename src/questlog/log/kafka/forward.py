@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from questlog.errors import LogUnavailable, QuestlogError
 from questlog.log import Batch, Entry, Gap, LogReader, Position
@@ -19,6 +19,7 @@ from questlog.log.kafka.client import (
 )
 from questlog.log.kafka.spool import Spool
 from questlog.log.kafka.wire import GROUP, encode_item, sequence_of, spool_partition
+from questlog.stopping import StopSignal
 
 if TYPE_CHECKING:
     from confluent_kafka import Producer
@@ -30,16 +31,6 @@ LANDED_SECONDS = 5.0
 _HOUR_MS = 3_600_000
 
 logger = logging.getLogger("questlog.forward")
-
-
-class StopSignal(Protocol):
-    """`threading.Event` keeps this."""
-
-    def is_set(self) -> bool:
-        """Return whether to stop."""
-
-    def wait(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds for the signal."""
 
 
 class Forwarder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +15,20 @@ import duckdb
 
 from questlog.errors import QueryError, QuestlogError
 from questlog.plan import Plan
-from questlog.plan.columns import QUARANTINE_TABLE, header_column
+from questlog.plan.columns import EVENTS_VIEW
 from questlog.query import Params
+from questlog.query.catalog import TableColumns, event_tables, shared_columns, unknown_table
 from questlog.query.presto.client import Answer, Server, ServerError, run
 from questlog.query.presto.held import Held, read_held
 from questlog.query.presto.types import arrow_table, parse_type, plan_type
 from questlog.query.result import Result
 from questlog.query.show import show
 from questlog.query.text import only_statement, quote_text, tokens, without_comments
-from questlog.query.views import ViewColumn, events_columns, events_sql
+from questlog.query.views import ViewColumn, events_sql
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-EVENTS = "events"
 _READS = re.compile(r"(?:\(\s*)*(?:select|with|values|table|show|describe|desc)\b", re.I)
 _EXPLAIN = re.compile(r"explain\s+(?:analyze\s+)?(?:verbose\s+)?(?:\((?:[^()']|'[^']*')*\)\s*(?!$))?", re.I)
 _MISSING = re.compile(r"Table (?:'?[\w.\"]+\.)?\"?(\w+)\"?'? does not exist")
@@ -51,11 +50,11 @@ class PrestoEngine:
     def run(self, text: str, params: Params = ()) -> Result:
         """Run one reading statement over what is landed now."""
         statement = with_values(only_statement(text), params)
-        shown = show(statement, self._described, self._find)
+        shown = show(statement, self._plan, self._tables_with_events)
         if shown is not None:
             return Result(duckdb.connect(":memory:").sql(shown))
         check_reads(statement)
-        if not re.search(rf"\b{EVENTS}\b", statement, re.I):
+        if not re.search(rf"\b{EVENTS_VIEW}\b", statement, re.I):
             return _result(self._answer(statement))
         self.refresh_events()
         try:
@@ -76,19 +75,19 @@ class PrestoEngine:
         try:
             rows = self._answer(text).rows
         except ServerError as error:
-            if "Invalid view" not in str(error) or EVENTS in self._plan().tables:
+            if "Invalid view" not in str(error) or EVENTS_VIEW in self._plan().tables:
                 raise
             # Trino has written our view, and Presto cannot even list the columns of a schema that holds its words
-            self._answer(f"create or replace view {EVENTS} as select 1 as written_anew")
+            self._answer(f"create or replace view {EVENTS_VIEW} as select 1 as written_anew")
             self._view = ""
             rows = self._answer(text).rows
         found: dict[str, list[ViewColumn]] = {}
         for table, name, type_, comment in rows:
             column = ViewColumn(name, plan_type(parse_type(type_)), comment or "", None, True)
             found.setdefault(table, []).append(column)
-        if EVENTS in found and EVENTS not in self._plan().tables:  # a view has no comments of its own
-            notes = {c.name: c.comment for n, own in found.items() if n not in (EVENTS, QUARANTINE_TABLE) for c in own}
-            found[EVENTS] = [replace(c, comment=c.comment or notes.get(c.name, "")) for c in found[EVENTS]]
+        if EVENTS_VIEW in found and EVENTS_VIEW not in self._plan().tables:  # a view has no comments of its own
+            notes = {c.name: c.comment for columns in event_tables(found).values() for c in columns}
+            found[EVENTS_VIEW] = [replace(c, comment=c.comment or notes.get(c.name, "")) for c in found[EVENTS_VIEW]]
         return found
 
     def refresh_events(self) -> None:
@@ -97,13 +96,13 @@ class PrestoEngine:
         It is a view of the catalog, so that Presto's own command line sees it too.
         """
         tables = self.tables()
-        types = {n: c for n, c in tables.items() if n not in (EVENTS, QUARANTINE_TABLE) and _is_event_table(c)}
-        if not types or (EVENTS in tables and EVENTS in self._plan().tables):
+        types = {name: columns for name, columns in event_tables(tables).items() if _is_event_table(columns)}
+        if not types or (EVENTS_VIEW in tables and EVENTS_VIEW in self._plan().tables):
             return
-        shared = events_columns(types, [header_column(header) for header in self._plan().headers])
-        text = f"create or replace view {EVENTS} as {events_sql(shared, types)}"
+        shared = shared_columns(self._plan(), types)
+        text = f"create or replace view {EVENTS_VIEW} as {events_sql(shared, types)}"
         with self._lock:
-            if text != self._view or EVENTS not in tables:
+            if text != self._view or EVENTS_VIEW not in tables:
                 self._answer(text)
                 self._view = text
 
@@ -125,25 +124,12 @@ class PrestoEngine:
         except ServerError as error:
             missing = _MISSING.search(str(error))
             if missing and "information_schema" not in statement:
-                raise _unknown(missing.group(1), self.tables()) from error
+                raise unknown_table(missing.group(1), self.tables()) from error
             raise
 
-    def _described(self) -> dict[str, str]:
-        plan = self._plan()
-        comments = {
-            name: " ".join(e.description for e in events if e.description) for name, events in plan.tables.items()
-        }
-        comments[EVENTS] = "Every event of every type, with the columns they share."
-        comments[QUARANTINE_TABLE] = "Events that could not be shaped, each with its reason and its bytes."
+    def _tables_with_events(self) -> TableColumns:
         self.refresh_events()
-        return {name: comments.get(name, "") for name in sorted(self.tables())}
-
-    def _find(self, name: str) -> tuple[str, list[ViewColumn]]:
-        tables = self.tables()
-        for known, columns in tables.items():
-            if known.lower() == name.lower():
-                return known, columns
-        raise _unknown(name, tables)
+        return self.tables()
 
 
 def open_engine(
@@ -249,12 +235,6 @@ def literal(value: object) -> str:
     if isinstance(value, dt.date):
         return f"date '{value:%Y-%m-%d}'"
     raise QueryError(f"a {type(value).__name__} cannot be a value of a statement")
-
-
-def _unknown(name: str, known: Mapping[str, object]) -> QueryError:
-    near = difflib.get_close_matches(name, known, 1)
-    guess = f"; did you mean {near[0]}?" if near else ""
-    return QueryError(f"there is no table {name}{guess}", hint="questlog sql 'show tables'")
 
 
 __all__ = ["PrestoEngine", "Server", "check_reads", "literal", "open_engine", "with_values"]
