@@ -84,7 +84,7 @@ FIELD_FAULTS = [
     ("n = {type = 'map<string,int>', default = {a = 'x'}}", ".default", "'x' is not a valid int"),
     ("n = {type = 'struct<a:int>', default = {b = 1}}", ".default", "'b' is not a member of struct<a:int>"),
     ("n = {type = 'struct<a:int>', default = {a = 'x'}}", ".default", "'x' is not a valid int"),
-    ("n = {type = 'string', min = 1}", ".min", "is for numbers, timestamp and date, not for string"),
+    ("n = {type = 'string', min = 1}", ".min", "is for numbers and times, not for string"),
     ("n = {type = 'string', max = 64}", ".max", "for its length write max_length"),
     ("n = {type = 'int', min = inf}", ".min", "inf is not a valid int"),
     ("n = {type = 'int', min = 'a'}", ".min", "'a' is not a valid int"),

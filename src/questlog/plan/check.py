@@ -13,8 +13,6 @@ from questlog.plan.values import convert
 from questlog.types import SCALARS, DoesNotFit, Type, is_number, is_ordered
 
 _HUGE = Type("decimal", 38, 0)
-_TIMES = [row.name for row in SCALARS.values() if row.is_ordered and not row.is_number]
-_ORDERED = ", ".join(["numbers", *_TIMES[:-1]]) + f" and {_TIMES[-1]}"
 
 Where = tuple[str | int, ...]
 Fault = tuple[Where, str]
@@ -112,7 +110,7 @@ def _is_number(value: Any) -> bool:
 def _bound_faults(type_: Type, key: str, value: Any) -> Iterator[Fault]:
     if not is_ordered(type_):
         hint = "; for its length write max_length" if type_.kind in ("string", "list") and key == "max" else ""
-        yield (key,), f"is for {_ORDERED}, not for {type_}{hint}"
+        yield (key,), f"is for numbers and times, not for {type_}{hint}"
     elif is_number(type_) and _is_number(value):
         return  # a bound between two values is a bound as well
     elif misfit(type_, value):
