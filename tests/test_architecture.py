@@ -71,10 +71,8 @@ KNOWN_TWINS = {
     "Seen",
     "Server",
     "Source",
-    "State",
     "Supervisor",
     "Trouble",
-    "_Answer",
     "_Delivery",
 }
 """Class names that stand for two things, until one of them has a better name."""
@@ -153,7 +151,7 @@ def test_no_class_name_is_used_twice() -> None:
 def test_sending_and_asking_never_import_the_table_format() -> None:
     """PyIceberg takes about a second to import: only the lander pays that."""
     program = (
-        "import sys, questlog.accept, questlog.web.state, questlog.log.sqlite, questlog.pipeline;"
+        "import sys, questlog.accept, questlog.web.recorder, questlog.log.sqlite, questlog.pipeline;"
         "import questlog.query.duckdb, questlog.cli;"
         "print([m for m in sys.modules if m.split('.')[0] in ('pyiceberg', 'sqlalchemy', 'pydantic', 'flask')])"
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+DEFAULT_RETRY_SECONDS = 5
+"""How long a client waits before it retries, if an error does not give a time."""
+
 
 class QuestlogError(Exception):
     """Any trouble questlog reports: a sentence, what to do next, and whether a retry may help."""
@@ -15,6 +18,11 @@ class QuestlogError(Exception):
         super().__init__(message)
         self.hint = hint
         self.retry_after = retry_after
+
+    @property
+    def retry_after_seconds(self) -> int:
+        """The Retry-After header of an HTTP response that reports this error."""
+        return max(1, round(self.retry_after or DEFAULT_RETRY_SECONDS))
 
 
 def first_line(error: BaseException) -> str:

@@ -19,6 +19,10 @@ LAST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999: what comes later has no date in any engine."""
 
 _NOTHING = msgspec.Raw(b"")
+Members = dict[str, msgspec.Raw]
+"""A JSON object's members by name, each value as it was written: every digit of a number is kept."""
+NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding a sender's bytes raises when they are not JSON of the expected kind."""
 
 Received = Annotated[int, msgspec.Meta(ge=0, le=LAST_MS)]
 
@@ -58,6 +62,7 @@ class Line(msgspec.Struct, gc=False, frozen=True, rename={"format": "questlog"})
 
 _encoder = msgspec.json.Encoder()
 _headers = msgspec.json.Decoder(dict[str, str])
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 decode_line = msgspec.json.Decoder(Line).decode
 """Returns a record, its headers and event unread, or raises one of `NOT_A_RECORD`."""
 NOT_A_RECORD = (msgspec.MsgspecError, ValueError, RecursionError)  # base64 raises two kinds of ValueError
@@ -117,6 +122,14 @@ def decode_record(value: bytes) -> Record | None:
     except NOT_A_RECORD:
         return None
     return record
+
+
+def json_members(raw: bytes | msgspec.Raw | None) -> Members | None:
+    """Return a JSON object's members exactly as they were written, or None if *raw* is anything else."""
+    try:
+        return None if raw is None else _members.decode(raw)
+    except NOT_JSON:
+        return None
 
 
 def decode_headers(raw: bytes | msgspec.Raw) -> dict[str, str]:

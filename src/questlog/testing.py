@@ -15,9 +15,9 @@ def capture_events(app: Any) -> Any:
 
     `with capture_events(app) as events:`; `events.bad` lists those that do not fit the plan.
     """
-    watch = getattr(app, "questlog", None)
-    if watch is not None:
-        return watch.capture()
+    matcher = getattr(app, "questlog", None)
+    if matcher is not None:
+        return matcher.capture()
     from questlog.web.flask import capture_events as capture_of_flask
 
     return capture_of_flask(app)

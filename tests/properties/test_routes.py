@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RequestRedirect, Rule
 
-from questlog.web.routes import Matched, Routes
+from questlog.web.routes import RouteMatch, Routes
 
 WORDS = st.sampled_from(["shop", "level", "boss", "3", "a.b", "x-1", "ünter"])
 VARIABLES = st.sampled_from(["<a{n}>", "<int:a{n}>", "<path:a{n}>", "<any(shop, boss):a{n}>", "v<int:a{n}>"])
@@ -25,22 +25,22 @@ def test_the_event_is_of_a_route_that_the_router_would_take(rules: list[str], pa
     path = "/" + "/".join(parts)
     routes = Routes({f"GET {rule}": rule for rule in rules})
     router = Map([Rule(rule, endpoint=rule) for rule in rules]).bind("game.example")
-    found = routes.find("GET", path)
+    found = routes.match("GET", path)
     try:
         rule, values = router.match(path)
     except (HTTPException, RequestRedirect):
         assert found is None
         return
     assert found is not None
-    single = Routes({f"GET {rule}": rule}).find("GET", path)
-    assert single == Matched(rule, dict(values))
+    single = Routes({f"GET {rule}": rule}).match("GET", path)
+    assert single == RouteMatch(rule, dict(values))
 
 
 def test_fixed_text_counts_before_numbers_and_those_before_any_text() -> None:
     rules = ["/level/<path:rest>", "/level/<name>", "/level/<int:number>", "/level/boss"]
     routes = Routes({f"GET {rule}": rule for rule in rules})
     paths = ["/level/boss", "/level/3", "/level/moat", "/level/moat/2", "/level"]
-    found = [routes.find("GET", path) for path in paths]
+    found = [routes.match("GET", path) for path in paths]
     assert [each and each.event for each in found] == [rules[3], rules[2], rules[1], rules[0], None]
 
 
@@ -48,19 +48,19 @@ def test_routes_may_be_written_as_fastapi_and_django_write_them() -> None:
     routes = Routes({"POST /shop/{item}": "a", "POST /level/{n:int}": "b", "POST /page/<slug:s>/<str:t>/": "c"})
     paths = ["/shop/sword", "/level/4", "/page/a-b/c d/", "/page/a.b/c/"]
     assert [
-        Matched("a", {"item": "sword"}), Matched("b", {"n": 4}), Matched("c", {"s": "a-b", "t": "c d"}), None,
-    ] == [routes.find("POST", path) for path in paths]  # fmt: skip
-    assert routes.find("GET", "/shop/sword") is None
+        RouteMatch("a", {"item": "sword"}), RouteMatch("b", {"n": 4}), RouteMatch("c", {"s": "a-b", "t": "c d"}), None,
+    ] == [routes.match("POST", path) for path in paths]  # fmt: skip
+    assert routes.match("GET", "/shop/sword") is None
 
 
 def test_a_number_of_too_many_digits_stays_text() -> None:
     digits = "9" * 5000
-    assert Routes({"GET /<int:n>": "a"}).find("GET", f"/{digits}") == Matched("a", {"n": digits})
+    assert Routes({"GET /<int:n>": "a"}).match("GET", f"/{digits}") == RouteMatch("a", {"n": digits})
 
 
 @given(st.lists(WORDS, min_size=2, max_size=5))
 def test_of_two_variables_that_take_any_text_the_first_takes_as_much_as_in_django(parts: list[str]) -> None:
     path = "/".join(parts)
-    found = Routes({"GET /<path:first>/<path:second>": "event"}).find("GET", f"/{path}")
+    found = Routes({"GET /<path:first>/<path:second>": "event"}).match("GET", f"/{path}")
     rest, _, values = RoutePattern("<path:first>/<path:second>", is_endpoint=True).match(path)
-    assert (found, rest) == (Matched("event", values), "")
+    assert (found, rest) == (RouteMatch("event", values), "")

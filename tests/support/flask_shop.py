@@ -43,9 +43,9 @@ def events(app: Flask) -> list[dict[str, Any]]:
     return [json.loads(raw) for (raw,) in rows.rows()]
 
 
-def look_again(app: Flask) -> None:
-    """Turn the clock to where the app looks at its plan again."""
-    app.extensions["questlog"]._look_again = 0.0
+def expire_plan(app: Flask) -> None:
+    """Make the app read its plan again at the next event."""
+    app.extensions["questlog"]._plan_expires = 0.0
 
 
 def full(app: Flask) -> None:

@@ -121,7 +121,7 @@ def test_a_route_that_the_app_does_not_have_is_told(app: Flask, caplog: pytest.L
     for _ in range(2):
         app.test_client().post("/shop/sword")
     assert [record.message for record in caplog.records if "route" in record.message] == [
-        "the plan's route 'GET /api/look/<int:level>' is none of the app's; did you mean 'GET /api/look/<level>'?"
+        "the plan's route 'GET /api/look/<int:level>' does not exist in the app; did you mean 'GET /api/look/<level>'?"
     ]
 
 

@@ -16,7 +16,7 @@ from questlog.flask import (
     Questlog,
     track,
 )
-from support.flask_shop import PLAN, events, full, look_again
+from support.flask_shop import PLAN, events, expire_plan, full
 
 # -- set-up --------------------------------------------------------------------------------------
 
@@ -65,14 +65,14 @@ def test_a_plan_may_grow_and_break_while_the_server_runs(app: Flask, caplog: pyt
         track("join_guild")
         plan.write_text("[events.oops")
         for _ in range(3):
-            look_again(app)
+            expire_plan(app)
             track("join_guild")
         assert [r.levelno for r in caplog.records if "cannot be used" in r.message] == [logging.ERROR]
         plan.unlink()
-        look_again(app)
+        expire_plan(app)
         track("join_guild")
         plan.write_text(PLAN + "[events.fresh]\nmode = 'reject'\n[events.fresh.fields]\nx = 'int'\n")
-        look_again(app)
+        expire_plan(app)
         with pytest.raises(EventRejected):
             track("fresh", x="y")
     assert len(events(app)) == 5

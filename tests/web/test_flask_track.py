@@ -50,7 +50,7 @@ def test_track_works_in_an_app_context_and_says_so_elsewhere(app: Flask) -> None
 
 
 def test_an_app_without_the_extension_is_told(tmp_path: Path) -> None:
-    with Flask("bare").app_context(), pytest.raises(QuestlogError, match="this app has no questlog"):
+    with Flask("bare").app_context(), pytest.raises(QuestlogError, match="this app has no Questlog extension"):
         track("join_guild")
 
 

@@ -226,7 +226,7 @@ def test_a_test_captures_events_and_nothing_is_written(make: Any, call: Call, tm
 def test_in_the_background_events_follow_the_answer(make: Any, call: Call, tmp_path: Path) -> None:
     middleware = make(Answers(), ack="background")
     assert call(middleware, "POST", "/shop/sword")[0] == 200
-    middleware.questlog.state._sender.close()
+    middleware.questlog.recorder._sender.close()
     assert len(events(tmp_path)) == 1
 
 
@@ -234,7 +234,7 @@ def test_a_plan_that_changes_counts_without_a_restart(make: Any, call: Call, tmp
     middleware = make(Answers())
     call(middleware, "GET", "/new")
     (tmp_path / "plan.toml").write_text(PLAN.replace('"POST /strict"', '"GET /new" = "look"\n"POST /strict"'))
-    middleware.questlog.state._look_again = 0.0  # the clock turns
+    middleware.questlog.recorder._plan_expires = 0.0  # the clock turns
     call(middleware, "GET", "/new")
     assert events(tmp_path) == [{"event_type": "look"}]
 
@@ -326,8 +326,8 @@ def test_a_generator_that_fails_is_closed(folder: Path) -> None:
 
 def test_other_requests_go_on_while_one_waits_for_the_disk_and_those_that_wait_share_a_commit(folder: Path) -> None:
     middleware = ASGIMiddleware(Answers().asgi, project=folder)
-    state, disk, entered, groups = middleware.questlog.state, threading.Event(), threading.Event(), []
-    commit = state.commit
+    recorder, disk, entered, groups = middleware.questlog.recorder, threading.Event(), threading.Event(), []
+    commit = recorder.commit
 
     def slow(group: Any) -> None:
         groups.append(len(group))
@@ -335,7 +335,7 @@ def test_other_requests_go_on_while_one_waits_for_the_disk_and_those_that_wait_s
         assert disk.wait(20)
         commit(group)
 
-    state.commit = slow  # type: ignore[method-assign]
+    recorder.commit = slow  # type: ignore[method-assign]
 
     async def story() -> None:
         buys = [asyncio.create_task(ask(middleware, "POST", f"/shop/{n}")) for n in range(9)]

@@ -191,8 +191,9 @@ def _kept(names: Sequence[tuple[bytes, str]], headers: Mapping[bytes, bytes]) ->
 
 
 def _unavailable(error: QuestlogError) -> Response:
-    seconds = max(1, round(error.retry_after or 5))
-    return refuse(503, "unavailable", str(error), error.hint or "send it again", b"retry-after: %d" % seconds)
+    return refuse(
+        503, "unavailable", str(error), error.hint or "send it again", b"retry-after: %d" % error.retry_after_seconds
+    )
 
 
 def _internal_error(label: str) -> Response:

@@ -49,7 +49,7 @@ class Readiness:
             await asyncio.to_thread(self._probe)
             self._response = Response(200, b'{"status":"ready"}')
         except QuestlogError as error:
-            wait = b"retry-after: %d" % max(1, round(error.retry_after or 5))
+            wait = b"retry-after: %d" % error.retry_after_seconds
             self._response = refuse(503, "unavailable", str(error), error.hint, wait)
         except Exception:
             logger.exception("stage=collect path=/readyz")

@@ -1,1 +1,1 @@
-"""What runs inside a game's own web server: extension and middleware that record its requests."""
+"""What runs inside a game's own web server: the Flask extension and the WSGI and ASGI middleware."""

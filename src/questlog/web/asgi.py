@@ -1,4 +1,4 @@
-"""The middleware for any ASGI app: the plan's `[routes]` records its requests, durably, before the answer leaves."""
+"""Middleware for any ASGI app: records the requests in the plan's `[routes]` before their response is sent."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from typing import Any
 
 from questlog.errors import LogUnavailable
 from questlog.log.group import Waiter
-from questlog.web.state import State
-from questlog.web.watch import Watch, Watched, retry_after, tell_rejected
-from questlog.web.wiring import Pending
+from questlog.web.batch import EventBatch
+from questlog.web.matcher import MatchedRequest, RequestMatcher, log_rejected
+from questlog.web.recorder import Recorder
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-_MOST_EVENTS = 5_000
+_MAX_GROUP_EVENTS = 5_000
 
 
 class ASGIMiddleware:
     """`app = ASGIMiddleware(app, project="/srv/game")`, or `app.add_middleware(ASGIMiddleware, project=…)`.
 
-    *ack* is "durable" or "background", *redirects* counts 3xx as success too, and every setting may be given.
-    Requests that wait for the disk leave the event loop (asyncio's, or one that is called so) to others.
+    *ack* is "durable" or "background". With *redirects*, a 3xx response counts as success too. Any setting can be
+    passed as a keyword argument. A request that waits for the disk does not block the event loop, which is asyncio's
+    or one with the same interface.
     """
 
     def __init__(
@@ -41,56 +42,56 @@ class ASGIMiddleware:
         **settings: Any,
     ) -> None:
         self.app = app
-        self.questlog = Watch(self, project=project, ack=ack, redirects=redirects, settings=settings)
-        self._appender = _Appender(self.questlog.state) if ack == "durable" else None
+        self.questlog = RequestMatcher(self, project=project, ack=ack, redirects=redirects, settings=settings)
+        self._appender = _Appender(self.questlog.recorder) if ack == "durable" else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         path = scope["path"]
         root = scope.get("root_path", "")
-        if root and path.startswith(root):  # servers differ in whether the path holds where the app is mounted
+        if root and path.startswith(root):  # some servers include the mount point in the path, others do not
             path = path[len(root) :] or "/"
-        found = self.questlog.find(scope["method"], path)
-        if found is None:
+        match = self.questlog.match(scope["method"], path)
+        if match is None:
             return await self.app(scope, receive, send)
-        watched = Watched(*found, _environ(scope))
-        body, receive = await _read_body(watched, receive)
-        await self.app(scope, receive, _Answer(self, watched, body, send).send)
+        request = MatchedRequest(*match, _environ(scope))
+        body, receive = await _read_body(request, receive)
+        await self.app(scope, receive, _HeldMessages(self, request, body, send).send)
 
-    async def record(self, pending: Pending) -> None:
-        """Make the event durable while other requests go on, or hand it to the background sender."""
-        state = self.questlog.state
-        if self._appender is None or state.captures:
-            state.record(pending)
+    async def record(self, batch: EventBatch) -> None:
+        """Make the event durable while other requests continue, or queue it in the background."""
+        recorder = self.questlog.recorder
+        if self._appender is None or recorder.captures:
+            recorder.record(batch)
         else:
-            await self._appender.append(pending)
-        tell_rejected(pending)
+            await self._appender.append(batch)
+        log_rejected(batch)
 
 
-class _Answer:
-    """The app's answer, held back until its event is recorded."""
+class _HeldMessages:
+    """The app's response messages, held back until its event is recorded."""
 
-    def __init__(self, middleware: ASGIMiddleware, watched: Watched, body: bytes, send: Send) -> None:
-        self._middleware, self._watched, self._body, self._send = middleware, watched, body, send
-        self._refused = False
+    def __init__(self, middleware: ASGIMiddleware, request: MatchedRequest, body: bytes, send: Send) -> None:
+        self._middleware, self._request, self._body, self._send = middleware, request, body, send
+        self._is_refused = False
 
     async def send(self, message: Message) -> None:
-        """Send on what the app says; where the log refuses, 503 leaves instead."""
-        if self._refused:
+        """Pass on the app's message. If the log refuses, send 503 instead."""
+        if self._is_refused:
             return
         if message["type"] == "http.response.start" and self._middleware.questlog.is_success(message["status"]):
             try:
-                await self._middleware.record(self._watched.pending(self._body))
+                await self._middleware.record(self._request.batch(self._body))
             except LogUnavailable as error:
-                self._refused = True
+                self._is_refused = True
                 return await self._refuse(error)
         await self._send(message)
 
     async def _refuse(self, error: LogUnavailable) -> None:
         text = f"{error}\n".encode()
         headers = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(text))}
-        headers["retry-after"] = retry_after(error)
+        headers["retry-after"] = str(error.retry_after_seconds)
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": 503, "headers": pairs})
         await self._send({"type": "http.response.body", "body": text})
@@ -99,8 +100,8 @@ class _Answer:
 class _Appender:
     """Appends in a thread of its own what any event loop asks for: all that has come meanwhile shares an fsync."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._reset()
 
     def _reset(self) -> None:
@@ -110,13 +111,13 @@ class _Appender:
         self._running = False
         self._thread = ThreadPoolExecutor(1, "questlog-append")
 
-    async def append(self, pending: Pending) -> None:
+    async def append(self, batch: EventBatch) -> None:
         """Return once the event is durable; raise why it is not."""
         if self._pid != os.getpid():
             self._reset()
         future: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         with self._lock:
-            self._waiting.append((Waiter(pending, len(pending.bodies)), future))
+            self._waiting.append((Waiter(batch, len(batch.bodies)), future))
             if not self._running:
                 self._running = True
                 self._thread.submit(self._run)
@@ -127,13 +128,13 @@ class _Appender:
     def _run(self) -> None:
         while True:
             with self._lock:
-                group, self._waiting = self._waiting[:_MOST_EVENTS], self._waiting[_MOST_EVENTS:]
+                group, self._waiting = self._waiting[:_MAX_GROUP_EVENTS], self._waiting[_MAX_GROUP_EVENTS:]
                 if not group:
                     self._running = False
                     return
             failure: Exception | None = None
             try:
-                self._state.commit([waiter for waiter, _ in group])
+                self._recorder.commit([waiter for waiter, _ in group])
             except Exception as error:
                 failure = error
             _answer(group, failure)
@@ -163,9 +164,9 @@ def _own(error: Exception | None) -> Exception | None:
     return type(error)(str(error), hint=error.hint, retry_after=error.retry_after)
 
 
-async def _read_body(watched: Watched, receive: Receive) -> tuple[bytes, Receive]:
+async def _read_body(request: MatchedRequest, receive: Receive) -> tuple[bytes, Receive]:
     """Return the body if fields may stand in it, and a `receive` that gives the app everything once more."""
-    if not watched.body_length:
+    if not request.body_length:
         return b"", receive
     seen: list[Message] = []
     body, more = b"", True
@@ -173,7 +174,7 @@ async def _read_body(watched: Watched, receive: Receive) -> tuple[bytes, Receive
         message = await receive()
         seen.append(message)
         body += message.get("body", b"")
-        more = bool(message.get("more_body")) and len(body) <= watched.body_length
+        more = bool(message.get("more_body")) and len(body) <= request.body_length
     again = iter(seen)
 
     async def receive_again() -> Message:

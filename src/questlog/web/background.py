@@ -12,7 +12,7 @@ from multiprocessing.util import Finalize
 
 from questlog.errors import LogUnavailable
 from questlog.log import Log
-from questlog.web.wiring import Pending
+from questlog.web.batch import EventBatch
 
 GATHER_SECONDS = 0.05
 STOP_SECONDS = 10.0
@@ -33,7 +33,7 @@ class BackgroundSender:
         self.refused = 0
         self._log = log
         self._lock = threading.Lock()
-        self._waiting: list[Pending] = []
+        self._waiting: list[EventBatch] = []
         self._bytes = 0
         self._idle = True
         self._closed = False
@@ -43,7 +43,7 @@ class BackgroundSender:
         # not atexit alone: a process that multiprocessing forked, such as a Granian worker, ends without it
         self._finalize = Finalize(None, self.close, exitpriority=0)
 
-    def put(self, pending: Pending) -> None:
+    def put(self, pending: EventBatch) -> None:
         """Queue events, or raise when the log has refused for so long that the queue is full.
 
         Once the process ends, they are appended here and now: nobody would come back for them.
@@ -95,7 +95,7 @@ class BackgroundSender:
                 self._idle = True
                 self._wake.clear()
 
-    def _records(self, group: Sequence[Pending]) -> list[bytes]:
+    def _records(self, group: Sequence[EventBatch]) -> list[bytes]:
         records: list[bytes] = []
         for pending in group:
             try:

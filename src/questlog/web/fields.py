@@ -1,4 +1,4 @@
-"""What a request says about an event that the code does not describe itself: its declared fields."""
+"""The declared fields that a request gives an event which the app's code does not describe itself."""
 
 from __future__ import annotations
 
@@ -9,43 +9,41 @@ from typing import Any
 import msgspec
 
 from questlog.plan import Event
+from questlog.record import Members
 from questlog.types import Type, from_text
 
 LARGEST_BODY = 1 << 20
-_WHO = ("player_id", "session_id")
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
+_PLAYER_FIELDS = (("player_id", Type("string")), ("session_id", Type("string")))
 
 Texts = Mapping[str, str]
-Members = Mapping[str, msgspec.Raw]
 
 
 def fields_of(
     event: Event, path: Mapping[str, Any], json_body: Callable[[], Members], texts: Callable[[], Texts]
 ) -> dict[str, Any]:
-    """Return the event's declared fields, and who played, as a request gives them.
+    """Return the event's declared fields, `player_id` and `session_id` as a request gives them.
 
-    What the router took from the *path* comes first, then the JSON body, then form and query string, whose
-    text becomes the number or truth value a field wants. Nothing undeclared is read: a password in the body
-    stays there. Whatever a client sends, this never raises: its view has succeeded.
+    The router's values from the *path* come first, then the JSON body, then form and query string, whose text is
+    converted to the field's number or boolean. Nothing undeclared is read: a password in the body stays there.
+    Never raises, whatever the client sent, because the view has already succeeded.
     """
     body = json_body()
-    found: dict[str, Any] = {}
-    said: Texts | None = None
-    for name, type_ in [*((name, Type("string")) for name in _WHO), *((f.name, f.type) for f in event.fields)]:
+    fields: dict[str, Any] = {}
+    parameters: Texts | None = None
+    for name, type_ in [*_PLAYER_FIELDS, *((field.name, field.type) for field in event.fields)]:
         if name in path:
-            found[name] = _sendable(path[name])
+            fields[name] = _as_json(path[name])
         elif name in body:
-            found[name] = body[name]
+            fields[name] = body[name]
         else:
-            said = texts() if said is None else said
-            if name in said:
-                found[name] = from_text(said[name], type_)
-    return found
+            parameters = texts() if parameters is None else parameters
+            if name in parameters:
+                fields[name] = from_text(parameters[name], type_)
+    return fields
 
 
-def _sendable(value: Any) -> Any:
-    """Return what a URL converter made as something that JSON can hold: itself, all its digits, or its text."""
+def _as_json(value: Any) -> Any:
+    """Return a URL converter's value in a form that JSON can hold: unchanged, as all its digits, or as text."""
     try:
         msgspec.json.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError):
@@ -54,7 +52,7 @@ def _sendable(value: Any) -> Any:
 
 
 def plain(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *body* with what was kept as JSON turned into values, for people to look at."""
+    """Return *body* with its undecoded JSON values decoded, for signals and tests."""
     return {name: _value(value) if isinstance(value, msgspec.Raw) else value for name, value in body.items()}
 
 
@@ -63,11 +61,3 @@ def _value(raw: msgspec.Raw) -> Any:
         return msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return bytes(raw).decode("utf-8", "backslashreplace")
-
-
-def members_of(body: bytes) -> Members:
-    """Return the members of a JSON body as they were written, every digit of them; none of what is no object."""
-    try:
-        return _members.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}

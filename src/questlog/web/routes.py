@@ -1,4 +1,4 @@
-"""Which of the plan's routes a request's path is, for apps whose own router questlog cannot ask."""
+"""Matches a request's path to the plan's `[routes]`, for apps whose own router questlog cannot ask."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _KINDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "uuid": (r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}", lambda text: str(uuid.UUID(text))),
     "slug": (r"[-\w]+", str),
 }
-"""Kinds whose value is no plain text. A pattern may be wider than the app's: only what the app answers counts."""
-_PLACE = {"path": 3, "string": 2, "str": 2, "slug": 2, "any": 1}
+"""Converters other than plain text: pattern and conversion. A pattern may be wider than the app's own, since only
+requests that the app answers with success are recorded."""
+_RANK = {"path": 3, "string": 2, "str": 2, "slug": 2, "any": 1}
 
 
-class Matched(NamedTuple):
-    """The event that a route records, and what the path said."""
+class RouteMatch(NamedTuple):
+    """The event that a route records, and the values of the path's variables."""
 
     event: str
     values: dict[str, Any]
@@ -38,7 +39,7 @@ class _Rule(NamedTuple):
 
 
 class Routes:
-    """The plan's `[routes]` by method and path. Where several fit, fixed text counts before a variable."""
+    """The plan's `[routes]` by method and path. Where several match, fixed text wins over a variable."""
 
     def __init__(self, routes: Mapping[str, str]) -> None:
         self._rules: dict[str, list[_Rule]] = {}
@@ -48,12 +49,12 @@ class Routes:
         for rules in self._rules.values():
             rules.sort(key=lambda rule: rule.order)
 
-    def find(self, method: str, path: str) -> Matched | None:
-        """Return what such a request records, once it succeeds."""
+    def match(self, method: str, path: str) -> RouteMatch | None:
+        """Return what a request records if it succeeds, or None."""
         for rule in self._rules.get(method, ()):
-            found = rule.pattern.fullmatch(path)
-            if found is not None:
-                return Matched(rule.event, _values(found.groupdict(), rule.convert))
+            match = rule.pattern.fullmatch(path)
+            if match is not None:
+                return RouteMatch(rule.event, _values(match.groupdict(), rule.convert))
         return None
 
 
@@ -72,13 +73,13 @@ def _rule(path: str, event: str) -> _Rule:
 
 
 def _order(path: str) -> tuple[tuple[int, ...], ...]:
-    """Return what sorts routes as routers do: part by part, the more exact one first."""
-    found = []
-    for part in path.split("/"):
-        kinds = [v["kind"] or v["kind2"] or "string" for v in _VARIABLE.finditer(part)]
-        fixed = len(_VARIABLE.sub("", part))
-        found.append((max((_PLACE.get(kind, 1) for kind in kinds), default=0), -fixed))
-    return tuple(found)
+    """Return a sort key that orders routes as routers do: segment by segment, the more specific one first."""
+    order = []
+    for segment in path.split("/"):
+        kinds = [v["kind"] or v["kind2"] or "string" for v in _VARIABLE.finditer(segment)]
+        fixed = len(_VARIABLE.sub("", segment))
+        order.append((max((_RANK.get(kind, 1) for kind in kinds), default=0), -fixed))
+    return tuple(order)
 
 
 def _values(groups: Mapping[str, str], convert: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
@@ -86,6 +87,6 @@ def _values(groups: Mapping[str, str], convert: Mapping[str, Callable[[str], Any
     for name, text in groups.items():
         try:
             values[name] = convert[name](text)
-        except ValueError:  # more digits than Python makes a number of
+        except ValueError:  # more digits than Python converts to an integer
             values[name] = text
     return values

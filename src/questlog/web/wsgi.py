@@ -1,4 +1,4 @@
-"""The middleware for any WSGI app: the plan's `[routes]` records its requests, durably, before the answer leaves."""
+"""Middleware for any WSGI app: records the requests in the plan's `[routes]` before their response is sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from questlog.errors import LogUnavailable
-from questlog.web.watch import Watch, Watched, retry_after, tell_rejected
+from questlog.web.matcher import MatchedRequest, RequestMatcher, log_rejected
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
@@ -17,7 +17,8 @@ Start = Callable[..., Any]
 class WSGIMiddleware:
     """`application = WSGIMiddleware(application, project="/srv/game")`.
 
-    *ack* is "durable" or "background", *redirects* counts 3xx as success too, and every setting may be given.
+    *ack* is "durable" or "background". With *redirects*, a 3xx response counts as success too. Any setting can be
+    passed as a keyword argument.
     """
 
     def __init__(
@@ -30,30 +31,30 @@ class WSGIMiddleware:
         **settings: Any,
     ) -> None:
         self.app = app
-        self.questlog = Watch(self, project=project, ack=ack, redirects=redirects, settings=settings)
+        self.questlog = RequestMatcher(self, project=project, ack=ack, redirects=redirects, settings=settings)
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
-        found = self.questlog.find(environ["REQUEST_METHOD"], path)
-        if found is None:
+        match = self.questlog.match(environ["REQUEST_METHOD"], path)
+        if match is None:
             return self.app(environ, start)
-        watched = Watched(*found, environ)
-        answer = _Answer(self.questlog, watched, _read_body(watched, environ), start)
-        parts = self.app(environ, answer.start)
-        if answer.head is not None:
-            return answer.leave(parts)
-        try:  # an app that is a generator says its status with the first part
+        request = MatchedRequest(*match, environ)
+        response = _HeldResponse(self.questlog, request, _read_body(request, environ), start)
+        parts = self.app(environ, response.start)
+        if response.head is not None:
+            return response.send(parts)
+        try:  # an app that is a generator sets its status when its first part is read
             rest = iter(parts)
             first = next(rest, b"")
         except BaseException:
             _close(parts)
             raise
-        return answer.leave(_Parts(first, rest, parts)) if answer.head is not None else parts
+        return response.send(_Parts(first, rest, parts)) if response.head is not None else parts
 
 
-def _read_body(watched: Watched, environ: Environ) -> bytes:
-    """Return the body if fields may stand in it, and give the app one to read again."""
-    length = watched.body_length
+def _read_body(request: MatchedRequest, environ: Environ) -> bytes:
+    """Return the body if it may hold fields, and leave the app a copy to read."""
+    length = request.body_length
     if not length:
         return b""
     body: bytes = environ["wsgi.input"].read(length)
@@ -61,24 +62,24 @@ def _read_body(watched: Watched, environ: Environ) -> bytes:
     return body
 
 
-class _Answer:
-    """The app's answer, held back until its event is recorded."""
+class _HeldResponse:
+    """The app's response, held back until its event is recorded."""
 
-    def __init__(self, watch: Watch, watched: Watched, body: bytes, start: Start) -> None:
-        self._watch, self._watched, self._body, self._start = watch, watched, body, start
+    def __init__(self, matcher: RequestMatcher, request: MatchedRequest, body: bytes, start: Start) -> None:
+        self._matcher, self._request, self._body, self._start = matcher, request, body, start
         self.head: tuple[str, list[tuple[str, str]]] | None = None
         self._write: Callable[[bytes], Any] | None = None
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], Any]:
-        """Take the app's status and headers; they leave later, unless parts of the body have left already."""
+        """Keep the app's status and headers for later, unless parts of the body have been sent already."""
         if self._write is not None:
             self._write = self._start(status, headers, exc_info)
             return self._write
-        self.head = (status, headers)  # nothing has left: an error page simply replaces what was to leave
+        self.head = (status, headers)  # nothing has been sent, so an error page simply replaces it
         return self._write_now
 
-    def leave(self, parts: Iterable[bytes]) -> Iterable[bytes]:
-        """Record the event, then start the answer; where the log refuses, 503 leaves instead."""
+    def send(self, parts: Iterable[bytes]) -> Iterable[bytes]:
+        """Record the event, then start the response. If the log refuses, send 503 instead."""
         if self._write is not None:
             return parts
         try:
@@ -87,7 +88,8 @@ class _Answer:
             _close(parts)
             text = f"{error}\n".encode()
             headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))]
-            self._start("503 Service Unavailable", [*headers, ("Retry-After", retry_after(error))])
+            headers.append(("Retry-After", str(error.retry_after_seconds)))
+            self._start("503 Service Unavailable", headers)
             return [text]
         except BaseException:
             _close(parts)
@@ -97,7 +99,7 @@ class _Answer:
         return parts
 
     def _write_now(self, part: bytes) -> None:
-        """Be the `write` that old apps call."""
+        """The `write` callable that older apps use."""
         if self._write is None:
             self._record()
             assert self.head is not None
@@ -106,14 +108,14 @@ class _Answer:
 
     def _record(self) -> None:
         assert self.head is not None
-        if self._watch.is_success(int(self.head[0][:3])):
-            pending = self._watched.pending(self._body)
-            self._watch.state.record(pending)
-            tell_rejected(pending)
+        if self._matcher.is_success(int(self.head[0][:3])):
+            batch = self._request.batch(self._body)
+            self._matcher.recorder.record(batch)
+            log_rejected(batch)
 
 
 class _Parts:
-    """An answer's parts of which the first was taken already."""
+    """A response body whose first part has been read already."""
 
     def __init__(self, first: bytes, rest: Iterator[bytes], whole: Iterable[bytes]) -> None:
         self._first, self._rest, self._whole = first, rest, whole

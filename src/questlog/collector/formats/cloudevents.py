@@ -14,11 +14,11 @@ from urllib.parse import unquote
 import msgspec
 
 from questlog.collector.formats import Sent, sent_ms
-from questlog.collector.formats.envelope import UNREADABLE, build, event_name, members_of, text_of
+from questlog.collector.formats.envelope import build, event_name, text_of
 from questlog.collector.formats.events import media_type, split
 from questlog.collector.http import Request, Response, refuse
 from questlog.plan import Plan
-from questlog.record import MAX_ID_LENGTH
+from questlog.record import MAX_ID_LENGTH, NOT_JSON, json_members
 
 STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 _ATTRIBUTES = ("specversion", "id", "source", "type", "time", "data", "data_base64", "datacontenttype", "dataschema")
@@ -46,7 +46,7 @@ def read_cloudevents(request: Request, body: bytes, plan: Plan) -> Sent | Respon
 
 def _event(raw: bytes, plan: Plan) -> bytes:
     """Return a structured event; what is no CloudEvent 1.0 stays as it is, and quarantine says what is wrong."""
-    members = members_of(raw)
+    members = json_members(raw)
     if members is None or text_of(members.get("specversion")) != "1.0":
         return raw
     return _built(dict(members), members.get("data"), plan, raw)
@@ -75,7 +75,7 @@ def _data(body: bytes, media: str) -> msgspec.Raw | None:
         if media in ("", "application/json") or media.endswith("+json"):
             return msgspec.json.decode(body, type=msgspec.Raw)
         return msgspec.Raw(_json.encode(body.decode()))
-    except UNREADABLE:
+    except NOT_JSON:
         return None
 
 
@@ -84,7 +84,7 @@ def _built(attributes: dict[str, Any], data: msgspec.Raw | None, plan: Plan, who
     if None in found.values():
         return whole
     fields: dict[str, Any] = {name: raw for name, raw in attributes.items() if name not in _ATTRIBUTES}
-    inner = members_of(data)
+    inner = json_members(data)
     if inner is not None:
         fields |= inner
     elif data is not None:

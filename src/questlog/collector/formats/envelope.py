@@ -9,16 +9,14 @@ from typing import Any
 import msgspec
 
 from questlog.plan import Envelope, Plan
+from questlog.record import NOT_JSON
 
-Members = dict[str, msgspec.Raw]
 CLASHING = "sent_as"
 """Where a field goes whose name the envelope has taken."""
 encode = msgspec.json.Encoder().encode
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any = msgspec.json.Decoder()
 _UNNAMED = re.compile(r"[^a-z0-9]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def build(names: Envelope, own: Mapping[str, Any], fields: Mapping[str, Any]) -> bytes:
@@ -51,21 +49,13 @@ def _set_aside(place: dict[str, Any], name: str, clashing: dict[str, Any]) -> No
         clashing[name] = place.pop(name)
 
 
-def members_of(raw: bytes | msgspec.Raw | None) -> Members | None:
-    """Return a JSON object's members as they were written; None for anything else."""
-    try:
-        return None if raw is None else _members.decode(raw)
-    except UNREADABLE:
-        return None
-
-
 def text_of(raw: msgspec.Raw | None) -> str | None:
     """Return a JSON text, or the digits of a number; None for anything else and for an empty text."""
     if raw is None or bytes(raw) == b"null":
         return None
     try:
         value = _any.decode(raw)
-    except UNREADABLE:
+    except NOT_JSON:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None

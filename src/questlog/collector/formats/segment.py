@@ -11,10 +11,11 @@ from functools import partial
 from typing import Any
 
 from questlog.collector.formats import Format, Sent, sent_ms
-from questlog.collector.formats.envelope import Members, build, encode, event_name, members_of, snake_case, text_of
+from questlog.collector.formats.envelope import build, encode, event_name, snake_case, text_of
 from questlog.collector.formats.events import split
 from questlog.collector.http import Request, Response, refuse
 from questlog.plan import Plan
+from questlog.record import Members, json_members
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
 _PAYLOAD = {"identify": "traits", "group": "traits"}
@@ -32,7 +33,7 @@ def reader(call: str) -> Format:
 
 def read_batch(request: Request, body: bytes, plan: Plan) -> Sent | Response:
     """Return the events of `POST /v1/batch`; each message names its call."""
-    whole = members_of(body)
+    whole = json_members(body)
     messages = split(bytes(whole["batch"]), lines=False) if whole is not None and "batch" in whole else None
     if whole is None or messages is None or bytes(whole["batch"]).lstrip()[:1] != b"[":
         return refuse(400, "not_a_batch", "the body is no JSON object with an array named batch")
@@ -42,7 +43,7 @@ def read_batch(request: Request, body: bytes, plan: Plan) -> Sent | Response:
 
 
 def _read_one(call: str, request: Request, body: bytes, plan: Plan) -> Sent | Response:
-    message = members_of(body)
+    message = json_members(body)
     if message is None:
         return refuse(400, "not_json", "the body is no JSON object")
     return Sent([_event(call, body, plan)], sent_ms(text_of(message.get("sentAt"))))
@@ -50,7 +51,7 @@ def _read_one(call: str, request: Request, body: bytes, plan: Plan) -> Sent | Re
 
 def _event(call: str | None, raw: bytes, plan: Plan) -> bytes:
     """Return a message as an event; what is none stays as it is, and quarantine says what is wrong with it."""
-    message = members_of(raw)
+    message = json_members(raw)
     if message is None:
         return raw
     call = call or text_of(message.get("type"))
@@ -61,7 +62,7 @@ def _event(call: str | None, raw: bytes, plan: Plan) -> bytes:
     fields: dict[str, Any] = _rest(message)
     for name in ("properties", "traits"):
         if name in message:
-            inner = members_of(message[name]) if name == payload else None
+            inner = json_members(message[name]) if name == payload else None
             fields |= {name: message[name]} if inner is None else inner
     user, anonymous = text_of(message.get("userId")), text_of(message.get("anonymousId"))
     own = {

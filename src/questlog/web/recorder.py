@@ -1,4 +1,4 @@
-"""What one web app keeps: its pipeline, opened late, its background sender, and captures of its tests."""
+"""Records the events of one web app: its plan, and its log, opened at the first event."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from questlog.errors import QuestlogError, Reject
 from questlog.log.group import GroupCommit, Waiter
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.plan import Plan
+from questlog.record import decode_record
 from questlog.settings import Settings
 from questlog.web.background import BackgroundSender, end_on_sigterm
+from questlog.web.batch import EventBatch, PreparedPlan
 from questlog.web.fields import plain
-from questlog.web.wiring import Pending, Wiring
 
-LOOK_SECONDS = 0.1
-_MOST_EVENTS = 5_000
+PLAN_SECONDS = 0.1
+"""How far the plan may be behind its file."""
 ACKS = ("durable", "background")
+_MAX_GROUP_EVENTS = 5_000
 
 
-class State:
-    """How *app* records, as its *config* says in keys `QUESTLOG_…`. Safe for threads; a forked child starts anew.
+class Recorder:
+    """Records what *app* describes, as its *config* says in keys `QUESTLOG_…`.
 
-    *new_plan* is told of each plan before it is used.
+    Safe for threads; a forked child opens its own log. *new_plan* is called with each plan before it takes effect.
     """
 
     def __init__(self, app: Any, config: Mapping[str, Any], new_plan: Callable[[Plan], None]) -> None:
@@ -41,13 +43,13 @@ class State:
         self._lock = threading.Lock()
         self._pipeline: Pipeline | None = None
         self._sender: BackgroundSender | None = None
-        self._wiring: Wiring | None = None
-        self._look_again = 0.0
-        self._put: Callable[[Pending], None] | None = None
-        self._group = GroupCommit(self.commit, max_size=_MOST_EVENTS)
+        self._plan: PreparedPlan | None = None
+        self._plan_expires = 0.0
+        self._put: Callable[[EventBatch], None] | None = None
+        self._group = GroupCommit(self.commit, max_size=_MAX_GROUP_EVENTS)
 
     def check(self) -> None:
-        """Raise what is wrong with the config, the project or its plan."""
+        """Raise if the config, the project or its plan is invalid."""
         ack = self.config["QUESTLOG_ACK"]
         if ack not in ACKS:
             raise QuestlogError(f"QUESTLOG_ACK is {ack!r}", hint=f"use one of {', '.join(ACKS)}")
@@ -67,7 +69,7 @@ class State:
 
     @property
     def pipeline(self) -> Pipeline:
-        """The app's project as the config says at the first event."""
+        """The app's project, with the config as it was at the first event."""
         if self._pid != os.getpid():
             self._reset()
         if self._pipeline is None:
@@ -77,34 +79,34 @@ class State:
         return self._pipeline
 
     @property
-    def wiring(self) -> Wiring:
-        """The project's plan, at most `LOOK_SECONDS` behind its file."""
-        wiring, now = self._wiring, time.monotonic()
-        if wiring is not None and now < self._look_again and self._pid == os.getpid():
-            return wiring
+    def plan(self) -> PreparedPlan:
+        """The project's plan, at most `PLAN_SECONDS` behind its file."""
+        prepared, now = self._plan, time.monotonic()
+        if prepared is not None and now < self._plan_expires and self._pid == os.getpid():
+            return prepared
         plan = self.pipeline.plan
-        if self._wiring is None or self._wiring.plan is not plan:
+        if self._plan is None or self._plan.plan is not plan:
             self._new_plan(plan)
-            self._wiring = Wiring(plan)
+            self._plan = PreparedPlan(plan)
         background = self.config["QUESTLOG_ACK"] == "background"
         self._put = self._background().put if background else self._append
-        self._look_again = now + LOOK_SECONDS
-        return self._wiring
+        self._plan_expires = now + PLAN_SECONDS
+        return self._plan
 
-    def record(self, pending: Pending) -> None:
-        """Make events durable, or queue them; in a test that captures, keep them instead."""
+    def record(self, batch: EventBatch) -> None:
+        """Make events durable, or queue them; while a test captures, keep them instead."""
         if self.captures:
-            self.captures[-1].take(pending)
+            self.captures[-1].take(batch)
         else:
-            assert self._put is not None, "what is recorded has asked for the wiring"
-            self._put(pending)
+            assert self._put is not None, "a batch has read the plan"
+            self._put(batch)
 
-    def _append(self, pending: Pending) -> None:
+    def _append(self, batch: EventBatch) -> None:
         """Append events together with those of other threads."""
-        self._group.submit(Waiter(pending, len(pending.bodies)))
+        self._group.submit(Waiter(batch, len(batch.bodies)))
 
     def commit(self, group: Sequence[Waiter]) -> None:
-        """Append what a group of threads waits for, in one step; an event that cannot be encoded is its own error."""
+        """Append the batches of a group in one step. A batch that cannot be encoded fails alone."""
         records: list[bytes] = []
         for waiter in group:
             try:
@@ -124,36 +126,35 @@ class State:
         return self._sender
 
     def capture(self) -> Capture:
-        """Return a list that takes what the app would record while it is used as a context."""
+        """Return a list that collects what the app records while it is used as a context manager."""
         return Capture(self)
 
 
 class Capture(list[dict[str, Any]]):
-    """Events that were captured, as dicts; `bad` holds those that do not fit the plan, each with its refusal."""
+    """Captured events as dicts. `bad` lists those that do not fit the plan, each with the reason."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         super().__init__()
-        self._state = state
+        self._recorder = recorder
         self.bad: list[tuple[dict[str, Any], Reject]] = []
 
-    def take(self, pending: Pending) -> None:
-        """Keep events, and judge their records."""
-        from questlog.record import decode_record
+    def take(self, batch: EventBatch) -> None:
+        """Keep the events of a batch, and validate what would be stored of them."""
         from questlog.shape import validate
 
-        for each in pending.judge():
-            if each.receipt.outcome == "accepted":
-                body = plain(each.body)
+        for item in batch.accept():
+            if item.receipt.outcome == "accepted":
+                body = plain(item.body)
                 self.append(body)
-                record = decode_record(each.record)
+                record = decode_record(item.record)
                 assert record is not None
-                reject = validate(record.raw(), pending.wiring.plan).reject
+                reject = validate(record.raw(), batch.plan.plan).reject
                 if reject is not None:
                     self.bad.append((body, reject))
 
     def __enter__(self) -> Self:
-        self._state.captures.append(self)
+        self._recorder.captures.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._state.captures.remove(self)
+        self._recorder.captures.remove(self)
