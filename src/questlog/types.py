@@ -228,6 +228,18 @@ def _date(row: Scalar, value: Any) -> dt.date:
     raise wrong_type(row, value)
 
 
+_TIME = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9})?)?")
+
+
+def _time(row: Scalar, value: Any) -> str:
+    """Return HH:MM:SS.mmm. Presto misreads Iceberg's `time`; text of one length sorts alike in every engine."""
+    if isinstance(value, str) and _TIME.fullmatch(value):
+        value = dt.time.fromisoformat(value)
+    if not isinstance(value, dt.time):
+        raise wrong_type(row, value)
+    return value.isoformat("milliseconds")
+
+
 # -- the table ------------------------------------------------------------------------------------
 
 _ROWS = (
@@ -275,7 +287,7 @@ _ROWS = (
         json_schema={"anyOf": [
             {"type": "string", "format": "date-time"}, {"type": "integer", "description": "Milliseconds since 1970."}
         ]},
-        convert=_timestamp, is_ordered=True, synonyms=("datetime", "time", "timestamptz"),
+        convert=_timestamp, is_ordered=True, synonyms=("datetime", "timestamptz"),
         from_presto=dt.datetime.fromisoformat,
     ),
     Scalar(
@@ -283,6 +295,12 @@ _ROWS = (
         arrow="date32", iceberg="date", duckdb="DATE", spark="DATE", presto="DATE",
         json_schema={"type": "string", "format": "date"}, convert=_date, decoded=dt.date, is_ordered=True,
         from_presto=dt.date.fromisoformat,
+    ),
+    Scalar(
+        "time", "a time of day, as text: `12:30:00.000`", '`"12:30"`, `"12:30:00.5"`, without a zone',
+        arrow="string", iceberg="string", duckdb="VARCHAR", spark="STRING", presto="VARCHAR",
+        json_schema={"type": "string", "pattern": f"^{_TIME.pattern}$"}, convert=_time, is_ordered=True,
+        synonyms=("timeofday", "clock"),
     ),
     Scalar(
         "binary", "bytes", "nothing: only questlog's own columns hold it",
