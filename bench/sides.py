@@ -23,7 +23,7 @@ from confluent_kafka import Producer
 from questlog.log.kafka.spool import Spool
 from questlog.log.kafka.topic import create_topic
 from questlog.pipeline import ClusterPipeline, open_pipeline
-from questlog.query.presto.client import Server, ServerError, run
+from questlog.query.presto.client import PrestoError, PrestoServer, run
 from questlog.record import encode_record, new_id
 from questlog.stack import Stack
 from questlog.stack.tools import build
@@ -111,7 +111,7 @@ class Side:
         folder.mkdir(parents=True, exist_ok=True)
         self.stack, self.folder, self.topic = stack, folder, f"{self.name}_{int(time.time() * 1000)}"
         self.kafka, self.port = {"bootstrap.servers": stack.addresses.kafka}, free_port()
-        self.server = Server(stack.addresses.presto, self.catalog, self.topic)
+        self.server = PrestoServer(stack.addresses.presto, self.catalog, self.topic)
         create_topic(self.kafka, self.topic, partitions=4, replication=1, retention_hours=1)
         self.prepare()
 
@@ -132,7 +132,7 @@ class Side:
         raise NotImplementedError
 
     def count(self, table: str) -> int:
-        """Return how many rows Presto counts; raises `ServerError` if the query fails."""
+        """Return how many rows Presto counts; raises `PrestoError` if the query fails."""
         rows = run(self.server, f"select count(*) from {table}", 60).rows
         return int(rows[0][0])
 
@@ -252,4 +252,4 @@ class Ours(Side):
 
 
 SIDES: tuple[type[Side], ...] = (Tutorial, Ours)
-__all__ = ["SIDES", "TABLES", "Ours", "Process", "ServerError", "Side", "Tutorial", "wait_for"]
+__all__ = ["SIDES", "TABLES", "Ours", "PrestoError", "Process", "Side", "Tutorial", "wait_for"]

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "land": {"log", "plan", "shape", "lake"},
     "query": {"log", "plan", "shape", "lake"},
     "export": {"plan", "query"},
-    "stack": set(),
+    "stack": {"query"},
     "report": {"log", "plan", "lake", "land", "query"},
     "pipeline": {"log", "plan", "lake", "land", "query", "export", "stack", "report"},
     "suggest": {"log", "plan", "shape"},
@@ -66,13 +66,9 @@ KNOWN_CYCLES = {
 KNOWN_TWINS = {
     "Answer",
     "Change",
-    "Field",
-    "Part",
     "Seen",
-    "Server",
     "Source",
     "Supervisor",
-    "Trouble",
     "_Delivery",
 }
 """Class names that stand for two things, until one of them has a better name."""

@@ -1,6 +1,8 @@
 """One stack of real servers for all of these tests; `make test-cluster` brings and starts it."""
 
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +11,11 @@ from typing import Any
 import pytest
 
 from questlog.pipeline import Pipeline
-from questlog.query.presto import PrestoEngine, Server
+from questlog.query.presto import PrestoEngine, PrestoServer
 from questlog.stack import Stack, jars
 from support.cluster import shop_tables
 from support.cluster.kafka_broker import Broker
+from support.paths import ROOT
 
 HERE = Path(__file__).parent
 NEED_CLIENTS = [
@@ -30,6 +33,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if HERE in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="needs the servers; run make test-cluster"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kcat(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Put a stand-in for kcat on the path of a machine that has none."""
+    if shutil.which("kcat") is None and shutil.which("kafkacat") is None:
+        program = tmp_path_factory.mktemp("kcat") / "kcat"
+        program.write_text(f'#!/bin/sh\ncd "{ROOT}/tests" && exec "{sys.executable}" -m support.cluster.kcat "$@"\n')
+        program.chmod(0o755)
+        os.environ["PATH"] = f"{program.parent}:{os.environ['PATH']}"
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +67,7 @@ def shop(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Sh
     spark = shop_tables.open_spark(stack)
     schema = f"shop_{os.getpid()}"  # a stack that stays has those of other runs
     shop_tables.copy_tables(pipeline, spark, schema, folder)
-    server = Server(stack.addresses.presto, "iceberg", schema)
+    server = PrestoServer(stack.addresses.presto, "iceberg", schema)
     presto = PrestoEngine(server, lambda: pipeline.plan, seconds=60)
     presto.refresh_events()
     yield Shop(pipeline, spark, presto, server)
@@ -72,7 +85,7 @@ class Shop:
     embedded: Pipeline
     spark: Any
     presto: PrestoEngine
-    server: Server
+    server: PrestoServer
 
 
 @pytest.fixture(scope="session")

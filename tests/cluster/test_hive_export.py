@@ -15,7 +15,7 @@ import pytest
 from questlog.errors import QuestlogError
 from questlog.export.hive import HiveExport
 from questlog.export.metastore import open_metastore
-from questlog.query.presto import PrestoEngine, Server
+from questlog.query.presto import PrestoEngine, PrestoServer
 from questlog.stack import Stack
 from support.cluster.spark_options import Kept
 
@@ -54,7 +54,7 @@ class Exports:
         self.schema = shop.server.schema
         self.database = f"{self.schema}_export"
         self.hive = PrestoEngine(
-            Server(stack.addresses.presto, "hive", self.database), lambda: shop.embedded.plan, seconds=60
+            PrestoServer(stack.addresses.presto, "hive", self.database), lambda: shop.embedded.plan, seconds=60
         )
 
     def run(self, *tables: str, **more: Any) -> Any:

@@ -13,7 +13,7 @@ pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from cluster.test_spark_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
 from cluster.test_spark_lander import GUILD, Game, other_catalog, spark
 from questlog.land.spark.upkeep import SparkUpkeep
-from questlog.query.presto import Server
+from questlog.query.presto import PrestoServer
 from questlog.query.presto.client import run
 from questlog.settings import load_settings
 from questlog.stack import Stack
@@ -43,7 +43,7 @@ def test_presto_reads_what_landed_on_a_local_path_after_upkeep_too(game: Game, s
         lander.drain()
     files = [path for path in (game.folder / "ware").rglob("*.parquet") if "/join_guild/" in str(path)]
     assert len(files) >= 3
-    asked = Server(stack.addresses.presto, "iceberg", game.name)
+    asked = PrestoServer(stack.addresses.presto, "iceberg", game.name)
     assert run(asked, "select guild, count(*) from join_guild group by guild", 120).rows == [["wolves", 3]]
 
 

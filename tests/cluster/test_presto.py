@@ -12,7 +12,7 @@ import pytest
 
 from questlog.errors import QueryError
 from questlog.pipeline import open_pipeline
-from questlog.query.presto import PrestoEngine, Server
+from questlog.query.presto import PrestoEngine, PrestoServer
 from questlog.query.presto.client import run
 
 if TYPE_CHECKING:
@@ -147,13 +147,13 @@ def test_a_long_answer_comes_whole(shop: "Shop") -> None:
 
 
 def test_nobody_at_the_address_is_said_plainly() -> None:
-    nobody = PrestoEngine(Server("http://127.0.0.1:9", "iceberg", "shop"), lambda: None, seconds=1)  # type: ignore[arg-type,return-value]
+    nobody = PrestoEngine(PrestoServer("http://127.0.0.1:9", "iceberg", "shop"), lambda: None, seconds=1)  # type: ignore[arg-type,return-value]
     with pytest.raises(QueryError, match=r"Presto at http://127.0.0.1:9 does not answer"):
         nobody.run("select 1")
 
 
 def test_a_password_never_goes_unencrypted() -> None:
-    plain = Server("http://127.0.0.1:9", "iceberg", "shop", "ann", "secret")
+    plain = PrestoServer("http://127.0.0.1:9", "iceberg", "shop", "ann", "secret")
     assert "secret" not in repr(plain)
     with pytest.raises(QueryError, match="unencrypted"):
         run(plain, "select 1", 1)

@@ -9,7 +9,7 @@ import pytest
 
 from contracts import test_query as contract
 from contracts.test_query import *  # noqa: F403
-from questlog.query.presto import PrestoEngine, Server
+from questlog.query.presto import PrestoEngine, PrestoServer
 from questlog.stack import Stack
 from support.cluster import shop_tables
 
@@ -22,7 +22,7 @@ def open_engine(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder, schema = tmp_path_factory.mktemp("game"), f"contract_{uuid.uuid4().hex[:8]}"
     game = contract.open_game(folder)
     shop_tables.copy_tables(game, shop_tables.open_spark(stack), schema, folder)
-    server = Server(stack.addresses.presto, "iceberg", schema)
+    server = PrestoServer(stack.addresses.presto, "iceberg", schema)
     yield lambda seconds: PrestoEngine(server, lambda: game.plan, seconds=seconds)
     game.close()
     game.log.close()

@@ -15,7 +15,7 @@ from contracts.test_lander import *  # noqa: F403
 from questlog.land.spark import SparkLander
 from questlog.land.spark.source import commit_offsets
 from questlog.log.kafka.topic import describe_topic
-from questlog.query.presto import Server
+from questlog.query.presto import PrestoServer
 from questlog.query.presto.held import read_held
 from support.cluster.spark_options import Kept
 
@@ -30,7 +30,7 @@ class OnSpark:
         folder.mkdir()
         self._game, self._batch_records = SparkGame(folder, servers, spark), batch_records
         (folder / "plan.toml").write_text(contract.PLAN)
-        self._server = Server(presto, "iceberg", self._game.name)
+        self._server = PrestoServer(presto, "iceberg", self._game.name)
 
     def send(self, *records: bytes) -> None:
         self._game.pipeline.log.append(records)

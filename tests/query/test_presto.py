@@ -9,7 +9,7 @@ import pytest
 from questlog.errors import QueryError, QuestlogError
 from questlog.plan import Plan
 from questlog.query.presto import check_reads, open_engine, with_values
-from questlog.query.presto.client import Server
+from questlog.query.presto.client import PrestoServer
 from questlog.query.presto.types import SqlType, arrow_table, parse_type
 
 
@@ -102,6 +102,6 @@ def test_an_authority_that_is_no_file_is_said_with_its_setting(tmp_path: Path) -
 
 
 def test_trino_and_presto_are_told_apart_by_the_address() -> None:
-    trino = Server("trino+https://host:8443", "iceberg", "s", "ann", "secret").headers()
+    trino = PrestoServer("trino+https://host:8443", "iceberg", "s", "ann", "secret").headers()
     assert trino["X-Trino-User"] == "ann" and trino["Authorization"].startswith("Basic ")
-    assert Server("http://host", "iceberg", "s").headers()["X-Presto-Time-Zone"] == "UTC"
+    assert PrestoServer("http://host", "iceberg", "s").headers()["X-Presto-Time-Zone"] == "UTC"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from questlog.errors import QuestlogError
 from questlog.export import Exported, Shown, day_key
-from questlog.export.metastore import Field, Metastore, open_metastore
+from questlog.export.metastore import HiveColumn, Metastore, open_metastore
 from questlog.stopping import StopSignal
 
 if TYPE_CHECKING:
@@ -160,15 +160,15 @@ def plain_type(type_: DataType) -> DataType:
     return type_
 
 
-def hive_columns(schema: StructType) -> list[Field]:
+def hive_columns(schema: StructType) -> list[HiveColumn]:
     """Return the columns as Hive writes their types."""
     return [
-        Field(f.name.lower(), plain_type(f.dataType).simpleString().lower(), f.metadata.get("comment", ""))
+        HiveColumn(f.name.lower(), plain_type(f.dataType).simpleString().lower(), f.metadata.get("comment", ""))
         for f in schema.fields
     ]
 
 
-def _is_current(location: str, mark: str, had: Any, columns: Sequence[Field]) -> bool:
+def _is_current(location: str, mark: str, had: Any, columns: Sequence[HiveColumn]) -> bool:
     """Return whether a day's files come from the same files, and lack at most columns that were added since."""
     now = {column.name: column.type for column in columns}
     return location.rsplit("/", 1)[-1].startswith(f"{mark}-") and all(now.get(n) == t for n, t in had.items())

@@ -15,7 +15,7 @@ _FORMAT = "org.apache.hadoop.hive.ql.io.parquet."
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class HiveColumn:
     """A column as Hive knows it."""
 
     name: str
@@ -24,7 +24,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class HivePartition:
     """A partition that is there: where its files lie, and the columns they were written with."""
 
     location: str
@@ -45,7 +45,14 @@ class Metastore:
             self._client.createDatabase(self._api.Database(name, comment, location, self._jvm.java.util.HashMap()))
 
     def make_table(
-        self, database: str, name: str, columns: Sequence[Field], key: str, location: str, source: str, comment: str
+        self,
+        database: str,
+        name: str,
+        columns: Sequence[HiveColumn],
+        key: str,
+        location: str,
+        source: str,
+        comment: str,
     ) -> None:
         """Make the external table, or bring its columns up to date; refuse one that no export made."""
         if not self._client.tableExists(database, name):
@@ -53,7 +60,7 @@ class Metastore:
             table.setDbName(database)
             table.setTableName(name)
             table.setTableType("EXTERNAL_TABLE")
-            table.setPartitionKeys([self._field(Field(key, "date", "Day of received_time, UTC."))])
+            table.setPartitionKeys([self._field(HiveColumn(key, "date", "Day of received_time, UTC."))])
             parameters = {"EXTERNAL": "TRUE", "parquet.compression": "SNAPPY", MARK: source, "comment": comment}
             table.setParameters(self._map(parameters))
             table.setSd(self._storage(columns, location))
@@ -64,20 +71,22 @@ class Metastore:
             raise QuestlogError(
                 f"table {database}.{name} is there, and no export of {source} made it", hint="--into another name"
             )
-        there = [Field(f.getName(), f.getType(), f.getComment() or "") for f in table.getSd().getCols()]
+        there = [HiveColumn(f.getName(), f.getType(), f.getComment() or "") for f in table.getSd().getCols()]
         if there != list(columns):
             table.getSd().setCols([self._field(column) for column in columns])
             self._client.alter_table(database, name, table)
 
-    def parts(self, database: str, name: str) -> dict[str, Part]:
+    def parts(self, database: str, name: str) -> dict[str, HivePartition]:
         """Return the partitions by day."""
         found = {}
         for part in self._client.listPartitions(database, name, -1):
             columns = {f.getName(): f.getType() for f in part.getSd().getCols()}
-            found[part.getValues()[0]] = Part(part.getSd().getLocation(), columns)
+            found[part.getValues()[0]] = HivePartition(part.getSd().getLocation(), columns)
         return found
 
-    def put(self, database: str, name: str, day: str, columns: Sequence[Field], location: str, *, new: bool) -> None:
+    def put(
+        self, database: str, name: str, day: str, columns: Sequence[HiveColumn], location: str, *, new: bool
+    ) -> None:
         """Point a day at *location*, in one step."""
         part = self._api.Partition()
         part.setDbName(database)
@@ -94,7 +103,7 @@ class Metastore:
         """Take a day out of the table; its files stay."""
         self._client.dropPartition(database, name, [day], False)
 
-    def _storage(self, columns: Sequence[Field], location: str) -> Any:
+    def _storage(self, columns: Sequence[HiveColumn], location: str) -> Any:
         serde = self._api.SerDeInfo()
         serde.setSerializationLib(_FORMAT + "serde.ParquetHiveSerDe")
         serde.setParameters(self._map({"serialization.format": "1"}))
@@ -110,7 +119,7 @@ class Metastore:
         storage.setParameters(self._map({}))
         return storage
 
-    def _field(self, column: Field) -> Any:
+    def _field(self, column: HiveColumn) -> Any:
         return self._api.FieldSchema(column.name, column.type, column.comment)
 
     def _map(self, values: Mapping[str, str]) -> Any:

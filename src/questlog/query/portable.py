@@ -59,7 +59,7 @@ _SIGNS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class PortabilityIssue:
     """A place in the text, 1-based, what stands there, and what works everywhere."""
 
     line: int
@@ -68,7 +68,7 @@ class Trouble:
     instead: str
 
 
-def check_portable(text: str) -> list[Trouble]:
+def check_portable(text: str) -> list[PortabilityIssue]:
     """Return what in *text* is not known to mean the same on every engine; empty means portable."""
     try:
         from sqlglot.dialects.duckdb import DuckDB
@@ -78,7 +78,7 @@ def check_portable(text: str) -> list[Trouble]:
     try:
         tokens = DuckDB().tokenize(text)
     except SqlglotError as error:
-        return [Trouble(1, 1, f"this is no SQL: {error}", "")]
+        return [PortabilityIssue(1, 1, f"this is no SQL: {error}", "")]
     return [trouble for statement in _statements(tokens) for trouble in _check(statement, text)]
 
 
@@ -94,7 +94,7 @@ def _statements(tokens: Sequence[Token]) -> Iterator[list[Token]]:
         current = []
 
 
-def _check(tokens: list[Token], text: str) -> Iterator[Trouble]:
+def _check(tokens: list[Token], text: str) -> Iterator[PortabilityIssue]:
     first = tokens[0]
     if first.text.lower() not in ("select", "with", "values", "(", "explain"):
         yield _at(first, text, f"a statement that begins with {first.text}", "begin with select or with")
@@ -106,7 +106,7 @@ def _check(tokens: list[Token], text: str) -> Iterator[Trouble]:
 
 def _check_token(
     token: Token, before: str, after: Token | None, tokens: Sequence[Token], place: int, text: str
-) -> Iterator[Trouble]:
+) -> Iterator[PortabilityIssue]:
     word, kind = token.text.lower(), token.token_type.name
     if kind == "HEREDOC_STRING":
         yield _at(token, text, "a text between dollars", "use single quotes")
@@ -137,7 +137,7 @@ def _check_token(
             yield _at(token, text, f"the function {word}", _INSTEAD.get(word, "it is not the same on every engine"))
 
 
-def _check_cast(type_: Token, tokens: Sequence[Token], place: int, text: str) -> Iterator[Trouble]:
+def _check_cast(type_: Token, tokens: Sequence[Token], place: int, text: str) -> Iterator[PortabilityIssue]:
     word = type_.text.lower()
     if word not in _TYPES:
         yield _at(type_, text, f"the type {word}", f"cast to one of {', '.join(sorted(_TYPES))}")
@@ -168,7 +168,7 @@ def _has_double(tokens: Sequence[Token], place: int) -> bool:
     return any(token.text.lower() == "double" for token in tokens[max(0, place - 12) : place + 8])
 
 
-def _at(token: Token, text: str, what: str, instead: str) -> Trouble:
+def _at(token: Token, text: str, what: str, instead: str) -> PortabilityIssue:
     line = text.count("\n", 0, token.start) + 1
     column = token.start - (text.rfind("\n", 0, token.start) + 1) + 1
-    return Trouble(line, column, what, instead)
+    return PortabilityIssue(line, column, what, instead)

@@ -122,12 +122,12 @@ def metastore(place: Place) -> str:
 
 def presto(place: Place) -> str:
     """Run a query on the Iceberg catalog."""
-    return ask_iceberg(f"http://127.0.0.1:{place.ports['presto']}", "Presto")
+    return _list_schemas(f"http://127.0.0.1:{place.ports['presto']}")
 
 
 def trino(place: Place) -> str:
     """Run a query on the Iceberg catalog."""
-    return ask_iceberg(f"http://127.0.0.1:{place.ports['trino']}", "Trino")
+    return _list_schemas(f"trino+http://127.0.0.1:{place.ports['trino']}")
 
 
 def spark(place: Place) -> str:
@@ -168,25 +168,12 @@ def _workers(place: Place) -> list[dict[str, Any]]:
     return [worker for worker in found["workers"] if worker["state"] == "ALIVE"]
 
 
-def ask_iceberg(url: str, dialect: str) -> str:
-    """List the schemas of the Iceberg catalog at *url*."""
-    headers = {f"X-{dialect}-User": "questlog", f"X-{dialect}-Source": "questlog-health"}
-    _, body, _ = _http("POST", f"{url}/v1/statement", b"show schemas from iceberg", headers)
-    rows, deadline = 0, time.monotonic() + 3 * _SECONDS
-    while True:
-        try:
-            answer: dict[str, Any] = json.loads(body)
-        except ValueError as error:
-            raise QuestlogError(f"it answered {body[:100]!r}") from error
-        if "error" in answer:
-            raise QuestlogError(answer["error"].get("message", "the query failed"))
-        rows += len(answer.get("data", ()))
-        if "nextUri" not in answer:
-            return f"listed {rows} schemas of the Iceberg catalog"
-        if time.monotonic() > deadline:
-            _http("DELETE", answer["nextUri"], None, headers)
-            raise QuestlogError(f"a query took more than {3 * _SECONDS:g} s")
-        _, body, _ = _http("GET", answer["nextUri"], None, headers)
+def _list_schemas(url: str) -> str:
+    """List the schemas of the Iceberg catalog of the engine at *url*."""
+    from questlog.query.presto.client import PrestoServer, run
+
+    answer = run(PrestoServer(url, "iceberg", ""), "show schemas", 3 * _SECONDS, _SECONDS, retry_seconds=0)
+    return f"listed {len(answer.rows)} schemas of the Iceberg catalog"
 
 
 def _http(

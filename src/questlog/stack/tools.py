@@ -1,20 +1,18 @@
-"""The tools an analyst knows, pointed at the stack: Kafka's, Hadoop's, Spark's, Presto's, Trino's own command lines."""
+"""Run the command-line tools of Kafka, Hadoop, Spark, Presto and Trino against the stack."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from questlog.errors import QuestlogError
+from questlog.errors import NotInstalled, QuestlogError
 from questlog.stack.fetch import fetched
-from questlog.stack.kcat import GET_KCAT
 from questlog.stack.place import Place, find_trino_java
 from questlog.stack.servers import hadoop_class_path, kafka_class_path
 from questlog.stack.spark import spark_environment, spark_home, spark_options
 
 Command = tuple[list[str], dict[str, str]]
-"""What to run, and what to add to its environment."""
+"""A command, and the variables to add to its environment."""
 
 _KAFKA = {
     "kafka-topics": "org.apache.kafka.tools.TopicCommand",
@@ -46,17 +44,18 @@ def _kafka(place: Place, main: str, arguments: Sequence[str]) -> list[str]:
 
 def _kcat(place: Place, arguments: Sequence[str], schema: str) -> Command:
     server = [] if "-b" in arguments else ["-b", f"127.0.0.1:{place.ports['kafka']}"]
-    found = shutil.which("kcat") or shutil.which("kafkacat")
-    if found is not None:
-        return [found, *server, *arguments], {}
-    print(f"kcat is not installed, questlog's own reads its everyday flags; the original: {GET_KCAT}", file=sys.stderr)
-    return [sys.executable, "-m", "questlog.stack.kcat", *server, *arguments], {}
+    program = shutil.which("kcat") or shutil.which("kafkacat")
+    if program is None:
+        raise NotInstalled("kcat is not installed", hint="apt-get install kcat, or brew install kcat")
+    return [program, *server, *arguments], {}
 
 
 def _hadoop(place: Place, arguments: Sequence[str], schema: str) -> Command:
     main = _HADOOP.get(arguments[0]) if arguments else None
     if main is None:
-        raise QuestlogError("hadoop wants one of " + ", ".join(_HADOOP), hint="questlog stack exec hadoop fs -ls /")
+        raise QuestlogError(
+            "hadoop needs a subcommand: " + ", ".join(_HADOOP), hint="questlog stack exec hadoop fs -ls /"
+        )
     quiet = f"-Dlog4j.configuration=file:{place.etc}/hadoop/tools-log4j.properties"
     java = [str(place.java), *_QUICK, quiet, *hadoop_class_path(place)]
     return [*java, f"org.apache.hadoop.{main}", *arguments[1:]], {}
@@ -67,22 +66,22 @@ def _hdfs(place: Place, arguments: Sequence[str], schema: str) -> Command:
 
 
 def _presto(place: Place, arguments: Sequence[str], schema: str) -> Command:
-    words = _usual(f"http://127.0.0.1:{place.ports['presto']}", arguments, schema)
+    words = _with_defaults(f"http://127.0.0.1:{place.ports['presto']}", arguments, schema)
     jar = str(fetched("presto") / "presto-cli.jar")
     return [str(place.java), *_QUICK, "-Duser.timezone=UTC", "-jar", jar, *words], {}
 
 
 def _trino(place: Place, arguments: Sequence[str], schema: str) -> Command:
-    words = _usual(f"http://127.0.0.1:{place.ports['trino']}", arguments, schema)
+    words = _with_defaults(f"http://127.0.0.1:{place.ports['trino']}", arguments, schema)
     jar = str(fetched("trino") / "trino-cli.jar")
     return [str(find_trino_java()), *_QUICK, "-Duser.timezone=UTC", "-jar", jar, *words], {}
 
 
-def _usual(url: str, arguments: Sequence[str], schema: str) -> list[str]:
-    """Return *arguments* with where to ask and as whom, unless they say so themselves."""
-    told = {word.partition("=")[0] for word in arguments}
-    usual = {"--server": url, "--catalog": "iceberg", "--schema": schema, "--user": "questlog"}
-    return [word for name, value in usual.items() if name not in told for word in (name, value)] + list(arguments)
+def _with_defaults(url: str, arguments: Sequence[str], schema: str) -> list[str]:
+    """Return *arguments* with server, catalog, schema and user added where they are not given."""
+    given = {word.partition("=")[0] for word in arguments}
+    defaults = {"--server": url, "--catalog": "iceberg", "--schema": schema, "--user": "questlog"}
+    return [word for name, value in defaults.items() if name not in given for word in (name, value)] + list(arguments)
 
 
 def _spark(tool: str) -> Callable[[Place, Sequence[str], str], Command]:

@@ -22,7 +22,7 @@ import psutil
 
 from questlog.errors import QuestlogError
 from questlog.log.kafka.topic import create_topic
-from questlog.query.presto.client import Server, run
+from questlog.query.presto.client import PrestoServer, run
 from questlog.stack import Stack, jars
 from questlog.stack.processes import recall
 from questlog.stack.supervisor import read_states
@@ -113,7 +113,7 @@ class System:
         self.stack, self.folder, self.seed, self.rate = stack, folder, seed, rate
         self.namespace = f"drill{os.getpid()}_{seed}"
         self.kafka = {"bootstrap.servers": stack.addresses.kafka}
-        self._presto = Server(stack.addresses.presto, "iceberg", self.namespace)
+        self._presto = PrestoServer(stack.addresses.presto, "iceberg", self.namespace)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from questlog.plan import Plan
 from questlog.plan.columns import EVENTS_VIEW
 from questlog.query import Params
 from questlog.query.catalog import TableColumns, event_tables, shared_columns, unknown_table
-from questlog.query.presto.client import Answer, Server, ServerError, run
+from questlog.query.presto.client import PrestoAnswer, PrestoError, PrestoServer, run
 from questlog.query.presto.held import Held, read_held
 from questlog.query.presto.types import arrow_table, parse_type, plan_type
 from questlog.query.result import Result
@@ -38,7 +38,7 @@ _PARAMETER = re.compile(r"\?|\$(\w+)")
 class PrestoEngine:
     """Keeps the contract of `QueryEngine` over what is landed; one statement may take *seconds*."""
 
-    def __init__(self, server: Server, plan: Callable[[], Plan], *, seconds: float = 600.0) -> None:
+    def __init__(self, server: PrestoServer, plan: Callable[[], Plan], *, seconds: float = 600.0) -> None:
         self._server, self._plan, self._seconds = server, plan, seconds
         self._lock = threading.Lock()
         self._view = ""
@@ -59,7 +59,7 @@ class PrestoEngine:
         self.refresh_events()
         try:
             return _result(self._answer(statement))
-        except ServerError as error:
+        except PrestoError as error:
             if "view" not in str(error).lower():
                 raise
             self._view = ""  # the other engine has written it meanwhile
@@ -74,7 +74,7 @@ class PrestoEngine:
         )
         try:
             rows = self._answer(text).rows
-        except ServerError as error:
+        except PrestoError as error:
             if "Invalid view" not in str(error) or EVENTS_VIEW in self._plan().tables:
                 raise
             # Trino has written our view, and Presto cannot even list the columns of a schema that holds its words
@@ -118,10 +118,10 @@ class PrestoEngine:
     def close(self) -> None:
         """Nothing is kept open between statements."""
 
-    def _answer(self, statement: str) -> Answer:
+    def _answer(self, statement: str) -> PrestoAnswer:
         try:
             return run(self._server, statement, self._seconds)
-        except ServerError as error:
+        except PrestoError as error:
             missing = _MISSING.search(str(error))
             if missing and "information_schema" not in statement:
                 raise unknown_table(missing.group(1), self.tables()) from error
@@ -145,7 +145,7 @@ def open_engine(
             f"presto: {_masked(said['url'])!r} is no address",
             hint="http://HOST:PORT, or trino+https://HOST:PORT for Trino; user and password are settings of their own",
         )
-    server = Server(said["url"], said["catalog"], schema, said["user"], said["password"], said["ca.location"])
+    server = PrestoServer(said["url"], said["catalog"], schema, said["user"], said["password"], said["ca.location"])
     return PrestoEngine(server, plan, seconds=seconds)
 
 
@@ -164,7 +164,7 @@ def _is_event_table(columns: Sequence[ViewColumn]) -> bool:
     return {"event_id", "event_type", "received_time"} <= {column.name for column in columns}
 
 
-def _result(answer: Answer) -> Result:
+def _result(answer: PrestoAnswer) -> Result:
     """Return the rows in DuckDB's hands, which write them in every format as on a laptop."""
     table = arrow_table(answer.columns, answer.rows)
     return Result(duckdb.connect(":memory:").from_arrow(table))
@@ -237,4 +237,4 @@ def literal(value: object) -> str:
     raise QueryError(f"a {type(value).__name__} cannot be a value of a statement")
 
 
-__all__ = ["PrestoEngine", "Server", "check_reads", "literal", "open_engine", "with_values"]
+__all__ = ["PrestoEngine", "PrestoServer", "check_reads", "literal", "open_engine", "with_values"]

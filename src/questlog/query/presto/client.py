@@ -1,7 +1,8 @@
-"""The protocol of Presto, and of Trino, which names its headers otherwise: one statement in, pages of rows out.
+"""The client protocol of Presto and Trino: one statement in, pages of rows out.
 
-Written here rather than taken: Presto's own client has had no release since 2023, gives times and decimals as
-text and does not speak to Trino; Trino's does not speak to Presto. The protocol is three requests.
+The two differ only in the names of their headers. We implement the protocol, three requests, because no maintained
+client supports both: Presto's own has had no release since 2023 and returns times and decimals as text; Trino's does
+not support Presto.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from urllib.parse import urlsplit
 from questlog.errors import QueryError
 
 _BUSY = {502, 503, 504}
-_TRIES_SECONDS = 10.0
-"""How long a server that does not answer is asked again: it may only be starting anew."""
+_RETRY_SECONDS = 10.0
+"""How long to retry a server that refuses connections: it may be restarting."""
 _CALL_SECONDS = 60.0
 _SETTINGS = 'see [presto] in questlog.toml; QUESTLOG_PRESTO_PASSWORD, or password = { file = "…" }, is the password'
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """Where the engine is and who asks. `trino+https://…` speaks to Trino."""
+class PrestoServer:
+    """The address of the engine, and the user who queries it. A URL `trino+https://…` selects Trino."""
 
     url: str
     catalog: str
@@ -39,7 +40,7 @@ class Server:
 
     @property
     def dialect(self) -> str:
-        """The word in the names of the headers."""
+        """The engine's name, as its headers spell it: Presto or Trino."""
         return "Trino" if urlsplit(self.url).scheme.startswith("trino") else "Presto"
 
     @property
@@ -47,51 +48,59 @@ class Server:
         return urlsplit(self.url).scheme.endswith("https")
 
     def headers(self) -> dict[str, str]:
-        """Return what goes with every request."""
+        """Return the headers of every request. Raise `QueryError` rather than send a password unencrypted."""
         if self.password and not self.is_secure:
-            raise QueryError("a password would go over the network unencrypted", hint="use an https:// address")
-        said = {
+            raise QueryError("the password would be sent unencrypted", hint="use an https:// address")
+        values = {
             "User": self.user, "Source": "questlog", "Catalog": self.catalog, "Schema": self.schema, "Time-Zone": "UTC",
         }  # fmt: skip
-        found = {f"X-{self.dialect}-{name}": value for name, value in said.items() if value}
+        headers = {f"X-{self.dialect}-{name}": value for name, value in values.items() if value}
         if self.password:
-            found["Authorization"] = "Basic " + base64.b64encode(_latin(f"{self.user}:{self.password}")).decode()
-        return found
+            headers["Authorization"] = "Basic " + base64.b64encode(_latin(f"{self.user}:{self.password}")).decode()
+        return headers
 
 
 def _latin(text: str) -> bytes:
-    """Return the bytes that both engines read back as *text*: they take them for ISO 8859-1."""
+    """Return *text* as ISO 8859-1, which both engines decode headers as."""
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:
-        return text.encode()  # only what stands before them, a proxy, may know such letters
+        return text.encode()  # only a proxy in front of the engine can accept other letters
 
 
 @dataclass(slots=True)
-class Answer:
-    """What a statement returned: (name, type) of each column, and the rows as JSON has them."""
+class PrestoAnswer:
+    """The result of a statement: (name, type) of each column, and the rows as decoded from JSON."""
 
     columns: list[tuple[str, str]] = field(default_factory=list)
     rows: list[list[Any]] = field(default_factory=list)
 
 
-class ServerError(QueryError):
-    """The engine refused or failed; *name* is its own short word for why."""
+class PrestoError(QueryError):
+    """The engine refused the statement, or it failed; *name* is the engine's error name."""
 
     def __init__(self, message: str, name: str, **more: Any) -> None:
         super().__init__(message, **more)
         self.name = name
 
 
-def run(server: Server, statement: str, seconds: float, call_seconds: float = _CALL_SECONDS) -> Answer:
-    """Run *statement*; after *seconds*, or when the caller is interrupted, the server is told to stop.
+def run(
+    server: PrestoServer,
+    statement: str,
+    seconds: float,
+    call_seconds: float = _CALL_SECONDS,
+    *,
+    retry_seconds: float = _RETRY_SECONDS,
+) -> PrestoAnswer:
+    """Run *statement* and return its rows; cancel it after *seconds*, or when the caller is interrupted.
 
-    A server that says nothing at all for *call_seconds* counts as away.
+    A request that is not answered within *call_seconds* fails. One that the server refuses is repeated for
+    *retry_seconds*.
     """
     deadline = time.monotonic() + seconds
-    answer = Answer()
+    answer = PrestoAnswer()
     with _connected(server, call_seconds) as connection:
-        page = _call(connection, server, "POST", "/v1/statement", statement, deadline)
+        page = _call(connection, server, "POST", "/v1/statement", statement, deadline, retry_seconds)
         try:
             while True:
                 _raise_error(page)
@@ -101,7 +110,7 @@ def run(server: Server, statement: str, seconds: float, call_seconds: float = _C
                     return answer
                 if time.monotonic() > deadline:
                     raise QueryError(f"stopped after {seconds:g} s", hint="QUESTLOG_QUERY_SECONDS allows more")
-                page = _call(connection, server, "GET", _path(page["nextUri"]), None, deadline)
+                page = _call(connection, server, "GET", _path(page["nextUri"]), None, deadline, retry_seconds)
         except BaseException:
             if "nextUri" in page:
                 _cancel(server, _path(page["nextUri"]))
@@ -109,7 +118,7 @@ def run(server: Server, statement: str, seconds: float, call_seconds: float = _C
 
 
 @contextlib.contextmanager
-def _connected(server: Server, seconds: float) -> Iterator[http.client.HTTPConnection]:
+def _connected(server: PrestoServer, seconds: float) -> Iterator[http.client.HTTPConnection]:
     parts = urlsplit(server.url)
     host, port = parts.hostname or "", parts.port
     connection: http.client.HTTPConnection
@@ -123,32 +132,38 @@ def _connected(server: Server, seconds: float) -> Iterator[http.client.HTTPConne
         connection.close()
 
 
-def _trusted(server: Server) -> ssl.SSLContext:
-    """Return what the server's certificate is checked by: the authorities of the settings, or else the machine's."""
+def _trusted(server: PrestoServer) -> ssl.SSLContext:
+    """Return a TLS context that trusts the authority from the settings or, without one, the machine's authorities."""
     try:
         return ssl.create_default_context(cafile=server.ca_file or None)
-    except OSError as error:  # no such file, or none that holds certificates
+    except OSError as error:  # the file is missing, or holds no certificates
         reason = error.strerror or str(error)
         raise QueryError(f"presto: ca.location: {server.ca_file}: {reason}", hint=_SETTINGS) from error
 
 
 def _call(
-    connection: http.client.HTTPConnection, server: Server, method: str, path: str, body: str | None, deadline: float
+    connection: http.client.HTTPConnection,
+    server: PrestoServer,
+    method: str,
+    path: str,
+    body: str | None,
+    deadline: float,
+    retry_seconds: float,
 ) -> Mapping[str, Any]:
-    """Return one page. A page may be asked for twice; a statement is sent again only if it cannot have arrived."""
-    patience = min(deadline, time.monotonic() + _TRIES_SECONDS)
+    """Return one page. A page may be requested twice; a statement is sent again only if it cannot have arrived."""
+    patience = min(deadline, time.monotonic() + retry_seconds)
     while True:
         try:
             connection.request(method, path, body.encode() if body is not None else None, server.headers())
             response = connection.getresponse()
             text = response.read()
         except (OSError, http.client.HTTPException) as error:
-            connection.close()  # the next request opens it again
+            connection.close()  # the next request reopens it
             if isinstance(error, ssl.SSLCertVerificationError):
-                message = f"the certificate of {server.dialect} at {server.url} is refused: {error.verify_message}"
+                message = f"cannot verify the certificate of {server.dialect} at {server.url}: {error.verify_message}"
                 raise QueryError(message, hint="ca.location in [presto] names the authority to trust") from error
-            again = method == "GET" or isinstance(error, ConnectionRefusedError)
-            if isinstance(error, ssl.SSLError) or not again or time.monotonic() > patience:
+            may_repeat = method == "GET" or isinstance(error, ConnectionRefusedError)
+            if isinstance(error, ssl.SSLError) or not may_repeat or time.monotonic() > patience:
                 message = f"{server.dialect} at {server.url} does not answer: {error or type(error).__name__}"
                 raise QueryError(message, hint="questlog stack status", retry_after=5) from error
             time.sleep(0.2)
@@ -158,24 +173,24 @@ def _call(
             continue
         if response.status == 401:
             raise QueryError(
-                f"{server.dialect} at {server.url} wants another user or password than those of {server.user}",
+                f"{server.dialect} at {server.url} rejected the user name or password of {server.user}",
                 hint=_SETTINGS,
             )
         if response.status != 200:
             raise QueryError(f"{server.url} answered {response.status}: {text[:200].decode('utf-8', 'replace')}")
-        found: Mapping[str, Any] = json.loads(text)
-        return found
+        page: Mapping[str, Any] = json.loads(text)
+        return page
 
 
-def _cancel(server: Server, path: str) -> None:
-    """Tell the server that nobody waits any more; that it does not hear is no trouble of the caller's."""
+def _cancel(server: PrestoServer, path: str) -> None:
+    """Cancel the statement on the server; a failure to do so is ignored."""
     with contextlib.suppress(OSError, http.client.HTTPException, QueryError), _connected(server, 5) as connection:
         connection.request("DELETE", path, headers=server.headers())
         connection.getresponse().read()
 
 
 def _path(uri: str) -> str:
-    """Return what to ask the same server for: a password goes nowhere else."""
+    """Return the path and query of *uri*: requests go to the configured server only, as they carry the password."""
     parts = urlsplit(uri)
     return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
@@ -183,4 +198,4 @@ def _path(uri: str) -> str:
 def _raise_error(page: Mapping[str, Any]) -> None:
     error = page.get("error")
     if error:
-        raise ServerError(str(error.get("message", "the query failed")), str(error.get("errorName", "")))
+        raise PrestoError(str(error.get("message", "the query failed")), str(error.get("errorName", "")))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from questlog.lake.checkpoint import STATE, Checkpoint, decode_checkpoint
 from questlog.log import Position, merge
 from questlog.plan.columns import QUARANTINE_TABLE
-from questlog.query.presto.client import Server, ServerError, run
+from questlog.query.presto.client import PrestoError, PrestoServer, run
 from questlog.query.text import quote_text
 
 GAP = "log_damaged"
@@ -63,7 +63,7 @@ class Held:
         return any(merge(self.floor, t.position or {}) != self.floor for t in self.tables.values())
 
 
-def read_held(server: Server, seconds: float) -> Held:
+def read_held(server: PrestoServer, seconds: float) -> Held:
     """Return what the tables hold; none of its statements takes longer than *seconds*, half of it in silence.
 
     1 the floor  2 the tables: so they are never behind it  3 quarantine by reason
@@ -79,12 +79,12 @@ def read_held(server: Server, seconds: float) -> Held:
     )  # fmt: skip
 
 
-def _floor(server: Server, seconds: float) -> tuple[Checkpoint, int] | None:
+def _floor(server: PrestoServer, seconds: float) -> tuple[Checkpoint, int] | None:
     """Return the newest floor and when it was committed; None if nothing ever landed."""
     own = f'"{server.schema}_state"."progress$snapshots"'
     try:
         rows = run(server, f"select {_NEWEST} from {own}", seconds, seconds / 2).rows
-    except ServerError as error:
+    except PrestoError as error:
         if error.name in _ABSENT or any(words in str(error) for words in ("does not exist", "Wrong table type")):
             return None  # Presto takes the name of a table that is not there for one of another kind
         raise
@@ -99,7 +99,7 @@ _STATED = f"{_SUMMARY.format(STATE)} filter (where element_at(summary, '{STATE}'
 _NEWEST = f"{_COUNTED}, to_unixtime(max(committed_at)), {_STATED}"
 
 
-def _tables(server: Server, seconds: float) -> dict[str, HeldTable]:
+def _tables(server: PrestoServer, seconds: float) -> dict[str, HeldTable]:
     listed = run(
         server,
         "select table_name from information_schema.tables"
@@ -117,6 +117,6 @@ def _tables(server: Server, seconds: float) -> dict[str, HeldTable]:
     return dict(sorted(found.items()))
 
 
-def _reasons(server: Server, seconds: float) -> list[Quarantined]:
+def _reasons(server: PrestoServer, seconds: float) -> list[Quarantined]:
     text = f"select coalesce(event_type, ''), reason, count(*) from {QUARANTINE_TABLE} group by 1, 2 order by 3 desc"
     return [Quarantined(*row) for row in run(server, text, seconds, seconds / 2).rows]

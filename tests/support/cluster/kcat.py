@@ -1,6 +1,6 @@
-"""What `questlog stack exec kcat` runs where kcat is not installed: its everyday flags, over the same librdkafka.
+"""A stand-in for kcat, for machines that cannot install it: the flags that our tests use, on the same librdkafka.
 
-It consumes, produces and lists; a flag that it lacks is named, with how to get the original.
+It consumes, produces and lists topics.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message
 
-GET_KCAT = "apt install kcat (or brew install kcat)"
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|([nrt\\]))|%(.)")
 _ANSWER_SECONDS = 5.0
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        _fail(f"{message}; the original may know it: {GET_KCAT}")
+        _fail(f"{message}; the real kcat may support it")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what *arguments* say; return the exit code."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` ends it without a word, as it ends kcat
+    """Run kcat with *arguments*; return the exit code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` ends it silently, as it ends kcat
     said = _parse(arguments)
     from confluent_kafka import KafkaException
 
@@ -41,25 +40,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="kcat", allow_abbrev=False, description=f"{__doc__} The original: {GET_KCAT}.")
+    parser = _Parser(prog="kcat", allow_abbrev=False, description=__doc__)
     for mode, meaning in (("-C", "consume"), ("-P", "produce standard input, a line each"), ("-L", "list topics")):
         parser.add_argument(mode, dest="mode", action="store_const", const=mode, help=meaning)
     parser.add_argument("-b", dest="servers", required=True, help="brokers, HOST:PORT,…")
     parser.add_argument("-t", dest="topic", help="topic")
     parser.add_argument("-p", dest="partition", type=int, help="only this partition")
     parser.add_argument("-o", dest="offset", default="beginning", help="beginning, end, N, -N or s@MILLISECONDS")
-    parser.add_argument("-c", dest="count", type=int, default=sys.maxsize, help="end after so many records")
-    parser.add_argument("-e", dest="ends", action="store_true", help="end with the last record")
+    parser.add_argument("-c", dest="count", type=int, default=sys.maxsize, help="stop after this many records")
+    parser.add_argument("-e", dest="ends", action="store_true", help="stop at the end of the topic")
     parser.add_argument(
-        "-f", dest="format", help=r"%%s %%S value, %%k %%K key, %%h headers, %%T time, %%t %%p %%o place"
+        "-f", dest="format", help=r"%%s %%S value, %%k %%K key, %%h headers, %%T time, %%t %%p %%o position"
     )
     parser.add_argument("-J", dest="json", action="store_true", help="a JSON object for each record")
-    parser.add_argument("-K", dest="key_ends", help="what stands between key and value")
-    parser.add_argument("-D", dest="value_ends", default="\\n", help="what stands between records")
+    parser.add_argument("-K", dest="key_ends", help="separator of key and value")
+    parser.add_argument("-D", dest="value_ends", default="\\n", help="separator of records")
     parser.add_argument("-k", dest="key", help="produce: the key of every record")
     parser.add_argument("-H", dest="headers", action="append", default=[], help="produce: NAME=VALUE")
     parser.add_argument("-X", dest="settings", action="append", default=[], help="a setting of librdkafka, NAME=VALUE")
-    parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing on standard error")
+    parser.add_argument("-q", dest="quiet", action="store_true", help="print nothing on standard error")
     parser.add_argument("-u", dest="unbuffered", action="store_true", help="write each record at once")
     said = parser.parse_args(arguments)
     said.mode = said.mode or ("-C" if sys.stdin.isatty() else "-P")
@@ -75,7 +74,7 @@ def _fail(text: str) -> NoReturn:
 
 def _config(said: argparse.Namespace) -> dict[str, Any]:
     more = dict(setting.split("=", 1) for setting in said.settings)
-    quiet = {"log_level": 0, "error_cb": lambda error: None}  # what matters is raised or waited for
+    quiet = {"log_level": 0, "error_cb": lambda error: None}  # errors that matter are raised
     return {"bootstrap.servers": said.servers, **quiet, **more}
 
 
@@ -130,7 +129,7 @@ def _places(consumer: Consumer, said: argparse.Namespace) -> list[Any]:
         return list(consumer.offsets_for_times(asked, timeout=_ANSWER_SECONDS))
     named = {"beginning": OFFSET_BEGINNING, "end": OFFSET_END}.get(said.offset)
     if named is None and not re.fullmatch(r"-?\d+", said.offset):
-        _fail(f"-o {said.offset}: beginning, end, N, -N or s@MILLISECONDS; the original knows more: {GET_KCAT}")
+        _fail(f"-o {said.offset}: beginning, end, N, -N or s@MILLISECONDS")
     places = []
     for number in numbers:
         offset = named if named is not None else int(said.offset)
@@ -176,7 +175,7 @@ def _part(name: str, message: Message) -> bytes:
         "T": message.timestamp()[1], "t": message.topic(), "p": message.partition(), "o": message.offset(),
     }  # fmt: skip
     if name not in numbers:
-        _fail(f"-f: there is no %{name} here; the original may know it: {GET_KCAT}")
+        _fail(f"-f: %{name} is not supported")
     return str(numbers[name]).encode()
 
 
@@ -200,7 +199,7 @@ def _text(value: bytes | None) -> str | None:
 
 
 def produce(said: argparse.Namespace) -> int:
-    """Send standard input, a record for each line; return once every broker has said yes."""
+    """Send each line of standard input as a record; return once the brokers have acknowledged all."""
     from confluent_kafka import Producer
 
     failed: list[str] = []
@@ -228,7 +227,7 @@ def produce(said: argparse.Namespace) -> int:
                 break
     producer.flush()
     if failed:
-        _fail(f"{len(failed)} records were not taken: {failed[0]}")
+        _fail(f"{len(failed)} records were not delivered: {failed[0]}")
     return 0
 
 
