@@ -1,97 +1,197 @@
-"""Puts the parts of a profile together; the only module that knows implementations."""
+"""Puts the stages of a profile together; the only module that knows implementations.
+
+Two profiles, siblings under one protocol: `EmbeddedPipeline` needs no server, `ClusterPipeline` has Kafka, Spark, a
+Hive Metastore and Presto. Both log to the same SQLite log on this machine.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from questlog.errors import NotInstalled, PlanError
+from questlog.errors import LanderBusy, NotInstalled
 from questlog.lake.state import load_checkpoint
 from questlog.log.sqlite import SqliteLog
 from questlog.plan import Plan
-from questlog.plan.load import load_plan
+from questlog.plan.watch import PlanFile
 from questlog.settings import Project, Settings, find_project
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from questlog.export import Export
     from questlog.export.folder import FolderExport
     from questlog.export.hive import HiveExport
+    from questlog.land import Lander
     from questlog.land.backfill import QuarantineBackfill
     from questlog.land.loop import LandingLoop
+    from questlog.land.part import Backfill
     from questlog.land.spark import SparkLander
     from questlog.land.spark.refill import TopicBackfill
-    from questlog.log import LogReader, Position
+    from questlog.log import Log, LogReader, Position
     from questlog.log.kafka import KafkaLog
     from questlog.log.kafka.forward import Forwarder
     from questlog.log.kafka.spool import Spool
-    from questlog.query import Params
+    from questlog.query import Params, QueryEngine
     from questlog.query.duckdb import DuckDBEngine
     from questlog.query.presto import PrestoEngine
     from questlog.query.result import Result
-    from questlog.report import Report
+    from questlog.report import ClusterReport, EmbeddedReport, Report
+    from questlog.report.doctor import Finding
 
 ANNOUNCE_SECONDS = 30.0
-"""How long a lander waits for the query engine before it puts the view off."""
+"""How long a lander waits for the query engine before it puts off updating the view `events`."""
+BUSY_SECONDS = 1.0
+"""How long a lander waits for the lease of a predecessor that was killed: its last child ends a moment later."""
+Part = Callable[[threading.Event, Callable[[], None]], None]
+"""Works until the event is set; calls its second argument once it has started."""
+logger = logging.getLogger("questlog.up")
 
-logger = logging.getLogger("questlog.plan")
 
+class Pipeline(Protocol):
+    """One project's stages, each built when it is first used: a sender never imports the lake."""
 
-class Pipeline:
-    """The stages of one project, built when first used: a sender never imports the lake."""
-
-    def __init__(self, project: Project) -> None:
-        self.project = project
-        self._plan_lock = threading.Lock()
-        self._plan: tuple[tuple[int, int, int], Plan] | None = None
+    project: Project
+    uses_servers: bool
+    """Whether topic, tables and queries are on servers, rather than in the project's own folder."""
 
     @property
     def plan(self) -> Plan:
-        """The plan as the file says now; read again when the file changes.
+        """The plan as the file defines it now. If the edited plan is invalid, the last valid one stays in effect."""
 
-        A change that cannot be read does not stop what runs: the last plan that could counts on.
-        """
-        stamp = _stamp(self.project.plan_path)
-        known = self._plan
-        if known is not None and known[0] == stamp:
-            return known[1]
-        with self._plan_lock:
-            if self._plan is None:
-                self._plan = (stamp, load_plan(self.project.plan_path))
-            elif self._plan[0] != stamp:
-                plan = self._plan[1]
-                try:
-                    plan = load_plan(self.project.plan_path)
-                except PlanError as error:
-                    logger.error("the plan has changed and cannot be used, the last one counts on: %s", error)
-                self._plan = (stamp, plan)
-            return self._plan[1]
-
-    @cached_property
+    @property
     def log(self) -> SqliteLog:
+        """This machine's log: what is appended here is accepted."""
+
+    @property
+    def landed_log(self) -> Log:
+        """The log that the lander reads: on the cluster profile the topic, with the events of every machine."""
+
+    @property
+    def engine(self) -> QueryEngine:
+        """What answers SQL."""
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """What `questlog up` runs, by name, each in a process of its own."""
+
+    def lander(self) -> AbstractContextManager[Lander]:
+        """Return a lander; entering it makes it the only one."""
+
+    def backfill(self, into: str = "", records: int | None = None) -> Backfill:
+        """Return what adds to the tables, or to new ones named *into*, what the current plan makes of older events."""
+
+    def export(self, into: str = "") -> Export:
+        """Return what writes plain Parquet into *into*: a folder, or on the cluster profile a database."""
+
+    def report(self) -> Report:
+        """Return where every event is now, and what is blocked."""
+
+    def examine(self) -> Iterator[Finding]:
+        """Check this machine and the project's data, and yield each finding. Changes nothing."""
+
+    def sql(self, text: str, params: Params = ()) -> Result:
+        """Run one statement that only reads."""
+
+    def close(self) -> None:
+        """Release memory and files; the next use opens them again."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def open_pipeline(path: str | Path = ".", **overrides: Any) -> Pipeline:
+    """Open the project at or above *path*; *overrides* replace settings by name."""
+    return assemble(find_project(path, **overrides))
+
+
+def assemble(project: Project) -> Pipeline:
+    """Return the stages that the project's profile names."""
+    profile = project.settings.profile
+    if profile not in PROFILES:
+        raise NotInstalled(f"profile {profile!r} is not available", hint=f"profiles: {', '.join(PROFILES)}")
+    return PROFILES[profile](project)
+
+
+def open_both(path: str | Path) -> tuple[EmbeddedPipeline, ClusterPipeline]:
+    """Open the project at or above *path* on either profile, for a promotion from one to the other."""
+    return (
+        EmbeddedPipeline(find_project(path, profile="embedded")),
+        ClusterPipeline(find_project(path, profile="cluster")),
+    )
+
+
+class _Stages:
+    """What both profiles have."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self._plan_file = PlanFile(project.plan_path)
+
+    @property
+    def plan(self) -> Plan:
+        return self._plan_file.read()
+
+    @property
+    def engine(self) -> QueryEngine:
+        raise NotImplementedError
+
+    def sql(self, text: str, params: Params = ()) -> Result:
+        return self.engine.run(text, params)
+
+    def close(self) -> None:
+        if "engine" in self.__dict__:
+            self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_log(self, checkpoint: Callable[[], Position]) -> SqliteLog:
+        """Return this machine's log; *checkpoint* returns up to where its readers have read it."""
         settings = self.project.settings
         return SqliteLog(
             self.project.log_folder,
             min_free_bytes=settings.min_free_mb << 20,
             retry_after=settings.retry_after_seconds,
-            floor=self._floor,
+            floor=checkpoint,
         )
 
-    def _floor(self) -> Position:
-        """Return how far the log has been read, as its readers remember it."""
-        return load_checkpoint(self.project.catalog)
+
+class EmbeddedPipeline(_Stages):
+    """One machine, no server: a lander of our own into Iceberg tables in the project's folder, DuckDB for queries."""
+
+    uses_servers = False
+
+    @cached_property
+    def log(self) -> SqliteLog:
+        return self._open_log(lambda: load_checkpoint(self.project.catalog))
+
+    @property
+    def landed_log(self) -> SqliteLog:
+        return self.log
 
     @cached_property
     def engine(self) -> DuckDBEngine:
+        return self.engine_over(self.log)
+
+    def engine_over(self, log: LogReader) -> DuckDBEngine:
+        """Return an engine that reads the tables and, after them, *log*."""
         from questlog.query.duckdb import DuckDBEngine
 
         settings = self.project.settings
         return DuckDBEngine(
-            self.log,
+            log,
             lambda: self.plan,
             self.project.catalog,
             self.project.data,
@@ -99,8 +199,11 @@ class Pipeline:
             memory_mb=settings.query_memory_mb,
         )
 
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        return {"lander": lambda stop, started: _run_lander(self, stop, started)}
+
     def lander(self) -> LandingLoop:
-        """Return a lander; entering it takes the project's one lease."""
         from questlog.land.loop import LandingLoop
         from questlog.log.kafka.spool import needed
 
@@ -117,72 +220,70 @@ class Pipeline:
         )
 
     def backfill(self, into: str = "", records: int | None = None) -> QuarantineBackfill:
-        """Return what fills the tables from quarantine; entering its run takes the lander's lease."""
+        """Return what moves events from quarantine to their tables; running it takes the lander's lease."""
         from questlog.land.backfill import QuarantineBackfill
 
         return QuarantineBackfill(lambda: self.plan, self.project.catalog, self.project.warehouse)
 
     def export(self, into: str = "") -> FolderExport:
-        """Return what writes plain Parquet into folder *into*."""
         from questlog.export.folder import FolderExport
 
         return FolderExport(self.engine, Path(into) if into else self.project.data / "export")
 
-    def report(self) -> Report:
-        """Return where every event is now, and what is blocked."""
+    def report(self) -> EmbeddedReport:
         from questlog.report.embedded import report_embedded
 
         return report_embedded(self.project, self.plan, self.log, self.engine)
 
-    def sql(self, text: str, params: Params = ()) -> Result:
-        """Run one reading statement over landed files and the tail."""
-        return self.engine.run(text, params)
+    def examine(self) -> Iterator[Finding]:
+        from questlog.report.doctor import examine
 
-    def close(self) -> None:
-        """Give back memory and files; what is used next opens them again."""
-        if "engine" in self.__dict__:
-            self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        return examine(self.project, lambda: self.plan, lambda: self.log, needs_java=False)
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """Return what changes when the file does."""
-    try:
-        found = path.stat()
-    except OSError:
-        return (0, 0, 0)
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
+class ClusterPipeline(_Stages):
+    """Several machines: the log is a spool in front of Kafka, Spark lands the topic, Presto answers queries."""
 
-
-class ClusterPipeline(Pipeline):
-    """The same game on Kafka, Spark and a Hive Metastore; the log is the spool in front of the topic."""
-
-    def _floor(self) -> Position:
-        from questlog.log.kafka.spool import forwarded
-
-        return forwarded(self.project.data)
+    uses_servers = True
 
     @cached_property
-    def topic_log(self) -> KafkaLog:
-        """The topic, for whoever reads it without Spark."""
+    def log(self) -> SqliteLog:
+        from questlog.log.kafka.spool import forwarded
+
+        return self._open_log(lambda: forwarded(self.project.data))
+
+    @cached_property
+    def landed_log(self) -> KafkaLog:
         from questlog.log.kafka import KafkaLog
 
         return KafkaLog(self.project.settings.topic, self.project.settings.kafka, self.project.data / "claims")
 
+    @cached_property
+    def engine(self) -> PrestoEngine:
+        return self._engine(self.project.settings.query_seconds)
+
+    def _engine(self, seconds: float) -> PrestoEngine:
+        from questlog.query.presto import open_engine
+
+        settings = self.project.settings
+        return open_engine(settings.presto, settings.namespace, lambda: self.plan, seconds=seconds)
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        return {
+            "lander": lambda stop, started: _run_lander(self, stop, started),
+            "forwarder": lambda stop, started: _run_forwarder(self, stop, started),
+        }
+
     def forwarder(self, spool: Spool, log: LogReader | None = None) -> Forwarder:
-        """Return what moves the spool, or *log* in its place, to the topic; entering *spool* makes it the only one."""
+        """Return what forwards the log, or *log* in its place, to the topic; entering *spool* makes it the only one."""
         from questlog.log.kafka.forward import Forwarder
 
         settings = self.project.settings
         return Forwarder(log or self.log, spool, settings.topic, settings.kafka, keep_log_hours=settings.keep_log_hours)
 
-    def lander(self) -> SparkLander:  # type: ignore[override]
-        """Return a lander; entering it starts Spark and takes over the tables."""
+    def lander(self) -> SparkLander:
+        """Return a lander; entering it starts Spark and replaces the lander before it."""
         from questlog.land.spark import SparkLander
         from questlog.land.spark.source import commit_offsets
 
@@ -195,20 +296,13 @@ class ClusterPipeline(Pipeline):
             namespace=settings.namespace,
             data=self.project.data,
             publish=lambda position: commit_offsets(settings.kafka, settings.topic, position),
-            announce=self._announce,
+            announce=lambda: self._engine(ANNOUNCE_SECONDS).refresh_events(),
             batch_records=settings.batch_records,
             land_seconds=settings.land_seconds,
         )
 
-    def _announce(self) -> None:
-        """Make Presto's view `events` hold the tables as they are now, for those who ask Presto without us."""
-        from questlog.query.presto import open_engine
-
-        settings = self.project.settings
-        open_engine(settings.presto, settings.namespace, lambda: self.plan, seconds=ANNOUNCE_SECONDS).refresh_events()
-
     def spark(self) -> SparkSession:
-        """Return a Spark that knows the tables; who asks for it stops it."""
+        """Return a Spark session that has the tables; the caller stops it."""
         from questlog.land.spark.session import open_session
 
         settings = self.project.settings
@@ -220,7 +314,7 @@ class ClusterPipeline(Pipeline):
             options=settings.spark,
         )
 
-    def backfill(self, into: str = "", records: int | None = None) -> TopicBackfill:  # type: ignore[override]
+    def backfill(self, into: str = "", records: int | None = None) -> TopicBackfill:
         """Return what fills the tables, or new ones in namespace *into*, from the topic."""
         from questlog.land.spark.refill import TopicBackfill
 
@@ -236,8 +330,7 @@ class ClusterPipeline(Pipeline):
             into=into,
         )
 
-    def export(self, into: str = "") -> HiveExport:  # type: ignore[override]
-        """Return what writes plain Parquet and registers it as tables of database *into*."""
+    def export(self, into: str = "") -> HiveExport:
         from questlog.export.hive import HiveExport
 
         settings = self.project.settings
@@ -250,22 +343,23 @@ class ClusterPipeline(Pipeline):
             metastore=settings.metastore,
         )
 
-    def report(self) -> Report:
+    def report(self) -> ClusterReport:
         """Return where every event is now, and what is blocked. Asks Kafka and Presto."""
         from questlog.report.cluster import report_cluster
 
         return report_cluster(self.project, self.plan, self.log, self.engine)
 
-    @cached_property
-    def engine(self) -> PrestoEngine:  # type: ignore[override]
-        from questlog.query.presto import open_engine
+    def examine(self) -> Iterator[Finding]:
+        from questlog.report.doctor import examine
 
-        settings = self.project.settings
-        return open_engine(settings.presto, settings.namespace, lambda: self.plan, seconds=settings.query_seconds)
+        return examine(self.project, lambda: self.plan, lambda: self.log, needs_java=True)
+
+
+PROFILES: Mapping[str, Callable[[Project], Pipeline]] = {"embedded": EmbeddedPipeline, "cluster": ClusterPipeline}
 
 
 def _spark_jars(settings: Settings) -> Sequence[str]:
-    """Return Iceberg's and Kafka's jars for Spark, unless the settings bring their own."""
+    """Return Iceberg's and Kafka's jars for Spark, unless the settings name their own."""
     if any(key in settings.spark for key in ("spark.jars", "spark.jars.packages", "spark.driver.extraClassPath")):
         return ()
     from questlog.stack import spark_jars
@@ -273,14 +367,31 @@ def _spark_jars(settings: Settings) -> Sequence[str]:
     return spark_jars(settings.metastore, settings.warehouse)
 
 
-PROFILES: dict[str, type[Pipeline]] = {"embedded": Pipeline, "cluster": ClusterPipeline}
+def _run_lander(pipeline: Pipeline, stop: threading.Event, started: Callable[[], None]) -> None:
+    with contextlib.ExitStack() as stack:
+        lander = _enter_when_free(stack, pipeline, stop)
+        started()
+        logger.info("landing %s; Ctrl-C stops", pipeline.project.root)
+        lander.run(stop)
+    logger.info("stopped; everything logged in time has landed")
 
 
-def open_pipeline(path: str | Path = ".", **overrides: Any) -> Pipeline:
-    """Open the project at or above *path*."""
-    project = find_project(path, **overrides)
-    if project.settings.profile not in PROFILES:
-        raise NotInstalled(
-            f"profile {project.settings.profile!r} is not available", hint=f"profiles: {', '.join(PROFILES)}"
-        )
-    return PROFILES[project.settings.profile](project)
+def _enter_when_free(stack: contextlib.ExitStack, pipeline: Pipeline, stop: threading.Event) -> Lander:
+    """Return a lander at work; if another process keeps the lease for `BUSY_SECONDS`, raise `LanderBusy`."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return stack.enter_context(pipeline.lander())
+        except LanderBusy:
+            if time.monotonic() > deadline or stop.wait(0.05):
+                raise
+
+
+def _run_forwarder(pipeline: ClusterPipeline, stop: threading.Event, started: Callable[[], None]) -> None:
+    from questlog.log.kafka.spool import Spool
+
+    project = pipeline.project
+    with Spool(project.data, project.log_folder) as spool:
+        started()
+        logger.info("forwarding %s to topic %s", project.log_folder, project.settings.topic)
+        pipeline.forwarder(spool).run(stop)

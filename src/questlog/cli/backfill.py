@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,15 +14,8 @@ from questlog.pipeline import open_pipeline
 from questlog.stopping import stopping
 
 if TYPE_CHECKING:
-    from questlog.land.part import Bound, Filled, Shown
+    from questlog.land.part import Backfill, Bound, Filled
     from questlog.pipeline import Pipeline
-    from questlog.stopping import StopSignal
-
-    class Work(Protocol):
-        """What fills tables."""
-
-        def run(self, start: Bound, end: Bound, stop: StopSignal, shown: Shown) -> Filled:
-            """Fill with what lies between the bounds; return what was done, when told to stop too."""
 
 
 @click.command()
@@ -77,15 +70,15 @@ def backfill(
 
 def _work(
     pipeline: Pipeline, into: str, files: tuple[str, ...], records: int | None, bounds: tuple[Bound, Bound]
-) -> Work:
+) -> Backfill:
     from questlog.land.part import OPEN
     from questlog.rebuild import ProjectBackfill
 
-    if files and (pipeline.project.settings.profile != "embedded" or not into):
+    if files and (pipeline.uses_servers or not into):
         raise click.UsageError("files go into new tables, --into DIR; questlog import FILE adds them to this project's")
     if files and bounds != (OPEN, OPEN):
         raise click.UsageError("--from and --to are places in a log; files are taken whole")
-    if into and pipeline.project.settings.profile == "embedded":
+    if into and not pipeline.uses_servers:
         return ProjectBackfill(pipeline, Path(into), files)
     return pipeline.backfill(into, records)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from questlog.cli.rows import human_bytes, table_text
-from questlog.report import Blocked, ClusterReport, ClusterTable, LakeCounts
+from questlog.cli.rows import table_text
+from questlog.report import Blocked, ClusterReport, ClusterTable, LakeCounts, human_bytes
 
 QUIET_SECONDS = 60.0
 _COLUMNS = ("table", "landed", "quarantined", "files", "bytes", "waiting", "lag", "last commit")

@@ -17,12 +17,11 @@ from questlog.settings import Settings, find_project
 from questlog.stopping import when_told
 
 if TYPE_CHECKING:
-    from questlog.land import Landed
-    from questlog.land.loop import LandingLoop
+    from questlog.land import Landed, Lander
     from questlog.stopping import StopSignal
 
 
-def drain(lander: LandingLoop, stop: StopSignal | None = None) -> Landed:
+def drain(lander: Lander, stop: StopSignal | None = None) -> Landed:
     """Land everything logged so far and show how it goes."""
     with counting("landing") as show:
         return lander.drain(stop, lambda landed, total: show(landed, landed, total))

@@ -57,14 +57,13 @@ def import_(folder: Path, files: tuple[str, ...], name: str | None, again: bool,
         reports.append(report)
         if not as_json:
             _tell(report)
-    spooled = pipeline.project.settings.profile == "cluster"
-    landed = _land(pipeline) if land and not spooled else None
+    landed = _land(pipeline) if land and not pipeline.uses_servers else None
     if as_json:
         click.echo(json.dumps({"files": reports, "landed": landed}))
     elif landed is not None:
         rows = ", ".join(f"{table} {n:,}" for table, n in sorted(landed["rows"].items())) or "nothing new"
         click.echo(f"landed {rows}" + (f"; {landed['duplicates']:,} duplicates" if landed["duplicates"] else ""))
-    elif spooled:
+    elif pipeline.uses_servers:
         click.echo("questlog up forwards them to the topic and lands them")
     elif land:
         click.echo("the lander that runs lands them; they can be queried now")

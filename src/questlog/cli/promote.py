@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import click
 
 from questlog.cli.progress import counting, waiting
-from questlog.cli.rows import human_bytes
 from questlog.cli.sides import as_dict, side_by_side
 from questlog.cli.terminal import terminal_width
 from questlog.errors import QuestlogError
+from questlog.report import human_bytes
 from questlog.settings import load_settings
 
 if TYPE_CHECKING:
-    from questlog.pipeline import ClusterPipeline, Pipeline
+    from questlog.pipeline import ClusterPipeline, EmbeddedPipeline
     from questlog.promote.compare import Answer
 
 LINE = 'profile = "cluster"'
@@ -45,10 +45,9 @@ def promote(folder: Path, check: bool, write: bool, abandon: bool, as_json: bool
     """
     if sum((check, write, abandon)) > 1:
         raise click.UsageError("--check, --write and --abandon are different things to do")
-    from questlog.pipeline import ClusterPipeline, Pipeline, open_pipeline
+    from questlog.pipeline import open_both
 
-    embedded, cluster = (open_pipeline(folder, profile=profile) for profile in ("embedded", "cluster"))
-    assert isinstance(cluster, ClusterPipeline) and type(embedded) is Pipeline
+    embedded, cluster = open_both(folder)
     with embedded, cluster:
         if abandon:
             _abandon(embedded)
@@ -58,7 +57,7 @@ def promote(folder: Path, check: bool, write: bool, abandon: bool, as_json: bool
             _promote(embedded, cluster, write, as_json)
 
 
-def _abandon(embedded: Pipeline) -> None:
+def _abandon(embedded: EmbeddedPipeline) -> None:
     from questlog.log.kafka.spool import Spool
 
     project = embedded.project
@@ -75,15 +74,18 @@ def _abandon(embedded: Pipeline) -> None:
     )
 
 
-def _check(embedded: Pipeline, cluster: ClusterPipeline, as_json: bool) -> None:
+def _check(embedded: EmbeddedPipeline, cluster: ClusterPipeline, as_json: bool) -> None:
     """Print what there is to do and what it needs; exit with 1 if something is missing."""
-    from questlog.promote.look import amount, look
+    from questlog.report.preflight import plan_promotion, preflight
 
-    todo, seen = amount(embedded, cluster), list(look(embedded, cluster))
+    settings = cluster.project.settings
+    todo = plan_promotion(embedded.project, embedded.log, settings)
+    requirements = list(preflight(embedded.project, settings, cluster.engine))
     if as_json:
-        tables = [{"table": name, "rows": rows, "bytes": size} for name, (rows, size) in todo.tables.items()]
-        report = {"target": todo.target, "begun": todo.state, "waiting": todo.waiting, "tables": tables}
-        click.echo(json.dumps(report | {"needs": [asdict(each) for each in seen]}, indent=2))
+        tables = [{"table": name, **asdict(size)} for name, size in todo.tables.items()]
+        needs = [{"what": each.name, "good": each.met, "said": each.text, "hint": each.hint} for each in requirements]
+        report = {"target": todo.target, "begun": todo.state, "waiting": todo.waiting, "tables": tables, "needs": needs}
+        click.echo(json.dumps(report, indent=2))
     else:
         click.echo(f"to {todo.target}")
         if todo.state == "sealed":
@@ -92,17 +94,17 @@ def _check(embedded: Pipeline, cluster: ClusterPipeline, as_json: bool) -> None:
             click.echo(
                 f"land {todo.waiting:,} records, then copy" + (", from where it stopped:" if todo.state else ":")
             )
-            for name, (rows, size) in todo.tables.items():
-                click.echo(f"  {name:<24} {rows:>12,} rows  {human_bytes(size):>9}")
-        for each in seen:
-            click.echo(f"{'ok' if each.good else 'NO':<3} {each.what:<10} {each.said}")
+            for name, size in todo.tables.items():
+                click.echo(f"  {name:<24} {size.rows:>12,} rows  {human_bytes(size.bytes):>9}")
+        for each in requirements:
+            click.echo(f"{'ok' if each.met else 'NO':<3} {each.name:<10} {each.text}")
             if each.hint:
                 click.echo(f"      try: {each.hint}")
-    if not all(each.good for each in seen):
+    if not all(each.met for each in requirements):
         raise SystemExit(1)
 
 
-def _promote(embedded: Pipeline, cluster: ClusterPipeline, write: bool, as_json: bool) -> None:
+def _promote(embedded: EmbeddedPipeline, cluster: ClusterPipeline, write: bool, as_json: bool) -> None:
     from questlog.log.kafka.spool import read_handover
     from questlog.promote import Promotion
     from questlog.promote.look import refuse_what_is_missing, write_profile

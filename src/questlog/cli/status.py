@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from questlog.cli import cluster_status
-from questlog.cli.rows import human_bytes, table_text
+from questlog.cli.rows import table_text
 from questlog.pipeline import open_pipeline
-from questlog.report import EmbeddedReport, PromotionState, Report, TableCounts
+from questlog.report import EmbeddedReport, PromotionState, Report, TableCounts, human_bytes
 
 _COLUMNS = ("table", "accepted", "landed", "tail", "quarantined", "duplicate", "files", "bytes", "lag")
 

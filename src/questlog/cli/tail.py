@@ -15,7 +15,7 @@ from questlog.cli.rows import clean
 from questlog.cli.terminal import uses_color
 from questlog.errors import LogUnavailable
 from questlog.log import Entry, Log, Position, merge
-from questlog.pipeline import ClusterPipeline, Pipeline, open_pipeline
+from questlog.pipeline import Pipeline, open_pipeline
 from questlog.plan import Plan
 from questlog.record import decode_record
 from questlog.shape import validate_entry
@@ -59,15 +59,15 @@ def tail(folder: Path, lines: int, follow: bool, types: tuple[str, ...], bad: bo
 
 
 def _open(pipeline: Pipeline, here: bool) -> tuple[Log, float]:
-    """Return the log to follow and how often to look: on the cluster profile the topic, if it can be asked."""
-    if here or not isinstance(pipeline, ClusterPipeline):
+    """Return the log to follow and how often to poll it: on the cluster profile the topic, if brokers answer."""
+    if here or pipeline.landed_log is pipeline.log:
         return pipeline.log, POLL_SECONDS
     try:
-        pipeline.topic_log.end()
+        pipeline.landed_log.end()
     except LogUnavailable as error:
         hint = f"{error.hint}; questlog tail --here shows what this machine accepted"
         raise LogUnavailable(str(error), hint=hint) from error
-    return pipeline.topic_log, TOPIC_POLL_SECONDS
+    return pipeline.landed_log, TOPIC_POLL_SECONDS
 
 
 def _follow(log: Log, position: Position, show: Callable[[Sequence[Entry]], None], poll_seconds: float) -> None:

@@ -14,22 +14,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from questlog.errors import LanderBusy, LanderReplaced, QuestlogError
+from questlog.errors import LanderReplaced, QuestlogError
 from questlog.stopping import when_told
-
-if TYPE_CHECKING:
-    from questlog.land.loop import LandingLoop
-    from questlog.pipeline import Pipeline
 
 STOP_SECONDS = 20.0
 """How long a part may take to end in good order before it is killed; it loses nothing by that."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
-BUSY_SECONDS = 1.0
 STEADY_SECONDS = 60.0
 """A part that lived so long is restarted at once."""
 
@@ -72,52 +67,20 @@ def up(folder: Path, only: str | None, collect: bool, as_json: bool) -> None:
 
 
 def _parts(folder: Path, only: str | None) -> dict[str, Part]:
-    from questlog.settings import find_project
-
-    parts: dict[str, Part] = {"lander": run_lander}
-    profile = find_project(folder).settings.profile
-    if profile == "cluster":
-        parts["forwarder"] = run_forwarder
-    if only is not None and only not in parts:
-        raise click.UsageError(f"the {profile} profile has no {only}")
-    return parts if only is None else {only: parts[only]}
-
-
-def run_forwarder(folder: Path, stop: threading.Event, ready: Callable[[], None]) -> None:
-    """Forward the log to Kafka until *stop*."""
-    from questlog.log.kafka.spool import Spool
-    from questlog.pipeline import ClusterPipeline, open_pipeline
-
-    pipeline = open_pipeline(folder)
-    assert isinstance(pipeline, ClusterPipeline)
-    with Spool(pipeline.project.data, pipeline.project.log_folder) as spool:
-        ready()
-        logger.info("forwarding %s to topic %s", pipeline.project.log_folder, pipeline.project.settings.topic)
-        pipeline.forwarder(spool).run(stop)
-
-
-def run_lander(folder: Path, stop: threading.Event, ready: Callable[[], None]) -> None:
-    """Land until *stop*."""
+    """Return what the project's profile runs, by name; each part opens the project in its own process."""
     from questlog.pipeline import open_pipeline
 
     pipeline = open_pipeline(folder)
-    with contextlib.ExitStack() as stack:
-        lander = _when_free(stack, pipeline, stop)
-        ready()
-        logger.info("landing %s; Ctrl-C stops", pipeline.project.root)
-        lander.run(stop)
-    logger.info("stopped; everything logged in time is landed")
+    names = list(pipeline.parts)
+    if only is not None and only not in names:
+        raise click.UsageError(f"the {pipeline.project.settings.profile} profile has no {only}")
+    return {name: partial(_run_part, name) for name in names if only in (None, name)}
 
 
-def _when_free(stack: contextlib.ExitStack, pipeline: Pipeline, stop: threading.Event) -> LandingLoop:
-    """Return a working lander once a killed predecessor's last child is gone; another that lives is an error soon."""
-    patience = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            return stack.enter_context(pipeline.lander())
-        except LanderBusy:
-            if time.monotonic() > patience or stop.wait(0.05):
-                raise
+def _run_part(name: str, folder: Path, stop: threading.Event, ready: Callable[[], None]) -> None:
+    from questlog.pipeline import open_pipeline
+
+    open_pipeline(folder).parts[name](stop, ready)
 
 
 @dataclass(slots=True)

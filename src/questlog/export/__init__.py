@@ -5,7 +5,7 @@ Snappy; timestamps as INT96 and decimals as bytes, which is what Hive, Presto, I
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 Shown = Callable[[int, int, int], None]
@@ -20,6 +20,13 @@ class Exported:
     unchanged: int = 0
     dropped: list[str] = field(default_factory=list)
     rows: int = 0
+
+
+class Export(Protocol):
+    """Writes the tables as plain Parquet, a folder per day."""
+
+    def run(self, tables: Sequence[str], stop: StopSignal, shown: Shown) -> dict[str, Exported]:
+        """Write the days that have changed of *tables*, or of all tables; return what was done by then if stopped."""
 
 
 def day_key(columns: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import click
 
 from questlog.cli.up import start_logging
 from questlog.errors import NotInstalled, QuestlogError
-from questlog.pipeline import ClusterPipeline
+from questlog.pipeline import assemble
 from questlog.settings import find_project
 from questlog.stopping import when_told
 
@@ -32,7 +32,7 @@ def land(folder: Path, once: bool) -> None:
     stop = threading.Event()
     when_told(stop.set, signal.SIGINT, signal.SIGTERM)
     project = find_project(folder)
-    with ClusterPipeline(_submitted(project)).lander() as lander:
+    with assemble(_submitted(project)).lander() as lander:
         if once:
             landed = lander.drain(stop)
             rows = ", ".join(f"{name} {count:,}" for name, count in sorted(landed.rows.items())) or "nothing new"
@@ -57,7 +57,10 @@ def _submitted(project: Project) -> Project:
     settings = project.settings
     options = {**settings.spark, **said}
     return replace(
-        project, settings=replace(settings, spark=options, spark_master=said.get("spark.master", settings.spark_master))
+        project,
+        settings=replace(
+            settings, profile="cluster", spark=options, spark_master=said.get("spark.master", settings.spark_master)
+        ),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from questlog.stopping import StopSignal as StopSignal
+
+Shown = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,11 @@ class Lander(Protocol):
     `LanderBusy`; on the cluster one on another machine takes over, and the older fails its next commit.
     """
 
-    def drain(self, stop: StopSignal | None = None) -> Landed:
-        """Land everything logged so far, or until told to stop, which ends it between two batches; then return."""
+    def drain(self, stop: StopSignal | None = None, shown: Shown | None = None) -> Landed:
+        """Land everything logged so far, or until *stop* is set, which takes effect between two batches.
+
+        *shown* is called after each batch with the number of records landed, and the number there are to land.
+        """
 
     def run(self, stop: StopSignal) -> None:
         """Land until told to stop; what is logged by then and not landed is the next lander's."""

@@ -6,9 +6,11 @@ import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from questlog.errors import QuestlogError
 from questlog.log import Position
+from questlog.stopping import StopSignal
 
 Shown = Callable[[int, int, int], None]
 """To be told how many records are read, and how many of how many offsets are done."""
@@ -44,6 +46,13 @@ class Filled:
     duplicates: int = 0
     cleared: int = 0
     waiting: int = 0
+
+
+class Backfill(Protocol):
+    """Adds to the tables what the current plan makes of older records."""
+
+    def run(self, start: Bound, end: Bound, stop: StopSignal, shown: Shown) -> Filled:
+        """Add what lies between the bounds; return what was done, by then if stopped."""
 
 
 def parse_bound(text: str) -> Bound:

@@ -26,16 +26,16 @@ from questlog.log.kafka.wire import spool_position, spool_sequences
 from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.promote.compare import Answer, compare, questions
 from questlog.promote.copy import copy_table, refuse_strangers, sources
-from questlog.promote.look import make_topic, target_of
+from questlog.promote.look import make_topic
 from questlog.promote.rest import UpTo, copy_ids, copy_plans
-from questlog.query.duckdb import DuckDBEngine
+from questlog.report.preflight import describe_target
 
 if TYPE_CHECKING:
     from questlog.land import Landed
     from questlog.land.loop import LandingLoop
     from questlog.land.spark import SparkLander
     from questlog.land.spark.states import Floor
-    from questlog.pipeline import ClusterPipeline, Pipeline
+    from questlog.pipeline import ClusterPipeline, EmbeddedPipeline
 
 BEAT_SECONDS = 2.0
 Show = Callable[[int, int, int | None], None]
@@ -56,11 +56,11 @@ class Promotion:
     The game may write to the log all the while.
     """
 
-    def __init__(self, embedded: Pipeline, cluster: ClusterPipeline) -> None:
+    def __init__(self, embedded: EmbeddedPipeline, cluster: ClusterPipeline) -> None:
         self._embedded, self._cluster = embedded, cluster
         project = embedded.project
         self._catalog, self._data = project.catalog, project.data
-        self.target = target_of(cluster)
+        self.target = describe_target(cluster.project.settings)
         self._stack = ExitStack()
 
     def __enter__(self) -> Promotion:
@@ -111,7 +111,7 @@ class Promotion:
             ):
                 raise QuestlogError("a batch is half landed", hint="questlog land finishes it")
             found, tables = sources(state, self._embedded.plan), self._spark.tables
-            make_topic(self._cluster)
+            make_topic(self._cluster.project.settings)
             self._refuse_used(floor)
             refuse_strangers(tables, found, handover.id)
             self._spool.hand_over(Handover(handover.id, self.target), state.checkpoint)
@@ -155,16 +155,11 @@ class Promotion:
 
     def compare(self, through: Position) -> Iterator[Answer]:
         """Ask both sides the same questions, as of *through*: what is logged since is on neither."""
-        project, plan = self._embedded.project, lambda: self._embedded.plan
-        settings = project.settings
-        laptop = DuckDBEngine(
-            UpTo(self._embedded.log, through), plan, self._catalog, project.data,
-            seconds=settings.query_seconds, memory_mb=settings.query_memory_mb,
-        )  # fmt: skip
+        laptop = self._embedded.engine_over(UpTo(self._embedded.log, through))
         rows = {name: table.rows for name, table in load_state(self._catalog).tables.items()}
         tables = sorted({*self._embedded.plan.tables, *rows, QUARANTINE_TABLE})
         with self._alive(), closing(laptop):
-            yield from compare(questions(project.root, tables, rows), laptop, self._cluster.engine)
+            yield from compare(questions(self._embedded.project.root, tables, rows), laptop, self._cluster.engine)
 
     @contextmanager
     def _alive(self) -> Iterator[None]:

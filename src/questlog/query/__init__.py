@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:  # importing Arrow takes a third of the time a small question takes
     import pyarrow as pa
 
+    from questlog.query.result import Result
+    from questlog.query.views import ViewColumn
+
 Params = Sequence[object] | Mapping[str, object]
 """Values for `?` and `$1`, or by name for `$name`."""
 
@@ -18,3 +21,12 @@ class QueryEngine(Protocol):
 
     def sql(self, text: str, params: Params = ()) -> pa.Table:
         """Run one reading statement; anything else raises `QueryError` and changes nothing."""
+
+    def run(self, text: str, params: Params = ()) -> Result:
+        """Run one reading statement as `sql` does; the result converts its rows when they are read."""
+
+    def tables(self) -> dict[str, list[ViewColumn]]:
+        """Return the columns of everything that can be queried, by name."""
+
+    def close(self) -> None:
+        """Release memory and files; the next query opens them again."""

@@ -169,3 +169,13 @@ class ClusterReport:
 
 
 Report = EmbeddedReport | ClusterReport
+
+
+def human_bytes(size: int) -> str:
+    """Return a size for people: 1.5 MB is 1,500,000 bytes."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -140,6 +140,17 @@ def describe_topic(config: Mapping[str, str], name: str) -> Topic:
     return Topic(name, tuple(partitions), {key: options[key].value for key in _KEPT if key in options})
 
 
+def topic_exists(config: Mapping[str, str], name: str) -> bool:
+    """Return whether the topic exists; raise `LogUnavailable` if no broker answers."""
+    admin = open_admin(config)  # before the next import: it explains what to install
+    from confluent_kafka import KafkaException
+
+    try:
+        return name in admin.list_topics(timeout=ANSWER_SECONDS).topics
+    except KafkaException as error:
+        raise unavailable(config, error, name) from error
+
+
 def oldest_ms(config: Mapping[str, str], name: str, places: Mapping[int, int]) -> int | None:
     """Return when the oldest of the records at *places* (partition -> offset) came; None if none can be read."""
     from confluent_kafka import KafkaException, TopicPartition
