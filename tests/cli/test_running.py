@@ -97,7 +97,8 @@ def test_a_lander_does_not_outlive_its_supervisor(project: Project, until: Until
 PARTS = """
 import os, sys
 from pathlib import Path
-from questlog.cli.up import Supervisor, start_logging
+from questlog.cli.up import Supervisor
+from questlog.messages import start_logging
 from questlog.errors import LanderReplaced
 
 def replaced(folder, stop, ready):
@@ -224,7 +225,7 @@ def test_doctor_finds_a_lost_data_file_and_a_lost_log(project: Project) -> None:
     assert project.run("land").returncode == 0
     next(project.pipeline.project.warehouse.rglob("*.parquet")).unlink()
     ran = project.run("doctor")
-    assert (ran.returncode, "1 data files are gone" in ran.stdout) == (1, True)
+    assert (ran.returncode, "1 data files are missing" in ran.stdout) == (1, True)
     shutil.rmtree(project.pipeline.project.log_folder)
     ran = project.run("doctor")
     assert (ran.returncode, "the log went backwards" in ran.stdout) == (1, True)

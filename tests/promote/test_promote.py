@@ -193,10 +193,10 @@ def test_status_says_that_a_promotion_was_begun_and_what_has_come_since(tmp_path
     with Spool(pipeline.project.data, pipeline.project.log_folder, handing_over=True) as spool:
         spool.hand_over(Handover("x", "schema s"), {partition: 4})
         ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "status"])
-        assert "the promotion to schema s is not finished" in ran.output
+        assert "the promotion to schema s is unfinished" in ran.output
         spool.seal("sealed")
     ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "status"])
-    assert "promoted to schema s: 6 records have come since" in ran.output
+    assert "promoted to schema s: 6 records have been logged since" in ran.output
     ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "promote", "--abandon"])
     assert "given up; what was copied stays in schema s" in ran.output
     ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "status"])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from questlog.cli.up import Supervisor, start_logging
+from questlog.cli.up import Supervisor
+from questlog.messages import start_logging
 
 
 @click.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import select
@@ -20,6 +19,7 @@ from pathlib import Path
 import click
 
 from questlog.errors import LanderReplaced, QuestlogError
+from questlog.messages import start_logging
 from questlog.stopping import when_told
 
 STOP_SECONDS = 20.0
@@ -252,22 +252,3 @@ def _wait(descriptor: int, seconds: float) -> None:
         with contextlib.suppress(BlockingIOError):
             while os.read(descriptor, 512):
                 pass
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return *record* as one line of JSON."""
-        line = {"time": self.formatTime(record), "level": record.levelname, "logger": record.name}
-        line["message"] = record.getMessage()
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-def start_logging(as_json: bool) -> None:
-    """Write the log to standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(name)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

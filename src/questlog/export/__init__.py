@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from questlog.stopping import StopSignal
 
 Shown = Callable[[int, int, int], None]
 """To be told how many rows are written, and how many of how many days are done."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from questlog.cli.up import start_logging
 from questlog.errors import NotInstalled, QuestlogError
+from questlog.messages import start_logging
 from questlog.pipeline import assemble
 from questlog.settings import find_project
 from questlog.stopping import when_told
