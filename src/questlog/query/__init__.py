@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:  # importing Arrow takes a third of the time a small question takes
     import pyarrow as pa
 
+    from questlog.query.catalog import TableColumns
     from questlog.query.result import Result
-    from questlog.query.views import ViewColumn
 
 Params = Sequence[object] | Mapping[str, object]
 """Values for `?` and `$1`, or by name for `$name`."""
@@ -25,7 +25,7 @@ class QueryEngine(Protocol):
     def run(self, text: str, params: Params = ()) -> Result:
         """Run one reading statement as `sql` does; the result converts its rows when they are read."""
 
-    def tables(self) -> dict[str, list[ViewColumn]]:
+    def tables(self) -> TableColumns:
         """Return the columns of everything that can be queried, by name."""
 
     def close(self) -> None:
