@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import click
 from questlog.cli import cli
 from questlog.collector.endpoints import ENDPOINTS
 from questlog.collector.http.limits import Limits
-from questlog.collector.openapi import HEADERS, REFUSALS
+from questlog.collector.metrics import METRICS
+from questlog.collector.openapi import ERRORS, HEADERS, STATUSES
 from questlog.plan import Plan, Type
 from questlog.plan.columns import ENVELOPE, LAST, QUARANTINE_COLUMNS, Column, header_column
 from questlog.query.views import sql_type
@@ -143,17 +145,36 @@ def collector() -> str:
         f"| `{each.method} {each.path}` | {each.summary} | {', '.join(f'`{body}`' for body in each.bodies)} |"
         for each in ENDPOINTS
     ]
-    parts = ["# The collector", "", NOTE + "What `questlog collect` serves; `/openapi.json` says the same to programs."]
+    parts = ["# The collector", "", NOTE + "What `questlog collect` serves; `/openapi.json` has the same for programs."]
     parts += ["", "| request | what it is | bodies |", "|---|---|---|", *served]
     parts += ["", "## Headers of a request", "", "| header | meaning |", "|---|---|"]
     parts += [f"| `{name}` | {meaning} |" for name, meaning in HEADERS.items()]
-    parts += ["", "## Statuses", "", "200 means: what the receipts do not call rejected is on disk."]
-    parts += ["Any other answer says why in JSON (`error`, `message`, `hint`), and records nothing of its request."]
-    parts += ["", "| status | meaning |", "|---|---|", *(f"| {status} | {text} |" for status, text in REFUSALS.items())]
-    parts += ["", "## Limits", "", "Each counts for one worker process; sizes are bytes, times are seconds."]
+    parts += ["", "## Statuses", "", "After a 200, every event whose receipt does not say `rejected` is on disk."]
+    parts += [
+        "Any other response gives the reason in JSON (`error`, `message`, `hint`); nothing in its request was recorded."
+    ]
+    parts += ["", "| status | meaning |", "|---|---|", *(f"| {status} | {text} |" for status, text in STATUSES.items())]
+    parts += [
+        "",
+        "## Errors",
+        "",
+        "`error` is one of these codes; they do not change.",
+        "",
+        "| error | meaning |",
+        "|---|---|",
+    ]
+    parts += [f"| `{code}` | {meaning} |" for code, meaning in ERRORS.items()]
+    parts += ["", "## Metrics", "", "`/metrics` serves these to Prometheus; names and labels do not change."]
+    parts += ["", "| metric | type | labels | meaning |", "|---|---|---|---|"]
+    parts += [f"| `{row.name}` | {row.kind} | {_labels(row.labels)} | {row.meaning} |" for row in METRICS]
+    parts += ["", "## Limits", "", "Each applies to one worker process; sizes are in bytes, times in seconds."]
     parts += ["", "| limit | value | what it bounds |", "|---|---|---|"]
     parts += [f"| `{row.name}` | {row.default:,} | {row.metadata['meaning']} |" for row in fields(Limits)]
     return "\n".join([*parts, ""])
+
+
+def _labels(labels: Sequence[str]) -> str:
+    return ", ".join(f"`{label}`" for label in labels)
 
 
 PAGES = {

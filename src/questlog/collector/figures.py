@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,18 +24,18 @@ KEEP_SECONDS = 2.0
 CLUSTER_KEEP_SECONDS = 10.0
 """How long figures are kept: on the cluster profile every report asks Kafka and Presto, from each machine."""
 REPORT_SECONDS = 60.0
-"""After this long a report is given up."""
+"""How long a report may take before it is abandoned."""
 logger = logging.getLogger("questlog.collector")
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The gauges of one report, for how long they are kept, and whether the next ones may replace them later."""
+    """The gauges of one report, and how long they may be served."""
 
     gauges: Sequence[Gauge] = ()
     keep_seconds: float = KEEP_SECONDS
     usable_when_late: bool = False
-    """Figures that servers elsewhere gave take their time: half a minute old is better than none."""
+    """Whether old figures are served while new ones are late. A cluster's report asks remote servers and takes time."""
 
 
 async def read_figures(root: Path) -> Figures:
@@ -62,32 +62,25 @@ def figures(report: Report) -> Figures:
     return Figures(_of_embedded(report))
 
 
-_TAIL = ("questlog_tail_events", "Events in the log that have not landed yet, by table.")
-_LAG = ("questlog_lag_seconds", "Age of the oldest event that has not landed yet, by table.")
-_LANDED = ("questlog_landed_events", "Rows in the table's files.")
-_BALANCED = ("questlog_ledger_balanced", "1 if every accepted event is in exactly one place, else 0.")
-
-
 def _of_embedded(report: EmbeddedReport) -> list[Gauge]:
     tables = report.tables
     return [
-        _by_table(_TAIL, {t.table: t.tail for t in tables}),
-        _by_table(_LAG, {t.table: t.lag_ms / 1000 for t in tables}),
-        _by_table(_LANDED, {t.table: t.landed for t in tables}),
-        _one(*_BALANCED, report.balanced),
+        _by("table", "questlog_tail_events", {each.table: each.tail for each in tables}),
+        _by("table", "questlog_landing_lag_seconds", {each.table: each.lag_ms / 1000 for each in tables}),
+        _by("table", "questlog_landed_events", {each.table: each.landed for each in tables}),
+        _one("questlog_ledger_balanced", report.balanced),
     ]
 
 
 def _of_cluster(report: ClusterReport) -> list[Gauge]:
-    blocked = [({"component": name}, float(reason is not None)) for name, reason in report.blocked.items()]
-    gauges: list[Gauge] = [
-        ("questlog_component_blocked", "1 while the component makes no progress or does not answer, else 0.", blocked),
-        _one("questlog_spool_waiting_events", "Events not forwarded to Kafka yet.", report.spool.waiting),
+    blocked = {name: reason is not None for name, reason in report.blocked.items()}
+    gauges = [
+        _by("component", "questlog_component_blocked", blocked),
+        _one("questlog_spool_waiting_events", report.spool.waiting),
     ]
     if isinstance(report.topic, TopicCounts):
-        waiting, lag = report.topic.waiting, report.topic.lag_seconds
-        gauges.append(_one("questlog_topic_waiting_events", "Records in the topic that have not landed yet.", waiting))
-        gauges.append(_one("questlog_topic_lag_seconds", "Age of the oldest record that has not landed yet.", lag))
+        gauges.append(_one("questlog_topic_waiting_events", report.topic.waiting))
+        gauges.append(_one("questlog_topic_lag_seconds", report.topic.lag_seconds))
     if isinstance(report.lake, LakeCounts):
         gauges += _of_lake(report.lake)
     return gauges
@@ -96,26 +89,23 @@ def _of_cluster(report: ClusterReport) -> list[Gauge]:
 def _of_lake(lake: LakeCounts) -> list[Gauge]:
     gauges: list[Gauge] = []
     if lake.committed_seconds is not None:
-        gauges.append(
-            _one("questlog_commit_age_seconds", "Time since the lander's last commit.", lake.committed_seconds)
-        )
+        gauges.append(_one("questlog_commit_age_seconds", lake.committed_seconds))
     if lake.quarantine:
-        reasons = [({"reason": reason}, float(rows)) for reason, rows in lake.quarantine.items()]
-        gauges.append(("questlog_quarantined_events", "Rows of the quarantine table, by reason.", reasons))
-    lags = {t.table: t.lag_seconds for t in lake.tables if t.lag_seconds is not None}
+        gauges.append(_by("reason", "questlog_quarantined_events", lake.quarantine))
+    lags = {each.table: each.lag_seconds for each in lake.tables if each.lag_seconds is not None}
     if lags:
-        gauges.append(_by_table(_LAG, lags))
+        gauges.append(_by("table", "questlog_landing_lag_seconds", lags))
     if lake.tables:
-        gauges.append(_by_table(_LANDED, {t.table: t.landed for t in lake.tables}))
-    return [*gauges, _one(*_BALANCED, lake.balanced)]
+        gauges.append(_by("table", "questlog_landed_events", {each.table: each.landed for each in lake.tables}))
+    return [*gauges, _one("questlog_ledger_balanced", lake.balanced)]
 
 
-def _by_table(named: tuple[str, str], values: dict[str, float]) -> Gauge:
-    return *named, [({"table": table}, float(value)) for table, value in values.items()]
+def _by(label: str, name: str, values: Mapping[str, float]) -> Gauge:
+    return name, [({label: key}, float(value)) for key, value in values.items()]
 
 
-def _one(name: str, meaning: str, value: float) -> Gauge:
-    return name, meaning, [({}, float(value))]
+def _one(name: str, value: float) -> Gauge:
+    return name, [({}, float(value))]
 
 
 if __name__ == "__main__":

@@ -1,31 +1,72 @@
-"""What a collector counts, for Prometheus: in memory that its workers share, a row for each, so that nobody locks."""
+"""Metrics for Prometheus: the list of them all, and what workers count in shared memory, one row each, unlocked."""
 
 from __future__ import annotations
 
 import mmap
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import accumulate, product
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from questlog.accept import OUTCOMES, TOO_LARGE, Receipt
 from questlog.errors import Reason
 
+if TYPE_CHECKING:
+    from prometheus_client import Metric as Family
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric's name, type, meaning and labels. Names and labels are a contract: dashboards rely on them."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+METRICS = (
+    Metric("questlog_events_total", "counter", "Events received, by outcome and reason.", ("outcome", "reason")),
+    Metric("questlog_requests_total", "counter", "Requests answered, by path and status.", ("path", "status")),
+    Metric("questlog_request_duration_seconds", "histogram", "Time from a complete request to its response."),
+    Metric("questlog_append_duration_seconds", "histogram", "Time of a group commit: write and fsync."),
+    Metric("questlog_log_bytes", "gauge", "Disk space that the log takes."),
+    Metric("questlog_tail_events", "gauge", "Events in the log that have not landed yet, by table.", ("table",)),
+    Metric(
+        "questlog_landing_lag_seconds", "gauge", "Age of the oldest event that has not landed, by table.", ("table",)
+    ),
+    Metric("questlog_landed_events", "gauge", "Rows in the table's files, by table.", ("table",)),
+    Metric("questlog_ledger_balanced", "gauge", "1 if every accepted event is in exactly one place, else 0."),
+    Metric(
+        "questlog_component_blocked",
+        "gauge",
+        "1 while the component makes no progress or does not answer, else 0.",
+        ("component",),
+    ),
+    Metric("questlog_spool_waiting_events", "gauge", "Events in the spool that have not been forwarded to Kafka yet."),
+    Metric("questlog_topic_waiting_events", "gauge", "Records in the topic that have not landed yet."),
+    Metric("questlog_topic_lag_seconds", "gauge", "Age of the oldest record in the topic that has not landed."),
+    Metric("questlog_commit_age_seconds", "gauge", "Time since the lander's last commit."),
+    Metric("questlog_quarantined_events", "gauge", "Rows of the quarantine table, by reason.", ("reason",)),
+)
+_BY_NAME = {metric.name: metric for metric in METRICS}
+Gauge = tuple[str, Sequence[tuple[Mapping[str, str], float]]]
+"""The name of a gauge in `METRICS`, and its values by label."""
+
 OTHER = "other"
-"""What stands for a path that nobody serves, however it is called."""
+"""The label of every path that is not served."""
 REFUSED = "refused"
-"""The path of requests that no handler saw."""
+"""The path of requests that were refused before any handler saw them."""
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _EVENTS = list(product(OUTCOMES, ["", *Reason, TOO_LARGE, OTHER]))
 _HISTOGRAM = len(_SECONDS) + 2
-"""Places of a histogram: each bucket's own count, that of what is longer, and the sum."""
-Gauge = tuple[str, str, Sequence[tuple[Mapping[str, str], float]]]
-"""Name, meaning, and values by label: figures of the whole project, asked for when somebody looks."""
+"""Cells of a histogram: one per bucket, one for longer times, and the sum."""
 
 
 class Counts:
-    """The counts of all workers. Made before they are forked; a worker that starts again goes on with its row."""
+    """The counts of all workers. Made before they are forked; a worker that is restarted continues its row."""
 
     def __init__(self, paths: Iterable[str], workers: int = 1) -> None:
         self.requests = list(product([*paths, OTHER, REFUSED], map(int, HTTPStatus)))
@@ -35,7 +76,7 @@ class Counts:
         self._memory = memoryview(mmap.mmap(-1, 8 * self._width * workers)).cast("d")
 
     def row(self, worker: int) -> memoryview[float]:
-        """Return what one worker counts."""
+        """Return one worker's counts."""
         return self._memory[worker * self._width : (worker + 1) * self._width]
 
     def total(self) -> list[float]:
@@ -44,26 +85,26 @@ class Counts:
 
 
 class Metrics:
-    """Counts for one worker, in its loop's thread."""
+    """Counts for one worker, in its event loop's thread."""
 
     def __init__(self, counts: Counts, worker: int = 0) -> None:
         self.counts, self._row = counts, counts.row(worker)
-        self._events = {key: place for place, key in enumerate(_EVENTS)}
-        self._requests = {key: place for place, key in enumerate(counts.requests, len(_EVENTS))}
+        self._events = {key: cell for cell, key in enumerate(_EVENTS)}
+        self._requests = {key: cell for cell, key in enumerate(counts.requests, len(_EVENTS))}
         self._latency, self._append = counts.latency, counts.append
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count a request."""
-        place = self._requests.get((path, status))
-        self._row[self._requests[OTHER, status] if place is None else place] += 1
+        cell = self._requests.get((path, status))
+        self._row[self._requests[OTHER, status] if cell is None else cell] += 1
         self._observe(self._latency, seconds)
 
     def received(self, receipts: Iterable[Receipt]) -> None:
-        """Count events that were answered."""
+        """Count events by their receipts."""
         row, events = self._row, self._events
         for each in receipts:
-            place = events.get((each.outcome, each.reason))
-            row[events[each.outcome, OTHER] if place is None else place] += 1
+            cell = events.get((each.outcome, each.reason))
+            row[events[each.outcome, OTHER] if cell is None else cell] += 1
 
     def appended(self, seconds: float) -> None:
         """Count a group commit."""
@@ -75,44 +116,50 @@ class Metrics:
 
 
 def exposition(counts: Counts, gauges: Iterable[Gauge]) -> tuple[bytes, bytes]:
-    """Return the content type and text of what all workers counted, and the project's figures."""
+    """Return the content type and the text of the counts of all workers and the project's gauges."""
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
     class Families:
-        def collect(self) -> Iterator[Any]:
-            yield from _families(counts, gauges)
+        def collect(self) -> Iterator[Family]:
+            yield from _counted(counts)
+            yield from map(_gauge, gauges)
 
     registry = CollectorRegistry()
     registry.register(Families())
     return CONTENT_TYPE_LATEST.encode(), generate_latest(registry)
 
 
-def _families(counts: Counts, gauges: Iterable[Gauge]) -> Iterator[Any]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+def _counted(counts: Counts) -> Iterator[Family]:
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
     total = counts.total()
-    events = CounterMetricFamily("questlog_events", "Events by outcome and reason.", labels=["outcome", "reason"])
-    for labels, value in zip(_EVENTS, total, strict=False):
-        if value:
-            events.add_metric(labels, value)
-    yield events
-    requests = CounterMetricFamily("questlog_requests", "Requests by path and status.", labels=["path", "status"])
-    for (path, status), value in zip(counts.requests, total[len(_EVENTS) :], strict=False):
-        if value:
-            requests.add_metric([path, str(status)], value)
-    yield requests
-    for name, meaning, place in (
-        ("questlog_request_seconds", "From a whole request to its answer.", counts.latency),
-        ("questlog_append_seconds", "A group commit: write and fsync.", counts.append),
+    for metric, keys, first in (
+        (_BY_NAME["questlog_events_total"], _EVENTS, 0),
+        (_BY_NAME["questlog_requests_total"], counts.requests, len(_EVENTS)),
     ):
-        *own, seconds = total[place : place + _HISTOGRAM]
+        counter = CounterMetricFamily(metric.name, metric.meaning, labels=metric.labels)
+        for key, value in zip(keys, total[first:], strict=False):
+            if value:
+                counter.add_metric([str(label) for label in key], value)
+        yield counter
+    for metric, first in (
+        (_BY_NAME["questlog_request_duration_seconds"], counts.latency),
+        (_BY_NAME["questlog_append_duration_seconds"], counts.append),
+    ):
+        *buckets, seconds = total[first : first + _HISTOGRAM]
         bounds = [*map(str, map(float, _SECONDS)), "+Inf"]
-        histogram = HistogramMetricFamily(name, meaning)
-        histogram.add_metric([], list(zip(bounds, accumulate(own), strict=True)), seconds)
+        histogram = HistogramMetricFamily(metric.name, metric.meaning)
+        histogram.add_metric([], list(zip(bounds, accumulate(buckets), strict=True)), seconds)
         yield histogram
-    for name, meaning, values in gauges:
-        gauge = GaugeMetricFamily(name, meaning, labels=list(values[0][0]) if values else [])
-        for by, value in values:
-            gauge.add_metric(list(by.values()), value)
-        yield gauge
+
+
+def _gauge(gauge: Gauge) -> Family:
+    from prometheus_client.core import GaugeMetricFamily
+
+    name, values = gauge
+    metric = _BY_NAME[name]
+    family = GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels)
+    for labels, value in values:
+        family.add_metric([labels[label] for label in metric.labels], value)
+    return family

@@ -103,7 +103,7 @@ class MetricsPage:
 
     def _gauges(self) -> list[Gauge]:
         log_bytes = float(self._log_bytes())
-        return [("questlog_log_bytes", "Bytes of the log on disk.", [({}, log_bytes)]), *self._figures.gauges]
+        return [("questlog_log_bytes", [({}, log_bytes)]), *self._figures.gauges]
 
     def _log_bytes(self) -> int:
         try:
