@@ -201,7 +201,8 @@ def test_a_collectors_metrics_say_the_same(game: Project) -> None:
         "questlog_topic_lag_seconds": "0.0", "questlog_ledger_balanced": "1.0",
         'questlog_component_blocked{component="forwarder"}': "0.0",
         'questlog_component_blocked{component="topic"}': "0.0",
-        'questlog_component_blocked{component="lake"}': "0.0", 'questlog_landing_lag_seconds{table="join_guild"}': "0.0",
+        'questlog_component_blocked{component="lake"}': "0.0",
+        'questlog_landing_lag_seconds{table="join_guild"}': "0.0",
     }  # fmt: skip
     assert float(figures["questlog_commit_age_seconds"]) > 0
 

@@ -33,10 +33,8 @@ METRICS = (
     Metric("questlog_request_duration_seconds", "histogram", "Time from a complete request to its response."),
     Metric("questlog_append_duration_seconds", "histogram", "Time of a group commit: write and fsync."),
     Metric("questlog_log_bytes", "gauge", "Disk space that the log takes."),
-    Metric("questlog_tail_events", "gauge", "Events in the log that have not landed yet, by table.", ("table",)),
-    Metric(
-        "questlog_landing_lag_seconds", "gauge", "Age of the oldest event that has not landed, by table.", ("table",)
-    ),
+    Metric("questlog_tail_events", "gauge", "Events in the log not yet landed, by table.", ("table",)),
+    Metric("questlog_landing_lag_seconds", "gauge", "Age of the oldest event not yet landed, by table.", ("table",)),
     Metric("questlog_landed_events", "gauge", "Rows in the table's files, by table.", ("table",)),
     Metric("questlog_ledger_balanced", "gauge", "1 if every accepted event is in exactly one place, else 0."),
     Metric(
@@ -45,9 +43,9 @@ METRICS = (
         "1 while the component makes no progress or does not answer, else 0.",
         ("component",),
     ),
-    Metric("questlog_spool_waiting_events", "gauge", "Events in the spool that have not been forwarded to Kafka yet."),
-    Metric("questlog_topic_waiting_events", "gauge", "Records in the topic that have not landed yet."),
-    Metric("questlog_topic_lag_seconds", "gauge", "Age of the oldest record in the topic that has not landed."),
+    Metric("questlog_spool_waiting_events", "gauge", "Events in the spool not yet forwarded to Kafka."),
+    Metric("questlog_topic_waiting_events", "gauge", "Records in the topic not yet landed."),
+    Metric("questlog_topic_lag_seconds", "gauge", "Age of the oldest record in the topic not yet landed."),
     Metric("questlog_commit_age_seconds", "gauge", "Time since the lander's last commit."),
     Metric("questlog_quarantined_events", "gauge", "Rows of the quarantine table, by reason.", ("reason",)),
 )

@@ -60,7 +60,7 @@ _SCHEMAS: Mapping[str, Any] = {
             "outcome": {"enum": list(OUTCOMES)},
             "reason": {
                 "type": "string",
-                "description": "A stable code; empty if the event was accepted or is a duplicate.",
+                "description": "A stable code; empty if accepted or a duplicate.",
             },
             "field": {"type": "string"},
             "detail": {"type": "string"},
