@@ -4,11 +4,12 @@ BIN := .venv/bin
 N ?= 1000
 STAMP := .venv/installed
 CLUSTER := .venv/installed-cluster
+DRILL := tests/faults/test_kills.py tests/faults/test_power_cuts.py tests/faults/test_lander_crash_points.py
 
-.PHONY: help demo test stack-fetch test-cluster drill drill-cluster lint docs lock clean
+.PHONY: help demo test stack-fetch test-cluster test-cluster-full drill drill-cluster lint docs lock clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -28,26 +29,29 @@ $(CLUSTER): $(STAMP) requirements/cluster.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/cluster.txt
 	@touch $@
 
-stack-fetch: $(STAMP)  ## bring the cluster's servers into the user's cache (1.1 GB, once)
+stack-fetch: $(STAMP)  ## download the cluster's servers into the user's cache (1.1 GB, once)
 	@$(BIN)/questlog stack fetch
 
-test-cluster: $(CLUSTER) stack-fetch  ## start Kafka, HDFS, Metastore and Presto here and run the cluster's tests on them
-	@QUESTLOG_SOME_FAULTS=4 $(BIN)/python tests/cluster
+test-cluster: $(CLUSTER) stack-fetch  ## start Kafka, HDFS, Metastore and Presto here and run the cluster tests on them
+	@$(BIN)/python tests/cluster
+
+test-cluster-full: $(CLUSTER) stack-fetch  ## the same, with every security variant and every fault (about an hour)
+	@QUESTLOG_DRILL=300 QUESTLOG_CUTS=100 $(BIN)/python -m pytest -s $(DRILL) tests/faults/test_collector_kills.py
+	@$(BIN)/python tests/cluster --full
 
 drill: $(STAMP)  ## kill servers and landers N times and cut the power N/10 times (N=1000)
-	@QUESTLOG_DRILL=$(N) QUESTLOG_CUTS=$$(( $(N) / 10 )) $(BIN)/python -m pytest -s \
-	  tests/faults/test_kills.py tests/faults/test_power_cuts.py tests/faults/test_lander_crash_points.py
+	@QUESTLOG_DRILL=$(N) QUESTLOG_CUTS=$$(( $(N) / 10 )) $(BIN)/python -m pytest -s $(DRILL)
 
-drill-cluster: $(CLUSTER) stack-fetch  ## fail every server and part of the cluster N times each under 200 events/s (say N=5)
+drill-cluster: $(CLUSTER) stack-fetch  ## break every server and part of the cluster N times under 200 events/s (N=1)
 	@QUESTLOG_CLUSTER=1 QUESTLOG_FAULTS=$(if $(filter file,$(origin N)),1,$(N)) $(BIN)/python -m pytest -s tests/cluster/faults
 
 lint: $(STAMP)  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-docs: $(STAMP)  ## write the reference pages anew
+docs: $(STAMP)  ## regenerate the reference pages
 	@$(BIN)/python docs/generate.py
 
-lock: $(STAMP)  ## pin the dependencies anew, with hashes
+lock: $(STAMP)  ## pin the dependencies again, with hashes
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 	  --custom-compile-command "make lock" pyproject.toml --extra flask requirements/dev.in -o requirements/dev.txt

@@ -3,8 +3,13 @@
 import signal
 
 import pytest
+from hypothesis import settings
 
 pytest.register_assert_rewrite("support")
 
-# A shell starts what it puts in the background with Ctrl-C ignored, and every process we start would inherit that.
+# A busy machine is slow, not wrong.
+settings.register_profile("questlog", deadline=None)
+settings.load_profile("questlog")
+
+# A shell starts background jobs with Ctrl-C ignored, and every process the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import signal
-import time
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from questlog.errors import LakeUnavailable, LanderBusy
 from questlog.lake.iceberg import IcebergTables
 from questlog.record import encode_record
 from support.cli_project import PLAN, Project
+from support.waiting import until
 
 GROWN = PLAN.replace('type = "int"', 'type = "long"') + '\n[events.late.fields]\nn = "int"\n'
 HIT, LATE, BIG = '{"event_type": "hit", "damage": 3}', '{"event_type": "late", "n": 1}', (
@@ -185,10 +185,8 @@ def test_interrupted_it_goes_on_where_it_stopped(project: Project) -> None:
     file, new = project.folder / "events.jsonl", Project(project.folder / "new")
     file.write_text("".join(f'{{"event_type": "hit", "damage": {n}}}\n' for n in range(60_000)))
     child = project.start("backfill", str(file), "--into", str(new.folder))
-    deadline = time.monotonic() + 100
-    while not any('"lines": 0' not in p.read_text() for p in new.folder.rglob("imports/*.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    begun = lambda: any('"lines": 0' not in p.read_text() for p in new.folder.rglob("imports/*.json"))  # noqa: E731
+    until(begun, "it notes how far it is", 100)
     child.send_signal(signal.SIGINT)
     assert child.wait(100) == 130
     assert "Traceback" not in project.complained()

@@ -14,6 +14,7 @@ import pytest
 import zstandard
 
 from support.cli_project import Project
+from support.waiting import until
 
 LINES = "".join(f'{{"event_type": "hit", "damage": {n}}}\n' for n in range(1000))
 
@@ -107,15 +108,12 @@ def test_kills_at_random_moments_double_nothing_and_lose_nothing(project: Projec
         "sys.argv = ['questlog', *sys.argv[1:]]; main()"
     )
     argv = [sys.executable, "-c", program, "-C", str(project.folder), "import", "--no-land", str(file)]
-    kills = 0
-    for _ in range(100):
+    notes, kills = project.folder / ".questlog" / "imports", 0
+    for _ in range(30):
         process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline, seconds = time.monotonic() + 60, chance.uniform(0.0, 0.08)
-        noted = project.folder / ".questlog" / "imports"
-        before = _events(noted)
-        while process.poll() is None and _events(noted) == before and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(seconds)
+        before = _events(notes)
+        until(lambda p=process, b=before: p.poll() is not None or _events(notes) != b, "it imports", every=0.001)
+        time.sleep(chance.uniform(0.0, 0.08))  # the moment is the point: any step of a batch
         process.send_signal(signal.SIGKILL)
         if process.wait() == 0:
             break
@@ -151,14 +149,12 @@ def test_two_at_once_are_refused(project: Project) -> None:
     os.close(read)
     os.write(write, LINES[:500].encode())
     lock = project.folder / ".questlog" / "imports"
-    deadline = time.monotonic() + 20
-    while not list(lock.glob("*.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: list(lock.glob("*.json")), "the first import begins")
     ran = project.run(*argv, input=LINES)
     assert (ran.returncode, "by another process" in ran.stderr) == (1, True)
     os.write(write, LINES[500:].encode())
     os.close(write)
-    assert first.wait(20) == 0
+    assert first.wait(60) == 0
     assert project.run(*argv, input=LINES).returncode == 0
     assert damages(project) == list(range(1000))
 

@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 import pytest
 
 from support.cli_project import Project
+from support.waiting import until
 
-Until = Callable[[Callable[[], Any]], Any]
 HIT = '{"event_type": "hit", "damage": 1}'
 
 
@@ -52,19 +51,19 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_up_lands_what_comes_until_ctrl_c(project: Project, until: Until) -> None:
+def test_up_lands_what_comes_until_ctrl_c(project: Project) -> None:
     up = project.start("up")
     project.send(HIT, HIT)
     until(lambda: landed(project) == 2)
     project.send(HIT)
     os.killpg(up.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-    assert up.wait(30) == 0
+    assert up.wait(60) == 0
     assert landed(project) == 3, "what was logged before Ctrl-C is landed"
     assert "Traceback" not in project.complained()
     assert not [pid for pid in children(up.pid) if is_alive(pid)]
 
 
-def test_up_restarts_a_killed_lander(project: Project, until: Until) -> None:
+def test_up_restarts_a_killed_lander(project: Project) -> None:
     up = project.start("up")
     for count in range(1, 4):
         project.send(HIT)
@@ -73,12 +72,12 @@ def test_up_restarts_a_killed_lander(project: Project, until: Until) -> None:
         os.kill(lander, signal.SIGKILL)
         until(lambda old=lander: [pid for pid in children(up.pid) if pid != old])
     up.send_signal(signal.SIGTERM)
-    assert up.wait(30) == 0
+    assert up.wait(60) == 0
     assert project.complained().count("was killed by SIGKILL") == 3
 
 
 @pytest.mark.parametrize("at", ["its start", "work"])
-def test_a_lander_does_not_outlive_its_supervisor(project: Project, until: Until, at: str) -> None:
+def test_a_lander_does_not_outlive_its_supervisor(project: Project, at: str) -> None:
     up = project.start("up")
     (lander,) = until(lambda: children(up.pid))
     project.send(HIT)
@@ -91,7 +90,7 @@ def test_a_lander_does_not_outlive_its_supervisor(project: Project, until: Until
     project.send(HIT)
     until(lambda: landed(project) == 2)
     again.terminate()
-    assert again.wait(30) == 0
+    assert again.wait(60) == 0
 
 
 PARTS = """
@@ -116,7 +115,7 @@ sys.exit(Supervisor(Path(sys.argv[1]), {name: parts[name] for name in sys.argv[2
 """
 
 
-def test_a_replaced_lander_is_not_started_again_and_the_other_parts_go_on(tmp_path: Path, until: Until) -> None:
+def test_a_replaced_lander_is_not_started_again_and_the_other_parts_go_on(tmp_path: Path) -> None:
     words = [sys.executable, "-c", PARTS, str(tmp_path)]
     alone = subprocess.run([*words, "lander"], capture_output=True, text=True, timeout=60)
     assert (alone.returncode, alone.stderr.count("not started again")) == (4, 1)
@@ -125,10 +124,10 @@ def test_a_replaced_lander_is_not_started_again_and_the_other_parts_go_on(tmp_pa
     until(lambda: "not started again" in both.stderr.readline())
     until((tmp_path / "begun").exists)
     both.terminate()
-    assert (both.wait(30), (tmp_path / "begun").read_text()) == (4, "x")
+    assert (both.wait(60), (tmp_path / "begun").read_text()) == (4, "x")
 
 
-def test_a_second_up_is_refused_and_says_who_is_at_work(project: Project, until: Until) -> None:
+def test_a_second_up_is_refused_and_says_who_is_at_work(project: Project) -> None:
     first = project.start("up")
     project.send(HIT)
     until(lambda: landed(project) == 1)
@@ -191,7 +190,7 @@ def test_tail_follows_events_and_marks_bad_ones(project: Project) -> None:
     line = json.loads(tail.stdout.readline())
     assert (line["reason"], line["event_type"]) == ("unknown_event_type", "mis\x1b[31ms")
     tail.send_signal(signal.SIGINT)
-    assert tail.wait(10) == 130
+    assert tail.wait(60) == 130
     assert "Traceback" not in project.complained()
 
 

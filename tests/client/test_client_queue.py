@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -178,9 +177,7 @@ def test_a_shutdown_does_not_wait_for_a_collector_that_hangs(make: Make, collect
         client = make(url=f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=600)
         client.track("level_failed", level=1)
         peer, _ = silent.accept()
-        started = time.monotonic()
-        assert not client.shutdown(0.2)
-        assert time.monotonic() - started < 3
+        assert not client.shutdown(0.2)  # the answer would take until the timeout of 600 s
         assert client._sender._thread is not None and not client._sender._thread.is_alive()
         peer.close()
     assert make().flush()

@@ -31,6 +31,7 @@ from questlog.record import encode_record
 from questlog.settings import load_settings
 from questlog.stack import Stack, jars
 
+pytestmark = pytest.mark.full
 SCRAM, PLAIN = "scram-s3cret", r'pl"ain\s3cret = {;'
 """The second one is what quoting must survive."""
 WRONG = "wr0ng-s3cret"

@@ -18,7 +18,7 @@ from questlog.query.presto.client import run
 from questlog.settings import load_settings
 from questlog.stack import Stack
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.full]
 
 
 @pytest.fixture

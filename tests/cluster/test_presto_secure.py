@@ -25,7 +25,7 @@ from support.cluster.sql_server import SecureEngine
 if TYPE_CHECKING:
     from cluster.conftest import Shop
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.full]
 """The first use fetches them."""
 USER, PASSWORD, WRONG = "ada", "s3cret: Ünd mehr", "wr0ng-s3cret"
 """What the header must bear: a colon, a space, a letter beyond ASCII."""

@@ -37,7 +37,7 @@ from questlog.stack.place import find_trino_java
 from support.cluster.rest_catalog import RestCatalog
 from support.cluster.sql_server import Engine
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.full]
 TRINO = """
 connector.name=iceberg
 iceberg.catalog.type=rest

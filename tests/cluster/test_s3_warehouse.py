@@ -25,7 +25,7 @@ from support.cluster.rest_catalog import RestCatalog
 from support.cluster.s3_server import S3Server
 from support.cluster.sql_server import Engine
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.full]
 USER, SECRET = "lander", "s3-s3cret"
 GUILD = b'{"event_type": "join_guild", "guild": "wolves"}'
 PARTS = [("s3", HOME), ("rest-catalog-s3", CLUSTER)]

@@ -116,6 +116,7 @@ def executors(spark: Stack) -> list[psutil.Process]:
     return [each for each in children if "CoarseGrainedExecutorBackend" in " ".join(each.cmdline())]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(3000)
 def test_an_executor_a_worker_and_the_master_are_killed_and_every_event_lands_once(game: Game, spark: Stack) -> None:
     game.send(5)

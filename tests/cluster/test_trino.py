@@ -21,7 +21,7 @@ from questlog.stack.place import find_trino_java
 if TYPE_CHECKING:
     from cluster.conftest import Shop
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.full]
 """The first use fetches it."""
 FIVE = [
     "show tables",

@@ -41,10 +41,10 @@ class Fine:
 
 
 @contextlib.contextmanager
-def served() -> Iterator[int]:
+def served(idle_seconds: float = 0.05) -> Iterator[int]:
     """Run a server with short deadlines in a thread; yield its port."""
     sockets, stop = listen("127.0.0.1", 0, 1), threading.Event()
-    limits = replace(LIMITS, head_seconds=0.05, body_seconds=0.05, idle_seconds=0.05)
+    limits = replace(LIMITS, head_seconds=0.05, body_seconds=0.05, idle_seconds=idle_seconds)
 
     async def serve() -> None:
         await HttpServer(Fine(), limits).serve(sockets, stop.is_set)
@@ -55,7 +55,7 @@ def served() -> Iterator[int]:
         yield sockets[0].getsockname()[1]
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(60)
 
 
 def connections() -> list[Connection]:
@@ -81,7 +81,7 @@ def test_a_connection_that_has_ended_is_gone(sent: str) -> None:
 
 
 def test_a_connection_that_is_kept_open_keeps_no_body() -> None:
-    with served() as port, socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with served(idle_seconds=60) as port, socket.create_connection(("127.0.0.1", port), timeout=20) as client:
         client.sendall(SENT["a whole request"])
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
         [connection] = connections()

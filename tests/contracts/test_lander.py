@@ -19,6 +19,7 @@ from questlog.errors import LanderBusy
 from questlog.lake.ledger import read_ledger
 from questlog.pipeline import open_pipeline
 from questlog.record import encode_record
+from support.waiting import until
 
 PLAN = """
 [game]
@@ -127,13 +128,6 @@ def game(make: Callable[..., Game]) -> Game:
 def drain(game: Game) -> Any:
     with game.lander() as lander:
         return lander.drain()
-
-
-def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def test_drain_lands_what_is_logged_and_says_what_it_did(game: Game) -> None:

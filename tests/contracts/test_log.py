@@ -208,14 +208,14 @@ def test_several_processes_write_while_one_reads(
     for writer in writers:
         writer.start()
     reader, after, seen = opener(), START, []
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(seen) < 240 and time.monotonic() < deadline:
         batch = reader.read(after, 25)
         assert not batch.gaps
         seen += [entry.value for entry in batch.entries]
         after = batch.through
     for writer in writers:
-        writer.join(30)
+        writer.join(120)
     assert [writer.exitcode for writer in writers] == [0] * 4
     for name in range(4):
         assert [b"%d %d" % (name, n) for n in range(60)] == [v for v in seen if v.startswith(b"%d " % name)]

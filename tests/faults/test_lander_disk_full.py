@@ -4,8 +4,7 @@ import logging
 import os
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,7 @@ from questlog.land import loop
 from questlog.pipeline import open_pipeline
 from support import disks
 from support.crashing_lander import facts, iceberg_agrees, make_project, records
-
-
-def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
+from support.waiting import until
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from support import disks
 from support.game_processes import FAST_LANDING, Clients, ForkServer, Game, Process, assert_landed, assert_promise
 
-CUTS = int(os.environ.get("QUESTLOG_CUTS", "100"))
+CUTS = int(os.environ.get("QUESTLOG_CUTS", "40"))
 SEED = int(os.environ.get("QUESTLOG_SEED", random.randrange(10**6)))
 
 

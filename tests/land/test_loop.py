@@ -1,7 +1,6 @@
 """What the embedded lander promises beyond the contract of all landers."""
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from questlog.errors import LanderBusy
 from questlog.lake.ledger import read_ledger
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.record import encode_record
+from support.waiting import until
 
 
 @pytest.fixture
@@ -37,10 +37,7 @@ def test_what_is_logged_when_it_is_told_to_stop_is_landed_too(game: Pipeline) ->
         thread.start()
         try:
             send(game, 1)
-            deadline = time.monotonic() + 60
-            while landed(game) < 1:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            until(lambda: landed(game) == 1, "the first event is landed")
             send(game, 1)
         finally:
             stop.set()

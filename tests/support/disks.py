@@ -48,7 +48,7 @@ class Disk:
 
     def unmount(self) -> None:
         """Unmount as soon as the processes that used it are gone."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while subprocess.run(["umount", str(self.path)], capture_output=True).returncode:
             if time.monotonic() > deadline:
                 _run("umount", "--lazy", str(self.path))

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from cluster.faults.test_faults import ROUNDS, SEED, SOME
+from cluster.faults.test_faults import ROUNDS, SEED
 from questlog.stack import Stack
 from support.cluster.running_system import System
 from support.waiting import until
 
-if SOME:
-    pytest.skip("of some faults, none of these; tests/cluster/test_spark_standalone.py kills them once", True)
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
