@@ -18,17 +18,19 @@ import secrets
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from questlog.accept import read_id
+from questlog.backfill import BackfillResult, Shown
 from questlog.errors import QuestlogError
-from questlog.pipeline import Pipeline
+from questlog.pipeline import Pipeline, open_pipeline
 from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.record import decode_record, encode_record
+from questlog.stopping import StopSignal
 
 BATCH_LINES, BATCH_BYTES = 5_000, 4 << 20
 LONGEST_LINE = 16 << 20
@@ -141,6 +143,34 @@ def _zstd_error() -> type[Exception]:
     import zstandard
 
     return cast(type[Exception], zstandard.ZstdError)
+
+
+def fill_project(
+    folder: Path, files: Sequence[str], lines: Sequence[tuple[str, Lines]], stop: StopSignal, shown: Shown
+) -> BackfillResult:
+    """Import *files* and *lines* (each with the name by which it is remembered) into a new project, and land them."""
+    result = BackfillResult()
+    with open_pipeline(folder, profile="embedded", data=".questlog") as target:
+        for name, source in _sources(files, lines):
+            earlier = result.records
+            for step in Import(target, source, name=name, fresh=True).run():
+                result.records = earlier + step.events
+                shown(result.records, step.read, step.size or 0)
+                if stop.is_set():
+                    return result
+        with target.lander() as lander:
+            landed = lander.drain(stop, lambda landed, total: shown(landed, landed, total))
+        result.rows, result.duplicates = landed.rows, landed.duplicates
+        target.log.close()
+    return result
+
+
+def _sources(files: Sequence[str], lines: Sequence[tuple[str, Lines]]) -> Iterator[tuple[str, Lines]]:
+    for file in files:
+        source = Source(file)
+        yield str(Path(file).resolve()), source
+        source.close()
+    yield from lines
 
 
 class Import:

@@ -26,15 +26,15 @@ from questlog.settings import Project, Settings, find_project
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from questlog.backfill import Backfill
+    from questlog.backfill.quarantine import QuarantineBackfill
+    from questlog.backfill.topic import TopicBackfill
     from questlog.export import Export
     from questlog.export.folder import FolderExport
     from questlog.export.hive import HiveExport
     from questlog.land import Lander
-    from questlog.land.backfill import QuarantineBackfill
     from questlog.land.loop import LandingLoop
-    from questlog.land.part import Backfill
-    from questlog.land.spark import SparkLander
-    from questlog.land.spark.refill import TopicBackfill
+    from questlog.land.spark.lander import SparkLander
     from questlog.log import Log, LogReader, Position
     from questlog.log.kafka import KafkaLog
     from questlog.log.kafka.forward import Forwarder
@@ -221,7 +221,7 @@ class EmbeddedPipeline(_Stages):
 
     def backfill(self, into: str = "", records: int | None = None) -> QuarantineBackfill:
         """Return what moves events from quarantine to their tables; running it takes the lander's lease."""
-        from questlog.land.backfill import QuarantineBackfill
+        from questlog.backfill.quarantine import QuarantineBackfill
 
         return QuarantineBackfill(lambda: self.plan, self.project.catalog, self.project.warehouse)
 
@@ -284,7 +284,7 @@ class ClusterPipeline(_Stages):
 
     def lander(self) -> SparkLander:
         """Return a lander; entering it starts Spark and replaces the lander before it."""
-        from questlog.land.spark import SparkLander
+        from questlog.land.spark.lander import SparkLander
         from questlog.land.spark.source import commit_offsets
 
         settings = self.project.settings
@@ -316,7 +316,7 @@ class ClusterPipeline(_Stages):
 
     def backfill(self, into: str = "", records: int | None = None) -> TopicBackfill:
         """Return what fills the tables, or new ones in namespace *into*, from the topic."""
-        from questlog.land.spark.refill import TopicBackfill
+        from questlog.backfill.topic import TopicBackfill
 
         settings = self.project.settings
         return TopicBackfill(

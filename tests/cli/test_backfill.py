@@ -121,7 +121,7 @@ def test_a_backfill_that_dies_before_its_commit_changed_nothing(
 def _run(project: Project) -> None:
     import threading
 
-    from questlog.land.part import OPEN
+    from questlog.backfill.bounds import OPEN
 
     project.pipeline.backfill().run(OPEN, OPEN, threading.Event(), lambda *_: None)
 

@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from cluster.test_spark_lander import GUILD, Game, game, spark
 from questlog.errors import LanderReplaced
-from questlog.land.spark import SparkLander
-from questlog.land.spark.locks import release_locks
+from questlog.land.spark.commits import release_locks
+from questlog.land.spark.lander import SparkLander
 
 
 def apart(work: Callable[[], object]) -> None:
@@ -36,7 +36,7 @@ def apart(work: Callable[[], object]) -> None:
 
 def stopped_before(lander: SparkLander, number: int, meanwhile: Callable[[], object]) -> None:
     """Let *meanwhile* happen just before the lander's commit of that number: all its own checks are behind it."""
-    append, count = lander._tables._commits.append, iter(range(10**6))
+    append, count = lander.catalog.commits.append, iter(range(10**6))
     lock = threading.Lock()
 
     def stopped(*arguments: Any) -> None:
@@ -45,12 +45,12 @@ def stopped_before(lander: SparkLander, number: int, meanwhile: Callable[[], obj
                 apart(meanwhile)
         append(*arguments)
 
-    lander._tables._commits.append = stopped  # type: ignore[method-assign]
+    lander.catalog.commits.append = stopped  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("commit", [0, 1, 2])
 def test_a_lander_stopped_between_its_check_and_its_commit_commits_nothing_more(game: Game, commit: int) -> None:
-    """Before its first table, its second, and the floor."""
+    """Before its first table, its second, and the checkpoint."""
     with game.lander("one") as old:
         old.drain()
         game.send(GUILD, b'{"event_type": "purchase_sword"}')
@@ -70,17 +70,17 @@ def test_two_landers_that_start_in_the_same_moment_get_numbers_of_their_own(game
         old.drain()
         stopped_before(old, 10**6, lambda: None)
         old._began = False
-        floor, again = old._tables.floor, []
+        checkpoint, again = old.state.checkpoint, []
 
         def late() -> Any:
-            found = floor()
-            if not again:  # it has read the floor; before it claims, the other one starts and claims
+            read = checkpoint()
+            if not again:  # it has read the checkpoint; before it claims, the other one starts and claims
                 again.append(apart(lambda: new.drain()))
-            return found
+            return read
 
-        old._tables.floor = late  # type: ignore[method-assign]
+        old.state.checkpoint = late  # type: ignore[method-assign]
         old.drain()
-        assert old._tables.epoch == new._tables.epoch + 1
+        assert old.catalog.epoch == new.catalog.epoch + 1
 
 
 def metastore(game: Game) -> Any:

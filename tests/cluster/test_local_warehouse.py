@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from cluster.test_spark_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
 from cluster.test_spark_lander import GUILD, Game, other_catalog, spark
-from questlog.land.spark.upkeep import SparkUpkeep
+from questlog.land.spark.maintenance import SparkMaintenance
 from questlog.query.presto import PrestoServer
 from questlog.query.presto.client import run
 from questlog.settings import load_settings
@@ -39,7 +39,8 @@ def test_presto_reads_what_landed_on_a_local_path_after_upkeep_too(game: Game, s
         game.land()
     with game.lander() as lander:
         lander.take_over()
-        SparkUpkeep(lander.tables.twin(), lambda: 24.0, every=0, keep=0).keep(game.name, "join_guild")
+        maintenance = SparkMaintenance(lander.catalog.twin(), game.name, lambda: 24.0, every=0, keep=0)
+        maintenance.maintain(game.name, "join_guild")
         lander.drain()
     files = [path for path in (game.folder / "ware").rglob("*.parquet") if "/join_guild/" in str(path)]
     assert len(files) >= 3

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from cluster.test_spark_lander import Game, is_json, spark  # noqa: F401
-from questlog.land.spark import SparkLander
+from questlog.land.spark.lander import SparkLander
 from questlog.land.spark.source import commit_offsets
 from questlog.pipeline import open_pipeline
 from questlog.record import encode_record

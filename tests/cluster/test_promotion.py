@@ -20,7 +20,7 @@ pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from cluster.test_spark_lander import PLAN, events, is_json, plain, spark  # noqa: F401
 from questlog.cli import cli
 from questlog.errors import LanderBusy, QuestlogError
-from questlog.land.spark import SparkLander
+from questlog.land.spark.lander import SparkLander
 from questlog.land.spark.source import commit_offsets
 from questlog.log.kafka.spool import Spool, read_forwarding
 from questlog.log.kafka.topic import create_topic
@@ -242,7 +242,7 @@ def test_a_table_with_rows_of_somebody_else_is_refused_and_left_as_it_is(game: G
     game.send(GUILD)
     game.spark.sql(f"create namespace lake.{game.name}")
     game.spark.sql(f"create table lake.{game.name}.join_guild using iceberg as select 'theirs' as event_id")
-    with pytest.raises(QuestlogError, match="holds 1 rows of somebody else"):
+    with pytest.raises(QuestlogError, match="holds 1 rows that were not copied from this project"):
         game.promote()
     assert game.ids() == ["theirs"]
 
@@ -250,14 +250,15 @@ def test_a_table_with_rows_of_somebody_else_is_refused_and_left_as_it_is(game: G
 PROGRAM = """
 import os, signal, sys
 from questlog.cli import cli
-from questlog.land.spark import SparkLander
+from questlog.land.spark.lander import SparkLander
+from questlog.land.spark.state import LanderState
 from questlog.land.spark.tables import SparkTables
 from questlog.log.kafka.forward import Forwarder
 from questlog.log.kafka.spool import Spool
 from questlog.promote import Promotion, copy
 copy.PIECE_ROWS = copy._BATCH_ROWS = 100
 folder, moment, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
-owner = {"copy": SparkTables, "know": SparkTables, "save": SparkTables, "seal": Spool, "step": Forwarder,
+owner = {"copy": SparkTables, "add_ids": LanderState, "save": LanderState, "seal": Spool, "step": Forwarder,
          "drain": SparkLander, "compare": Promotion}[moment.split()[-1]]
 name, before = moment.split()[-1], moment.startswith("before")
 real, calls = getattr(owner, name), iter(range(1, number))
@@ -274,10 +275,10 @@ def dying(*arguments, **named):
 setattr(owner, name, dying)
 cli(["-C", folder, "promote"])
 """
-COPYING = [("after copy", 2), ("after know", 1), ("before save", 2)]
+COPYING = [("after copy", 2), ("after add_ids", 1), ("before save", 2)]
 HANDED_OVER = [("after save", 2), ("before drain", 1), ("before compare", 1)]
-"""A piece is copied and not the next; ids are there and no floor; before and after the floor, which is the first
-`save` after that of taking over; forwarded and not landed; landed and not compared."""
+"""One piece is copied, the next is not; the ids are copied, the checkpoint is not; just before and just after the
+checkpoint, which is the first `save` after that of the take-over; forwarded, not landed; landed, not compared."""
 
 
 @pytest.mark.parametrize("moments", [COPYING, HANDED_OVER], ids=["copying", "handed over"])

@@ -26,8 +26,8 @@ from cluster.test_spark_lander import (
     test_a_batch_that_ends_after_any_commit_is_finished_and_doubles_nothing,
 )
 from questlog.errors import NotInstalled, QueryError, QuestlogError
-from questlog.land.spark.locks import release_locks
-from questlog.land.spark.upkeep import SparkUpkeep
+from questlog.land.spark.commits import release_locks
+from questlog.land.spark.maintenance import SparkMaintenance
 from questlog.pipeline import open_pipeline
 from questlog.query.presto import open_engine
 from questlog.report.cluster import metastore_down
@@ -87,7 +87,8 @@ def test_trino_answers_from_the_same_catalog(game: Game, stack: Stack, catalog: 
         game.land()
     with game.lander() as lander:
         lander.take_over()
-        SparkUpkeep(lander.tables.twin(), lambda: 24.0, every=0, keep=0).keep(game.name, "join_guild")
+        maintenance = SparkMaintenance(lander.catalog.twin(), game.name, lambda: 24.0, every=0, keep=0)
+        maintenance.maintain(game.name, "join_guild")
     (tmp_path / "trino").mkdir()
     engine = Engine("trino", tmp_path / "trino", stack, TRINO.format(url=catalog.url, etc=tmp_path / "trino" / "etc"))
     try:

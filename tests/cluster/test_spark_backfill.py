@@ -17,11 +17,12 @@ pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from confluent_kafka import Producer
 
 from cluster.test_spark_lander import GUILD, PLAN, Game, game, spark, wait_until  # noqa: F401
+from questlog.backfill import BackfillResult
+from questlog.backfill.bounds import OPEN, Bound, parse_bound
+from questlog.backfill.missing import MissingRows
+from questlog.backfill.topic import TopicBackfill, find_part
 from questlog.errors import LanderFenced, QuestlogError
-from questlog.land.part import OPEN, Bound, Filled, parse_bound
-from questlog.land.spark.backfill import SparkBackfill
-from questlog.land.spark.part import find_part
-from questlog.land.spark.refill import TopicBackfill
+from questlog.land.spark.source import Source
 from support.cluster.spark_options import Kept
 
 LATE = b'{"event_type": "late", "n": 1}'
@@ -35,7 +36,7 @@ def backfill(game: Game, into: str = "", **more: Any) -> TopicBackfill:
     )  # fmt: skip
 
 
-def fill(game: Game, start: Bound = OPEN, until: Bound = OPEN, **more: Any) -> Filled:
+def fill(game: Game, start: Bound = OPEN, until: Bound = OPEN, **more: Any) -> BackfillResult:
     return backfill(game, **more).run(start, until, more.get("stop", threading.Event()), lambda *_: None)
 
 
@@ -115,17 +116,17 @@ def test_a_backfill_that_dies_in_the_middle_is_completed_by_the_next(
 
     with monkeypatch.context() as patch:
         if step == "clear":
-            patch.setattr(SparkBackfill, "_clear", dying)
+            patch.setattr(MissingRows, "_clear", dying)
         else:
             done = iter(range(1))
-            add = SparkBackfill._count
+            add = MissingRows._count
 
-            def count(self: SparkBackfill, name: str, rows: int) -> None:
+            def count(self: MissingRows, name: str, rows: int) -> None:
                 add(self, name, rows)
                 if next(done, None) is not None:
                     raise Died
 
-            patch.setattr(SparkBackfill, "_count", count)
+            patch.setattr(MissingRows, "_count", count)
         with pytest.raises(Died):
             fill(game)
     fill(game)
@@ -182,7 +183,7 @@ def test_a_backfill_beside_a_lander_that_works_loses_and_doubles_nothing(game: G
                 send(game, LATE, GUILD, b"?")
                 sent += 3
                 fill(game, records=10)
-            wait_until(lambda: lander._floor.counts.get("records", 0) == sent)
+            wait_until(lambda: lander._checkpoint.counts.get("records", 0) == sent)
         finally:
             stop.set()
             thread.join(90)
@@ -192,21 +193,17 @@ def test_a_backfill_beside_a_lander_that_works_loses_and_doubles_nothing(game: G
 
 
 def test_the_older_of_two_backfills_fails_before_it_adds(game: Game, tmp_path: Path) -> None:
-    from questlog.land.spark.tables import SparkTables
-
     send(game, LATE)
     game.land()
     grow(game)
-    tables = SparkTables(game.spark, game.name)
-    old, new = (
-        SparkBackfill(tables, game.pipeline.plan, topic=game.name, kafka=game.kafka, records=500) for _ in range(2)
-    )
+    source = Source(game.kafka, game.name)
+    old, new = (MissingRows(game.spark, game.name, game.pipeline.plan, source, records=500) for _ in range(2))
     first, until = find_part(game.kafka, game.name, OPEN, OPEN)
     old.begin()
     new.begin()
     with pytest.raises(LanderFenced, match="another backfill"):
-        old.fill(first, until, threading.Event(), lambda *_: None)
-    new.fill(first, until, threading.Event(), lambda *_: None)
+        old.add(first, until, threading.Event(), lambda *_: None)
+    new.add(first, until, threading.Event(), lambda *_: None)
     assert len(game.ids()) == len(set(game.ids())) == 1
 
 
@@ -226,27 +223,27 @@ def test_new_tables_from_scratch_hold_what_the_plan_of_now_says(game: Game) -> N
     assert game.rows("quarantine", "reason") != []
     with pytest.raises(QuestlogError, match="the lander fills"):
         backfill(game, into=game.name)
-    with pytest.raises(QuestlogError, match="no backfill made it"):
+    with pytest.raises(QuestlogError, match="no backfill created it"):
         fill(game, into=f"{game.name}_state")
 
 
 def test_new_tables_from_the_middle_are_finished_from_there(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first batch that is half landed is not finished from the topic's beginning."""
-    from questlog.land.spark.tables import SparkTables
+    from questlog.land.spark.state import LanderState
 
     send(game, GUILD, GUILD, GUILD)
     into = f"{game.name}_new"
     ends = fill(game, into=f"{game.name}_all").until
     partition = max(ends, key=lambda p: ends[p])
     with monkeypatch.context() as patch:
-        save = SparkTables.save
+        save = LanderState.save
 
-        def dying(self: Any, floor: Any, *seen: Any, **fence: Any) -> None:
-            if floor.counts.get("records"):
+        def dying(self: Any, checkpoint: Any, *seen: Any, **fence: Any) -> None:
+            if checkpoint.counts.get("records"):
                 raise RuntimeError("died")
-            save(self, floor, *seen, **fence)
+            save(self, checkpoint, *seen, **fence)
 
-        patch.setattr(SparkTables, "save", dying)
+        patch.setattr(LanderState, "save", dying)
         with pytest.raises(RuntimeError, match="died"):
             fill(game, Bound({partition: 1}), into=into)
     fill(game, Bound({partition: 1}), into=into)

@@ -12,7 +12,7 @@ from cluster.test_spark_lander import Game as SparkGame
 from cluster.test_spark_lander import spark
 from contracts import test_lander as contract
 from contracts.test_lander import *  # noqa: F403
-from questlog.land.spark import SparkLander
+from questlog.land.spark.lander import SparkLander
 from questlog.land.spark.source import commit_offsets
 from questlog.log.kafka.topic import describe_topic
 from questlog.query.presto import PrestoServer

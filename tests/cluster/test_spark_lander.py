@@ -21,8 +21,8 @@ from support.cluster.spark_options import SPARK, SPARK_LINES, Kept
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from questlog.errors import LanderFenced
-from questlog.land.spark import SparkLander
-from questlog.land.spark.catalog import catalog_options
+from questlog.land.spark.lander import SparkLander
+from questlog.land.spark.session import catalog_options
 from questlog.land.spark.source import commit_offsets
 from questlog.log.kafka.spool import Spool
 from questlog.log.kafka.topic import create_topic
@@ -177,14 +177,14 @@ def test_a_batch_that_ends_after_any_commit_is_finished_and_doubles_nothing(game
         pass
 
     with game.lander() as lander:
-        commit, done = lander._tables.commit, iter(range(commits))
+        commit, done = lander.tables.commit, iter(range(commits))
 
         def dying(*arguments: Any) -> None:
             if next(done, None) is None:
                 raise Died
             commit(*arguments)
 
-        lander._tables.commit = dying  # type: ignore[method-assign]
+        lander.tables.commit = dying  # type: ignore[method-assign]
         with pytest.raises(Died):
             lander.drain()
     (game.folder / "plan.toml").write_text(PLAN + '[events.late.fields]\nn = "int"\n')
@@ -243,7 +243,7 @@ def test_members_and_descriptions_follow_the_plan(game: Game) -> None:
 
 def test_the_query_engine_is_told_of_the_tables_until_it_listens(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without one event: the plan's tables are there before."""
-    monkeypatch.setattr("questlog.land.spark.chores.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("questlog.land.spark.maintenance.RETRY_SECONDS", 0.1)
     told, stop = list[int](), threading.Event()
 
     def announce() -> None:

@@ -18,11 +18,12 @@ from pyspark.errors import IllegalArgumentException
 from cluster.test_fence import apart
 from cluster.test_spark_lander import GUILD, PLAN, RECEIVED_MS, Game, game, spark, wait_until
 from questlog.errors import LanderReplaced
-from questlog.land.spark import SparkLander
-from questlog.land.spark.ids import DAY_MS
-from questlog.land.spark.states import KEPT, STATE, last, states
+from questlog.lake.checkpoint import Checkpoint, read_snapshots, table_checkpoint
+from questlog.land.spark.commits import DAY_MS, IcebergCatalog
+from questlog.land.spark.lander import SparkLander
+from questlog.land.spark.maintenance import ORPHAN_SECONDS, SWEEP_SECONDS, SparkMaintenance
+from questlog.land.spark.state import LanderState
 from questlog.land.spark.tables import SparkTables
-from questlog.land.spark.upkeep import ORPHAN_SECONDS, SWEEP_SECONDS, SparkUpkeep
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -47,17 +48,21 @@ def running(lander: SparkLander) -> Iterator[Callable[[], float]]:
         end()
 
 
-def hurry(upkeep: SparkUpkeep) -> None:
-    """Let it keep the tables now and always, and forget every snapshot that may go."""
-    upkeep._every = upkeep._keep = upkeep._due = 0.0
+def hurry(maintenance: SparkMaintenance) -> None:
+    """Make every table due now and from now on, and every snapshot that may expire too."""
+    maintenance._every = maintenance._keep = maintenance._due = 0.0
 
 
-def upkeep_of(lander: SparkLander, hours: float = 24.0) -> SparkUpkeep:
-    return SparkUpkeep(lander._tables.twin(), lambda: hours, every=0.0, keep=0.0)
+def maintenance_of(lander: SparkLander, hours: float = 24.0) -> SparkMaintenance:
+    return SparkMaintenance(lander.catalog.twin(), lander.tables.namespace, lambda: hours, every=0.0, keep=0.0)
 
 
 def metadata(game: Game, name: str, namespace: str = "") -> Any:
-    return SparkTables(game.spark, game.name).metadata(namespace or game.name, name)
+    return IcebergCatalog(game.spark).metadata(namespace or game.name, name)
+
+
+def checkpoint_of(game: Game) -> Checkpoint:
+    return LanderState(IcebergCatalog(game.spark), game.name).checkpoint()
 
 
 def files(game: Game, table: str) -> int:
@@ -81,22 +86,22 @@ def test_many_files_become_few_while_events_arrive_and_the_ledger_balances(game:
         sent = 0
         with running(lander):
             wait_until(lambda: hasattr(lander, "_targets"), 120)
-            hurry(lander._chores._upkeep)
+            hurry(lander._background._maintenance)
             while files(game, "join_guild") >= 5:
                 game.send(GUILD, chosen=f"more {sent}")
                 game.forward()
                 sent += 1
-                arrived(lander, landed + sent)
+                arrived(game, landed + sent)
             wait_until(lambda: len(metadata(game, "join_guild")["snapshots"]) < 6, 120)
-    floor = SparkTables(game.spark, game.name).floor()
-    assert floor.counts["records"] == landed + sent
-    assert len(game.ids()) + floor.counts["duplicate"] == landed + sent
+    counts = checkpoint_of(game).counts
+    assert counts["records"] == landed + sent
+    assert len(game.ids()) + counts["duplicate"] == landed + sent
     assert len(set(game.rows("join_guild", "event_id"))) == len(game.rows("join_guild")) == 6 + sent
     assert game.land().records == 0
 
 
-def arrived(lander: SparkLander, records: int) -> None:
-    wait_until(lambda: SparkTables(lander._spark, lander._namespace).floor().counts.get("records") == records, 300)
+def arrived(game: Game, records: int) -> None:
+    wait_until(lambda: checkpoint_of(game).counts.get("records") == records, 300)
 
 
 def test_upkeep_keeps_its_times_while_nothing_comes_and_stops_with_the_lander(
@@ -106,24 +111,24 @@ def test_upkeep_keeps_its_times_while_nothing_comes_and_stops_with_the_lander(
     with game.lander() as lander:
         for _ in range(3):
             land(game, lander, GUILD)
-        before = lander._tables.positions(), lander._tables.floor()
+        before = positions(lander), lander.state.checkpoint()
     assert len(metadata(game, "join_guild")["snapshots"]) >= 4
     with game.lander("other") as lander, running(lander) as end:
         wait_until(lambda: hasattr(lander, "_targets"), 120)
-        hurry(lander._chores._upkeep)
-        monkeypatch.setattr("questlog.land.spark.chores.LOOK_SECONDS", 0.1)
-        wait_until(lambda: [KEPT in s for s in states(metadata(game, "join_guild"))] == [True], 300)
+        hurry(lander._background._maintenance)
+        monkeypatch.setattr("questlog.land.spark.maintenance.POLL_SECONDS", 0.1)
+        wait_until(lambda: [c.kept > 0 for c in checkpoints(metadata(game, "join_guild"))] == [True], 300)
         kept = metadata(game, "join_guild")
-        progress = last(metadata(game, "progress", lander._tables.own), KEPT)
-        wait_until(lambda: lander._chores._upkeep._next == [], 120)
-        wait_until(lambda: lander._chores._upkeep._next != [], 120)
+        progress = table_checkpoint(metadata(game, "progress", lander.state.namespace)).kept
+        wait_until(lambda: lander._background._maintenance._next == [], 120)
+        wait_until(lambda: lander._background._maintenance._next != [], 120)
         assert metadata(game, "join_guild") == kept
         assert end() < 30
         assert progress > 0
-        assert [t for t in threading.enumerate() if t.name == "chores"] == []
-        assert lander._tables.positions() == before[0]
-        floor = lander._tables.floor()
-        assert (floor.position, floor.counts) == (before[1].position, before[1].counts)
+        assert [t for t in threading.enumerate() if t.name == "questlog-maintenance"] == []
+        assert positions(lander) == before[0]
+        after = lander.state.checkpoint()
+        assert (after.position, after.counts) == (before[1].position, before[1].counts)
     assert game.land().records == 0
     assert len(game.ids()) == 3
 
@@ -132,16 +137,16 @@ def test_ids_whose_window_is_over_go_and_a_repeat_within_it_is_still_known(game:
     with game.lander() as lander:
         for hours in (0, 48, 120):
             land(game, lander, GUILD, chosen=f"at hour {hours}", hours=hours)
-        upkeep_of(lander).keep(lander._tables.own, "progress")
-        before = lander._tables.floor()
-    rows = game.spark.table(f"lake.{game.name}_state.checkpoint").collect()
+        maintenance_of(lander).maintain(lander.state.namespace, "progress")
+        before = lander.state.checkpoint()
+    rows = game.spark.table(f"lake.{game.name}_state.progress").collect()
     day = (RECEIVED_MS + 72 * 3_600_000) // DAY_MS * DAY_MS
     assert {r.event_id for r in rows} == {"at hour 120"}
     assert min(r.received_ms for r in rows) >= day
     with game.lander() as lander:
         assert lander.drain().records == 0
-        floor = lander._tables.floor()
-        assert (floor.position, floor.spools, floor.counts) == (before.position, before.spools, before.counts)
+        after = lander.state.checkpoint()
+        assert (after.position, after.spools, after.counts) == (before.position, before.spools, before.counts)
         game.send(GUILD, chosen="at hour 120", hours=121)
         game.forward()
         assert lander.drain().duplicates == 1
@@ -152,14 +157,14 @@ def test_a_server_whose_clock_is_ahead_does_not_make_the_ids_of_others_old(game:
     with game.lander() as lander:
         land(game, lander, GUILD, chosen="mine", hours=now)
         land(game, lander, GUILD, chosen="from tomorrow", hours=now + 24 * 365)
-        upkeep_of(lander).keep(lander._tables.own, "progress")
+        maintenance_of(lander).maintain(lander.state.namespace, "progress")
     with game.lander() as lander:
         game.send(GUILD, chosen="mine", hours=now)
         game.forward()
         assert lander.drain().duplicates == 1
 
 
-@pytest.mark.parametrize("moment", ["oldest_id", "rewrite_data_files", "carry", "expire_snapshots"])
+@pytest.mark.parametrize("moment", ["expire_ids", "rewrite_data_files", "repeat_checkpoint", "expire_snapshots"])
 def test_a_driver_frozen_in_its_upkeep_changes_nothing_when_it_wakes_and_another_has_taken_over(
     game: Game, moment: str
 ) -> None:
@@ -167,40 +172,40 @@ def test_a_driver_frozen_in_its_upkeep_changes_nothing_when_it_wakes_and_another
     with game.lander("one") as old:
         for hours in (0, 120):
             land(game, old, GUILD, chosen=f"at hour {hours}", hours=hours)
-        upkeep = upkeep_of(old)
+        maintenance = maintenance_of(old)
         with game.lander("two") as new:
 
             def meanwhile() -> None:
                 new.drain()
-                others = upkeep_of(new, hours=500)
+                others = maintenance_of(new, hours=500)
                 land(game, new, GUILD, b"?", b'{"event_type": "purchase_sword"}')
                 for name in ("join_guild", "quarantine"):
-                    others.keep(game.name, name)
-                others.keep(f"{game.name}_state", "progress")
+                    others.maintain(game.name, name)
+                others.maintain(f"{game.name}_state", "progress")
                 land(game, new, GUILD)
 
-            frozen_before(upkeep, moment, meanwhile)
-            own = old._tables.own
-            order = [(own, "progress")] if moment == "oldest_id" else [(game.name, "join_guild"), (own, "progress")]
+            frozen_before(maintenance, moment, meanwhile)
+            own = old.state.namespace
+            order = [(own, "progress")] if moment == "expire_ids" else [(game.name, "join_guild"), (own, "progress")]
             for namespace, name in order:
                 try:
-                    upkeep.keep(namespace, name)
+                    maintenance.maintain(namespace, name)
                 except IllegalArgumentException:  # more snapshots to forget than are left: Iceberg refuses
                     assert moment == "expire_snapshots"
                 except LanderReplaced:
                     assert moment != "expire_snapshots" or name == "progress"
-            if moment in ("oldest_id", "carry"):
+            if moment in ("expire_ids", "repeat_checkpoint"):
                 with pytest.raises(LanderReplaced):
-                    upkeep.keep(own, "progress")
+                    maintenance.maintain(own, "progress")
             known = {r.event_id for r in game.spark.table(f"lake.{own}.progress").collect()}
             assert known == {"at hour 0", "at hour 120"}
-            assert new._tables.floor().epoch == new._tables.epoch
+            assert new.state.checkpoint().epoch == new.catalog.epoch
             land(game, new, GUILD)
     assert game.land().records == 0
     assert len(game.ids()) == len(set(game.ids())) == 7
 
 
-def frozen_before(upkeep: SparkUpkeep, moment: str, meanwhile: Callable[[], None]) -> None:
+def frozen_before(maintenance: SparkMaintenance, moment: str, meanwhile: Callable[[], None]) -> None:
     """Let *meanwhile* happen once, just before the upkeep does that."""
     done = list[bool]()
 
@@ -209,28 +214,29 @@ def frozen_before(upkeep: SparkUpkeep, moment: str, meanwhile: Callable[[], None
             done.append(True)
             apart(meanwhile)
 
-    tables: Any = upkeep._tables
-    if moment in ("oldest_id", "carry"):
-        owner, name = (tables, "carry") if moment == "carry" else (tables._commits, "delete")
+    if moment in ("expire_ids", "repeat_checkpoint"):
+        commits: Any = maintenance._catalog.commits
+        owner, name = (maintenance, moment) if moment == "repeat_checkpoint" else (commits, "delete")
         real = getattr(owner, name)
-        setattr(owner, name, lambda *given: (once(), real(*given))[1])
+        setattr(owner, name, lambda *given, **named: (once(), real(*given, **named))[1])
         return
-    call = upkeep._call
+    call = maintenance._call
 
     def frozen(stop: Any, procedure: str) -> None:
         if procedure.startswith(moment):
             once()
         call(stop, procedure)
 
-    upkeep._call = frozen  # type: ignore[method-assign]
+    maintenance._call = frozen  # type: ignore[method-assign]
 
 
 def test_no_older_state_is_said_again_on_top_of_a_newer_one(game: Game) -> None:
     """The stream commits between upkeep's look and its word."""
     with game.lander() as lander:
         land(game, lander, GUILD)
-        twin: Any = lander._tables.twin()
-        append, done = twin._commits.append, list[bool]()
+        maintenance = maintenance_of(lander)
+        commits: Any = maintenance._catalog.commits
+        append, done = commits.append, list[bool]()
 
         def late(*given: Any) -> None:
             if not done:
@@ -238,11 +244,20 @@ def test_no_older_state_is_said_again_on_top_of_a_newer_one(game: Game) -> None:
                 apart(lambda: land(game, lander, GUILD))
             append(*given)
 
-        twin._commits.append = late
-        twin.carry(lander._tables.own, "progress", {KEPT: 1})
-        found = states(metadata(game, "progress", lander._tables.own))
-        assert (found[-1][KEPT], found[-1]["counts"]["records"]) == (1, 2)
-        assert found[-1]["position"] == found[-2]["position"]
+        commits.append = late
+        maintenance.repeat_checkpoint(lander.state.namespace, "progress", kept=1)
+        *_, before, last = checkpoints(metadata(game, "progress", lander.state.namespace))
+        assert (last.kept, last.counts["records"]) == (1, 2)
+        assert last.position == before.position
+
+
+def checkpoints(metadata: Any) -> list[Checkpoint]:
+    """Return the checkpoints in a table's snapshots, oldest first."""
+    return [snapshot.checkpoint for snapshot in read_snapshots(metadata) if snapshot.checkpoint is not None]
+
+
+def positions(lander: SparkLander) -> dict[str, Any]:
+    return {name: checkpoint.position for name, checkpoint in lander.tables.checkpoints().items()}
 
 
 def put(game: Game, table: str, name: str, age_seconds: float) -> Any:
@@ -270,15 +285,15 @@ def test_what_no_snapshot_knows_goes_from_hdfs_after_its_age_and_manifests_are_m
             land(game, lander, GUILD)
         old = put(game, "join_guild", "old.parquet", ORPHAN_SECONDS + 60)
         new = put(game, "join_guild", "new.parquet", ORPHAN_SECONDS - 3600)
-        upkeep = upkeep_of(lander)
-        upkeep.keep(game.name, "join_guild")
+        maintenance = maintenance_of(lander)
+        maintenance.maintain(game.name, "join_guild")
         assert hdfs(game, old).exists(old)  # it is not a day yet since the table was made
         assert manifests(game) == 1
         land(game, lander, GUILD)
-        now = time.time_ns
-        monkeypatch.setattr("questlog.land.spark.upkeep.time.time_ns", lambda: now() + int(10 * SWEEP_SECONDS * 1e9))
-        assert upkeep._is_due(game.name, "join_guild")
-        upkeep.keep(game.name, "join_guild")
+        now, ahead = time.time_ns, int(10 * SWEEP_SECONDS * 1e9)
+        monkeypatch.setattr("questlog.land.spark.maintenance.time.time_ns", lambda: now() + ahead)
+        assert maintenance._is_due(game.name, "join_guild")
+        maintenance.maintain(game.name, "join_guild")
         monkeypatch.undo()
         assert (hdfs(game, old).exists(old), hdfs(game, new).exists(new)) == (False, True)
         assert manifests(game) == 1
@@ -296,7 +311,7 @@ def test_the_plan_is_followed_while_nothing_comes_and_its_words_arrive_in_the_ta
         said = said.replace('guild = "string"', 'guild = { type = "string", description = "Which guild." }')
         (game.folder / "plan.toml").write_text(said + '[events.late.fields]\nn = "int"\n')
         wait_until(lambda: comments(game) == ("Somebody joined.", "Which guild."), 120)
-        wait_until(lambda: "late" in lander._tables.twin().names(), 120)
+        wait_until(lambda: "late" in SparkTables(lander.catalog.twin(), game.name).names(), 120)
         (game.folder / "plan.toml").write_text(said.replace("Which guild.", "Its guild.") + "[events.late]\n")
         game.send(GUILD)
         game.forward()
@@ -306,7 +321,7 @@ def test_the_plan_is_followed_while_nothing_comes_and_its_words_arrive_in_the_ta
 
 def comments(game: Game) -> tuple[str | None, str | None]:
     """Return what is said of the table, and of its field `guild`."""
-    if "join_guild" not in SparkTables(game.spark, game.name).names():
+    if "join_guild" not in SparkTables(IcebergCatalog(game.spark), game.name).names():
         return None, None
     found = metadata(game, "join_guild")
     schema = next(s for s in found["schemas"] if s["schema-id"] == found["current-schema-id"])
@@ -331,17 +346,17 @@ def test_a_table_that_a_backfill_makes_in_the_same_moment_is_taken_as_it_is(
 def test_a_plan_is_followed_though_upkeep_commits_in_the_same_moment(game: Game) -> None:
     with game.lander() as lander:
         land(game, lander, GUILD)
-        twin, done = lander._tables.twin(), list[bool]()
-        found = lander._tables.metadata
+        maintenance, done = maintenance_of(lander), list[bool]()
+        metadata_of = lander.catalog.metadata
 
         def late(namespace: str, name: str) -> Any:
-            answer = found(namespace, name)
+            answer = metadata_of(namespace, name)
             if name == "join_guild" and len(done) < 2:  # also between the look and the swap
                 done.append(True)
-                apart(lambda: twin.carry(namespace, name, {KEPT: 1}))
+                apart(lambda: maintenance.repeat_checkpoint(namespace, name, kept=1))
             return answer
 
-        lander._tables.metadata = late  # type: ignore[method-assign]
+        lander.catalog.metadata = late  # type: ignore[method-assign]
         (game.folder / "plan.toml").write_text(PLAN.replace("A player joined.", "Somebody joined."))
         land(game, lander, GUILD)
         assert len(done) == 2

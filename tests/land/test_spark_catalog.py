@@ -3,7 +3,7 @@
 import pytest
 
 from questlog.errors import QuestlogError
-from questlog.land.spark.catalog import catalog_options
+from questlog.land.spark.session import catalog_options
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,6 @@ def test_the_scheme_says_which_catalog_it_is(address: str, kind: str) -> None:
 
 
 def test_an_address_of_no_known_catalog_is_refused_with_both_kinds() -> None:
-    with pytest.raises(QuestlogError, match="is no address") as refused:
+    with pytest.raises(QuestlogError, match="is not a valid address") as refused:
         catalog_options("metastore.example:9083", "w")
     assert "thrift://" in refused.value.hint and "https://" in refused.value.hint

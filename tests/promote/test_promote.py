@@ -18,7 +18,7 @@ from questlog.log.sqlite import SqliteLog
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.promote.compare import Side, compare, differences, questions
 from questlog.promote.look import write_profile
-from questlog.promote.rest import UpTo
+from questlog.promote.prefix import LogPrefix
 from questlog.record import encode_record
 
 PLAN = '[game]\nname = "g"\n[events.join_guild.fields]\nguild = "string"\n'
@@ -111,7 +111,7 @@ def test_a_log_up_to_a_place_ends_there_however_much_follows(tmp_path: Path) -> 
     one, other = sorted(logs[0].end())
     until = {one: 15, other: 40}
     found, position = [], {}
-    log = UpTo(logs[0], until)
+    log = LogPrefix(logs[0], until)
     while batch := log.read(position, 7):
         found += [(entry.partition, entry.offset) for entry in batch.entries]
         position = dict(batch.through)
@@ -132,7 +132,7 @@ def test_a_log_that_ends_somewhere_ends_there_for_what_is_lost_too() -> None:
         def trim(self, before: Position, older_than_ms: int) -> int:
             return 0
 
-    batch = UpTo(Damaged(), {1: 20}).read({1: 10}, 5)
+    batch = LogPrefix(Damaged(), {1: 20}).read({1: 10}, 5)
     assert (batch.gaps, batch.through) == ((Gap(1, 10, 20, "damaged"),), {1: 20})
 
 

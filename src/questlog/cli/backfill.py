@@ -14,7 +14,8 @@ from questlog.pipeline import open_pipeline
 from questlog.stopping import stopping
 
 if TYPE_CHECKING:
-    from questlog.land.part import Backfill, Bound, Filled
+    from questlog.backfill import Backfill, BackfillResult
+    from questlog.backfill.bounds import Bound
     from questlog.pipeline import Pipeline
 
 
@@ -55,7 +56,7 @@ def backfill(
     the lander has come to. Times are those at which Kafka got the records. Embedded, what is in quarantine is
     read (it holds each record as logged), and no lander may run meanwhile.
     """
-    from questlog.land.part import parse_bound
+    from questlog.backfill.bounds import parse_bound
 
     bounds = parse_bound(start), parse_bound(end)
     pipeline = open_pipeline(folder)
@@ -71,19 +72,20 @@ def backfill(
 def _work(
     pipeline: Pipeline, into: str, files: tuple[str, ...], records: int | None, bounds: tuple[Bound, Bound]
 ) -> Backfill:
-    from questlog.land.part import OPEN
-    from questlog.rebuild import ProjectBackfill
+    from questlog.backfill.bounds import OPEN
+    from questlog.backfill.project import ProjectBackfill
+    from questlog.importer import fill_project
 
     if files and (pipeline.uses_servers or not into):
         raise click.UsageError("files go into new tables, --into DIR; questlog import FILE adds them to this project's")
     if files and bounds != (OPEN, OPEN):
-        raise click.UsageError("--from and --to are places in a log; files are taken whole")
+        raise click.UsageError("--from and --to are log positions; files are read whole")
     if into and not pipeline.uses_servers:
-        return ProjectBackfill(pipeline, Path(into), files)
+        return ProjectBackfill(pipeline.project, pipeline.plan, pipeline.log, Path(into), files, fill=fill_project)
     return pipeline.backfill(into, records)
 
 
-def _text(done: Filled, into: str) -> str:
+def _text(done: BackfillResult, into: str) -> str:
     added = ", ".join(f"{name} {rows:,}" for name, rows in sorted(done.rows.items()) if rows) or "nothing"
     parts = [f"read {done.records:,} records, added {added}" + (f" to {into}" if into else "")]
     if done.held:

@@ -25,8 +25,8 @@ from questlog.lake.state import (
 )
 from questlog.lake.upkeep import Upkeep
 from questlog.land import Landed, StopSignal
+from questlog.land.landed_time import with_landed_time
 from questlog.land.lease import Lease
-from questlog.land.moment import landed_at
 from questlog.land.reader import read_batch
 from questlog.log import LogReader, Position, merge
 from questlog.plan import Plan
@@ -115,7 +115,7 @@ class LandingLoop:
         now_ms = time.time_ns() // 1_000_000
         for name, rows in shaped.tables.items():
             self._lease.beat()
-            self._tables.commit(name, landed_at(rows, now_ms), batch.through, plan.version)
+            self._tables.commit(name, with_landed_time(rows, now_ms), batch.through, plan.version)
         lost = sum(gap.until - gap.first for gap in batch.gaps)
         tables = {name: event.table for name, event in plan.events.items()}
         counted = [LedgerRow(DUPLICATE, tables.get(t, ""), t, "", n) for t, n in shaped.repeated.items()]

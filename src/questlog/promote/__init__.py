@@ -12,12 +12,11 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from questlog.errors import LanderBusy, LogUnavailable, QuestlogError
+from questlog.lake.checkpoint import Checkpoint
 from questlog.lake.ledger import read_ledger
 from questlog.lake.state import LakeState, load_checkpoint, load_state
 from questlog.log import Position
@@ -25,19 +24,20 @@ from questlog.log.kafka.spool import Handover, Spool
 from questlog.log.kafka.wire import spool_position, spool_sequences
 from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.promote.compare import Answer, compare, questions
-from questlog.promote.copy import copy_table, refuse_strangers, sources
+from questlog.promote.copy import CopyTarget, copy_ids, copy_plans, copy_table, refuse_strangers, sources
 from questlog.promote.look import make_topic
-from questlog.promote.rest import UpTo, copy_ids, copy_plans
+from questlog.promote.prefix import LogPrefix
 from questlog.report.preflight import describe_target
 
 if TYPE_CHECKING:
     from questlog.land import Landed
     from questlog.land.loop import LandingLoop
-    from questlog.land.spark import SparkLander
-    from questlog.land.spark.states import Floor
+    from questlog.land.spark.lander import SparkLander
     from questlog.pipeline import ClusterPipeline, EmbeddedPipeline
 
 BEAT_SECONDS = 2.0
+COPIED = "copied"
+"""In the checkpoint's counts, with the spool's name: how many rows were copied. It marks the hand-over."""
 Show = Callable[[int, int, int | None], None]
 """Is told how many rows are done, twice, and of how many."""
 
@@ -96,24 +96,26 @@ class Promotion:
 
         1 is it sealed?  2 note where the copy ends  3 copy each table  4 plans, ids  5 seal, in one commit.
         """
+        from questlog.land.spark.evolve import adopt_plan
+
         with self._alive():
-            floor = self._spark.take_over()
+            checkpoint = self._spark.take_over()
             known = self._spool.handover
             handover = known or Handover(secrets.token_hex(8), self.target)
-            if self._is_sealed(floor):
+            if self._is_sealed(checkpoint):
                 if known is None:  # whoever deleted forward.db has lost nothing: the floor knows
                     self._spool.hand_over(handover, {})
-                self._spool.seal("sealed", self._held(floor))
+                self._spool.seal("sealed", self._landed(checkpoint))
                 return None
             state = load_state(self._catalog)
             if any(
                 o > state.checkpoint.get(p, 0) for table in state.tables.values() for p, o in table.position.items()
             ):
                 raise QuestlogError("a batch is half landed", hint="questlog land finishes it")
-            found, tables = sources(state, self._embedded.plan), self._spark.tables
+            found, target = sources(state, self._embedded.plan), CopyTarget(self._spark.tables, self._spark.state)
             make_topic(self._cluster.project.settings)
-            self._refuse_used(floor)
-            refuse_strangers(tables, found, handover.id)
+            self._refuse_used(checkpoint)
+            refuse_strangers(target, found, handover.id)
             self._spool.hand_over(Handover(handover.id, self.target), state.checkpoint)
             total, done = sum(source.rows for source in found), 0
 
@@ -123,12 +125,12 @@ class Promotion:
                 show(done, done, total)
 
             for source in found:
-                copy_table(tables, source, handover.id, self._embedded.project.settings.query_memory_mb, copied)
-            tables.adopt(self._embedded.plan)
-            copy_plans(tables, self._catalog)
-            copy_ids(tables, self._catalog)
+                copy_table(target, source, handover.id, self._embedded.project.settings.query_memory_mb, copied)
+            adopt_plan(self._spark.tables, self._spark.state, self._embedded.plan)
+            copy_plans(self._spark.state, self._catalog)
+            copy_ids(self._spark.state, self._catalog)
             self._spool.seal("sealing")
-            self._seal(floor, state, total)
+            self._seal(checkpoint, state, total)
             self._spool.seal("sealed")
         return {source.name: source.rows for source in found}
 
@@ -138,12 +140,13 @@ class Promotion:
         self._lander.drain()
         with self._alive():
             through = load_checkpoint(self._catalog)
-            log = UpTo(self._embedded.log, through)
+            log = LogPrefix(self._embedded.log, through)
             self._cluster.forwarder(self._spool, log).drain(threading.Event())
             self._spark.drain()
-            floor = self._spark.tables.floor()
-            self._spool.land(floor.position)
-            missing = {p: o for p, o in through.items() if self._held(floor).get(p, 0) != o}
+            checkpoint = self._spark.state.checkpoint()
+            self._spool.land(checkpoint.position)
+            landed = self._landed(checkpoint)
+            missing = {p: o for p, o in through.items() if landed.get(p, 0) != o}
             if missing:
                 raise LogUnavailable(
                     f"the cluster has not landed partition(s) {', '.join(map(str, missing))} of the log to their end",
@@ -155,7 +158,7 @@ class Promotion:
 
     def compare(self, through: Position) -> Iterator[Answer]:
         """Ask both sides the same questions, as of *through*: what is logged since is on neither."""
-        laptop = self._embedded.engine_over(UpTo(self._embedded.log, through))
+        laptop = self._embedded.engine_over(LogPrefix(self._embedded.log, through))
         rows = {name: table.rows for name, table in load_state(self._catalog).tables.items()}
         tables = sorted({*self._embedded.plan.tables, *rows, QUARANTINE_TABLE})
         with self._alive(), closing(laptop):
@@ -186,41 +189,36 @@ class Promotion:
 
     # -- where the copy ends ---------------------------------------------------------------------
 
-    def _held(self, floor: Floor) -> dict[int, int]:
-        """Return how much of this log the floor says is in the tables."""
-        return spool_position(self._spool.name, floor.spools)
+    def _landed(self, checkpoint: Checkpoint) -> dict[int, int]:
+        """Return how much of this log the cluster's tables hold."""
+        return spool_position(self._spool.name, checkpoint.spools)
 
-    def _is_sealed(self, floor: Floor) -> bool:
-        from questlog.land.spark.tables import COPIED
+    def _is_sealed(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.counts.get(f"{COPIED} {self._spool.name}") is not None
 
-        return floor.counts.get(f"{COPIED} {self._spool.name}") is not None
-
-    def _refuse_used(self, floor: Floor) -> None:
-        """Raise if the target has landed or holds events: they would stand among ours and could not be told apart."""
+    def _refuse_used(self, checkpoint: Checkpoint) -> None:
+        """Raise if the target has landed or holds events: they could not be told apart from ours."""
         from questlog.log.kafka.topic import describe_topic
 
         settings = self._cluster.project.settings
-        if floor.spools or floor.counts.get("records"):
+        if checkpoint.spools or checkpoint.counts.get("records"):
             raise QuestlogError(
-                f"schema {settings.namespace} holds events that came through a topic already",
-                hint="name another schema: namespace in questlog.toml",
+                f"schema {settings.namespace} already holds events that came through a topic",
+                hint="choose another schema: namespace in questlog.toml",
             )
         if records := describe_topic(settings.kafka, settings.topic).records:
             raise QuestlogError(
-                f"topic {settings.topic} holds {records:,} records already, and the copy would come after them",
-                hint="name another topic in questlog.toml",
+                f"topic {settings.topic} already holds {records:,} records, and the copy would come after them",
+                hint="choose another topic in questlog.toml",
             )
 
-    def _seal(self, floor: Floor, state: LakeState, rows: int) -> None:
-        """Commit the floor: from here on the cluster holds everything below, and takes what follows."""
-        from questlog.land.spark.tables import COPIED
-
-        tables, ledger = self._spark.tables, read_ledger(self._catalog, state.checkpoint)
-        floor.spools = spool_sequences(self._spool.name, state.checkpoint)
-        floor.counts = {
+    def _seal(self, checkpoint: Checkpoint, state: LakeState, rows: int) -> None:
+        """Commit the checkpoint: from here on the cluster holds everything below it, and takes what follows."""
+        ledger = read_ledger(self._catalog, state.checkpoint)
+        counts = {
             "records": ledger.read - ledger.total("damaged"), "lost": ledger.total("damaged"),
             "duplicate": ledger.total("duplicate"),
             f"{COPIED} {self._spool.name}": rows,
         }  # fmt: skip
-        floor.epoch, floor.plan = tables.epoch, self._embedded.plan.version
-        tables.save(floor, pa.table({}))
+        spools, plan = spool_sequences(self._spool.name, state.checkpoint), self._embedded.plan.version
+        self._spark.state.save(replace(checkpoint, plan=plan, spools=spools, counts=counts))

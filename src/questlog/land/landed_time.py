@@ -1,4 +1,4 @@
-"""The time of landing, which only the lander can know: written into the rows just before they are committed."""
+"""The landing time of rows: only the lander knows it, so it is written just before they are committed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pyarrow as pa
 from questlog.plan.columns import LANDED_TIME
 
 
-def landed_at(rows: pa.Table, now_ms: int) -> pa.Table:
-    """Return *rows* with the time of their landing, if they have a column for it."""
+def with_landed_time(rows: pa.Table, now_ms: int) -> pa.Table:
+    """Return *rows* with `landed_time` set to *now_ms*, if they have that column."""
     index = rows.schema.get_field_index(LANDED_TIME)
     if index < 0:
         return rows

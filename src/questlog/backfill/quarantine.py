@@ -1,6 +1,6 @@
-"""Shapes what is in quarantine by the plan of now: what fits leaves it for its table, in one atomic step.
+"""Shapes quarantined records with the current plan: those that fit now move to their table, in one atomic step.
 
-Quarantine holds each record byte for byte, so the log need not have it any more.
+Quarantine holds each record byte for byte, so the log may have been trimmed.
 """
 
 from __future__ import annotations
@@ -12,71 +12,75 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from questlog.backfill import BackfillResult, Shown
+from questlog.backfill.bounds import Bound
 from questlog.lake.iceberg import IcebergTables
 from questlog.lake.ledger import count_rows, read_ledger, uncount_rows
 from questlog.lake.state import find_seen
-from questlog.land import StopSignal
+from questlog.land.landed_time import with_landed_time
 from questlog.land.lease import Lease
-from questlog.land.moment import landed_at
-from questlog.land.part import Bound, Filled, Shown
 from questlog.log import Entry
 from questlog.plan import Plan
-from questlog.shape import QUARANTINE, shape
+from questlog.plan.columns import QUARANTINE_TABLE
+from questlog.shape import shape
+from questlog.stopping import StopSignal
 
 
 class QuarantineBackfill:
-    """Fills a project's own tables; it holds the lander's lease meanwhile."""
+    """Backfills the project's own tables from quarantine; it holds the lander's lease meanwhile."""
 
     def __init__(self, plan: Callable[[], Plan], catalog: Path, warehouse: Path) -> None:
         self._plan, self._catalog, self._warehouse = plan, catalog, warehouse
 
-    def run(self, start: Bound, end: Bound, stop: StopSignal, shown: Shown) -> Filled:
-        """Fill; return what was done, when told to stop too."""
-        done, plan = Filled(), self._plan()
+    def run(self, start: Bound, end: Bound, stop: StopSignal, shown: Shown) -> BackfillResult:
+        """Backfill; return what was done, also when told to stop."""
+        result, plan = BackfillResult(), self._plan()
         if not self._catalog.exists():
-            return done
+            return result
         with Lease(self._catalog) as lease:
             tables = IcebergTables(self._catalog, self._warehouse, epoch=lease.epoch)
             try:
                 tables.adopt(plan)
-                tables.version(QUARANTINE)  # takes over what another engine may have committed
+                tables.version(QUARANTINE_TABLE)  # adopts what another engine may have committed
                 query = "select path, rows from questlog_files where table_name = ? order by day, path"
-                files = tables.state.execute(query, (QUARANTINE,)).fetchall()
+                files = tables.state.execute(query, (QUARANTINE_TABLE,)).fetchall()
                 total, read = sum(rows for _, rows in files), 0
                 for path, rows in files:
                     if stop.is_set():
                         break
                     lease.beat()
-                    self._file(tables, plan, path, start, end, done)
+                    self._file(tables, plan, path, start, end, result)
                     read += rows
-                    shown(done.records, read, total)
+                    shown(result.records, read, total)
             finally:
                 tables.close()
-        return done
+        return result
 
-    def _file(self, tables: IcebergTables, plan: Plan, path: str, start: Bound, end: Bound, done: Filled) -> None:
-        """1 read a file of quarantine  2 shape  3 what fits moves, with its ledger, in one step."""
-        rows = tables.rows(QUARANTINE, path)
+    def _file(
+        self, tables: IcebergTables, plan: Plan, path: str, start: Bound, end: Bound, result: BackfillResult
+    ) -> None:
+        """1 read a file of quarantine  2 shape  3 move the rows that fit, with their ledger entries, in one step."""
+        rows = tables.rows(QUARANTINE_TABLE, path)
         chosen = rows.filter(pc.and_(pc.is_valid(rows.column("record")), _within(rows, start, end)))
         chosen = chosen.sort_by([("log_partition", "ascending"), ("log_offset", "ascending")])
         entries = list(map(Entry, *(column.to_pylist() for column in _entry_columns(chosen))))
         shaped = shape(entries, plan, seen=lambda event_id: find_seen(tables.state, event_id))
-        events = {name: table for name, table in shaped.tables.items() if name != QUARANTINE and table.num_rows}
+        events = {name: table for name, table in shaped.tables.items() if name != QUARANTINE_TABLE and table.num_rows}
         moved = [_keys(table) for table in events.values()]
-        leaves = pc.is_in(_places(rows), _places(chosen.filter(pc.is_in(_keys(chosen), _joined(moved)))))
-        done.records += len(entries)
-        done.duplicates += shaped.duplicates
+        moved_rows = pc.is_in(_places(rows), _places(chosen.filter(pc.is_in(_keys(chosen), _joined(moved)))))
+        result.records += len(entries)
+        result.duplicates += shaped.duplicates
         if not events:
             return
         now_ms = time.time_ns() // 1_000_000
-        landed = {name: landed_at(table, now_ms) for name, table in events.items()}
+        landed = {name: with_landed_time(table, now_ms) for name, table in events.items()}
         ledger = read_ledger(self._catalog, {}).rows
         counted = [row for name, table in landed.items() for row in count_rows(name, table, plan)]
-        counted += uncount_rows(rows.filter(leaves), ledger)
-        tables.transfer(landed, QUARANTINE, {path: rows.filter(pc.invert(leaves))}, plan.version, counted)
-        done.rows = {n: done.rows.get(n, 0) + (t.num_rows if (t := landed.get(n)) is not None else 0)
-                     for n in {*done.rows, *landed}}  # fmt: skip
-        done.cleared += pc.sum(leaves).as_py()
+        counted += uncount_rows(rows.filter(moved_rows), ledger)
+        tables.transfer(landed, QUARANTINE_TABLE, {path: rows.filter(pc.invert(moved_rows))}, plan.version, counted)
+        result.rows = {n: result.rows.get(n, 0) + (t.num_rows if (t := landed.get(n)) is not None else 0)
+                     for n in {*result.rows, *landed}}  # fmt: skip
+        result.cleared += pc.sum(moved_rows).as_py()
 
 
 def _entry_columns(rows: pa.Table) -> list[pa.ChunkedArray]:
@@ -85,12 +89,12 @@ def _entry_columns(rows: pa.Table) -> list[pa.ChunkedArray]:
 
 
 def _places(rows: pa.Table) -> pa.Array:
-    """Return where each row's record stands in the log, as one value."""
+    """Return the log position of each row's record, as one value."""
     return _pairs(rows.column("log_partition"), rows.column("log_offset"))
 
 
 def _keys(rows: pa.Table) -> pa.Array:
-    """Return each row's record, by id and received time: an id that a client chose may come again later."""
+    """Return the key of each row's record, id and received time: a client may reuse an id of its own later."""
     return _pairs(rows.column("received_time").cast(pa.int64()), rows.column("event_id"))
 
 
