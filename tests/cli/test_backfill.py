@@ -84,7 +84,7 @@ def test_bounds_name_the_part(project: Project) -> None:
     assert backfill(project, "--from", "2100-01-01")["rows"] == {}
     assert backfill(project, "--to", "2100-01-01T00:00")["rows"] == {"late": 2}
     ran = project.run("backfill", "--from", "yesterday")
-    assert (ran.returncode, "is no place in a log" in ran.stderr) == (1, True)
+    assert (ran.returncode, "is not a valid log position" in ran.stderr) == (1, True)
 
 
 def test_while_a_lander_works_it_says_who_does(project: Project) -> None:
@@ -145,7 +145,7 @@ def test_new_tables_from_the_log_are_a_project_of_their_own(project: Project) ->
     ran = project.run("backfill", "--into", str(new.folder))
     assert (ran.returncode, "begun under another plan" in ran.stderr) == (1, True)
     ran = project.run("backfill", "--into", str(project.folder))
-    assert (ran.returncode, "no backfill made it" in ran.stderr) == (1, True)
+    assert (ran.returncode, "no backfill created it" in ran.stderr) == (1, True)
 
 
 def test_new_tables_from_a_part_of_the_log(project: Project) -> None:
