@@ -70,6 +70,10 @@ class QueueFull(QueueUnavailable):
     """A client's queue, or its disk, is at its limit; the event of the call was not queued."""
 
 
+class NotDurable(QuestlogError):
+    """A database does not obey the settings that its commits need to survive a power cut."""
+
+
 class LakeUnavailable(QuestlogError):
     """A table could not be committed now; nothing is lost, the events wait in the log."""
 

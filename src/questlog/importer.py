@@ -8,7 +8,6 @@ up by its ids. So nothing is lost and nothing doubled, whenever the power goes.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import io
@@ -26,6 +25,7 @@ from typing import BinaryIO, Protocol, cast
 
 from questlog.accept import read_id
 from questlog.backfill import BackfillResult, Shown
+from questlog.durable import FileLock, write_file
 from questlog.errors import QuestlogError
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.plan.columns import QUARANTINE_TABLE
@@ -269,17 +269,7 @@ class Import:
         if self._name is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_suffix(".new")
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self.noted), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, self._path)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_file(self._path, json.dumps(asdict(self.noted)))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -288,11 +278,8 @@ class Import:
             yield
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise QuestlogError(f"{self._source.name} is being imported by another process") from None
+        busy = QuestlogError(f"{self._source.name} is being imported by another process")
+        with FileLock(self._path.with_suffix(".lock")).held(busy):
             yield
 
 

@@ -108,7 +108,7 @@ def test_a_day_is_the_old_one_or_the_new_one_whole(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("questlog.export.folder.os.fsync", full)
+        patch.setattr("os.fsync", full)
         with pytest.raises(OSError, match="No space"):
             export(pipeline, tmp_path / "out", "buy")
     assert [path for path in file.parent.iterdir()] == [file]

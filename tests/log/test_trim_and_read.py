@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from questlog.durable import read_sqlite
 from questlog.errors import LogUnavailable
 from questlog.log import START, Gap
 from questlog.log.sqlite import SqliteLog
 from questlog.log.sqlite.partition import list_segments
 from questlog.log.sqlite.reader import Reader
-from questlog.log.sqlite.segment import open_reader
 
 FOREVER = 2**62
 RECORDS = 80
@@ -67,17 +67,17 @@ def test_a_segment_that_is_trimmed_under_a_reader_is_no_damage(
 
     def open_segment(path: Path) -> sqlite3.Connection:
         if path != doomed.path:
-            return open_reader(path)
+            return read_sqlite(path)
         if moment == "before it is opened":
             trim()
         if moment == "as it is opened":
             monkeypatch.setattr(sqlite3, "connect", lambda *words, **options: (trim(), connect(*words, **options))[1])
-        connection = open_reader(path)
+        connection = read_sqlite(path)
         if moment == "before it is read":
             trim()
         return connection
 
-    monkeypatch.setattr("questlog.log.sqlite.reader.open_reader", open_segment)
+    monkeypatch.setattr("questlog.log.sqlite.reader.read_sqlite", open_segment)
     batch = reader.read(START, FOREVER, FOREVER)
     assert batch.gaps == (Gap(partition, 0, RECORDS, "trimmed after landing"),)
     assert not doomed.path.exists()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from questlog.backfill import BackfillResult, Shown
 from questlog.backfill.bounds import Bound
+from questlog.durable import write_file
 from questlog.errors import QuestlogError
 from questlog.log import LogReader
 from questlog.plan import Plan
@@ -100,18 +100,11 @@ class ProjectBackfill:
             if self._into.exists() and any(self._into.iterdir()):
                 raise QuestlogError(f"{self._into} exists, and no backfill created it", hint="--into a new folder")
             mark.parent.mkdir(parents=True, exist_ok=True)
-            _write(mark, json.dumps({"from": str(self._project.root)}))
+            write_file(mark, json.dumps({"from": str(self._project.root)}))
         if not (self._into / "plan.toml").exists():
-            _write(self._into / "plan.toml", self._plan.text)
+            write_file(self._into / "plan.toml", self._plan.text)
         if (self._into / "plan.toml").read_text("utf-8") != self._plan.text:
             raise QuestlogError(
                 f"{self._into} was begun under another plan",
                 hint="--into a new folder; the events in this one were shaped with the plan.toml in it",
             )
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

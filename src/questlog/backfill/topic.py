@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING
 from questlog.backfill import BackfillResult, Shown
 from questlog.backfill.bounds import Bound, count_between, slices
 from questlog.backfill.missing import MissingRows
-from questlog.errors import QuestlogError
+from questlog.durable import FileLock
+from questlog.errors import LanderBusy, QuestlogError
 from questlog.land import Landed, StopSignal
 from questlog.land.spark.lander import BACKFILL_LOCK, SparkLander
 from questlog.land.spark.session import CATALOG
 from questlog.land.spark.source import Source
 from questlog.log import Position, merge
-from questlog.log.kafka.spool import take_lock
+from questlog.log.kafka.spool import BUSY_SECONDS
 from questlog.log.kafka.topic import Topic, describe_topic, offsets_at
 from questlog.plan import Plan
 
@@ -90,11 +90,9 @@ class TopicBackfill:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         self._data.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(self._data / BACKFILL_LOCK, f"another backfill works on {self._data}")
-        try:
+        busy = LanderBusy(f"another backfill works on {self._data}", hint="questlog status")
+        with FileLock(self._data / BACKFILL_LOCK).held(busy, BUSY_SECONDS):
             yield
-        finally:
-            os.close(lock)
 
     @contextmanager
     def _spark(self) -> Iterator[SparkSession]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from questlog.cli.progress import counting
+from questlog.durable import FileLock
 from questlog.errors import QuestlogError
 from questlog.pipeline import open_pipeline
 from questlog.stopping import stopping
@@ -64,11 +64,8 @@ def export(folder: Path, tables: tuple[str, ...], into: str, as_json: bool) -> N
 @contextmanager
 def _alone(data: Path) -> Iterator[None]:
     data.mkdir(parents=True, exist_ok=True)
-    with (data / "export.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise QuestlogError(f"another process exports {data}", hint="wait until it is done") from None
+    busy = QuestlogError(f"another process exports {data}", hint="wait until it is done")
+    with FileLock(data / "export.lock").held(busy):
         yield
 
 

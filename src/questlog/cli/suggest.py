@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from questlog.cli.progress import waiting
+from questlog.durable import write_file
 from questlog.errors import ProjectNotFound, QuestlogError
 
 if TYPE_CHECKING:
@@ -147,9 +147,7 @@ def _counted(count: int, what: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".new")
     try:
-        draft.write_text(text, "utf-8")
-        os.replace(draft, path)
+        write_file(path, text)
     except OSError as error:
         raise QuestlogError(f"{path} cannot be written: {error.strerror}") from error

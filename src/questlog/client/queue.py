@@ -6,19 +6,14 @@ import contextlib
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from questlog.errors import QueueFull, QueueUnavailable
+from questlog.durable import FileLock, open_sqlite, sync_folder
+from questlog.errors import NotDurable, QueueFull, QueueUnavailable
 from questlog.log.group import GroupCommit, Waiter
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - then processes send side by side, and ids tell the doubles
-    fcntl = None  # type: ignore[assignment]
 
 OUTCOMES = ("accepted", "duplicate", "quarantined", "rejected")
 _GROUP_BYTES = 4 << 20
@@ -52,7 +47,7 @@ class Queue:
         self._group = GroupCommit(self._commit, max_size=_GROUP_BYTES)
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
-        self._turn: int | None = None
+        self._turn: FileLock | None = None
 
     # -- putting in and taking out ---------------------------------------------------------------
 
@@ -120,22 +115,21 @@ class Queue:
 
     def take_turn(self) -> bool:
         """Return whether this process may send now: of those that share the file, one at a time does."""
-        if self._turn is not None or fcntl is None:
+        if self._turn is not None:
             return True
-        lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            return False
-        self._turn = lock
-        return True
+        lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), mode=0o600)
+        with contextlib.suppress(OSError):
+            if lock.take():
+                self._turn = lock
+                return True
+        lock.release()
+        return False
 
     def give_turn(self) -> None:
         """Let another process send; one that dies gives it too."""
         lock, self._turn = self._turn, None
         if lock is not None:
-            os.close(lock)
+            lock.release()
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -183,20 +177,20 @@ class Queue:
         self._disconnect()
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # before SQLite makes it readable for all
-            connection = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            connection = open_sqlite(
+                self.path, wait_seconds=_BUSY_SECONDS, mode=0o600, setup="pragma auto_vacuum = incremental"
             )
             try:
                 _prepare(connection, self.max_bytes)
             except BaseException:
                 connection.close()
                 raise
-            _fsync_folder(self.path.parent)  # a file whose name was never written is gone after a power cut
+            # another process may have made the file, and died before its name was on the disk
+            sync_folder(self.path.parent)
             self._inode = os.stat(self.path).st_ino
         except sqlite3.Error as error:
             raise self._refusal(error) from error
-        except OSError as error:
+        except (OSError, NotDurable) as error:
             raise QueueUnavailable(f"the queue {self.path}: {error}", hint="give queue= another path") from error
         self._connection = connection
         return connection
@@ -224,21 +218,7 @@ class Queue:
 
 
 def _prepare(connection: sqlite3.Connection, max_bytes: int) -> None:
-    """Set the file up; processes that come at once wait for each other."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("pragma auto_vacuum = incremental")  # counts only for a new file
-            mode = connection.execute("pragma journal_mode = wal").fetchone()[0]
-            break
-        except sqlite3.OperationalError:  # here SQLite does not wait by itself
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-    connection.execute("pragma synchronous = full")
-    synchronous = connection.execute("pragma synchronous").fetchone()[0]
-    if (mode, synchronous) != ("wal", 2):
-        raise sqlite3.OperationalError(f"the file cannot be made durable: journal_mode {mode}, {synchronous}")
+    """Create the tables and set the size limit."""
     connection.execute("begin immediate")
     for statement in filter(str.strip, _TABLES.split(";")):
         connection.execute(statement)
@@ -246,16 +226,6 @@ def _prepare(connection: sqlite3.Connection, max_bytes: int) -> None:
     connection.execute("commit")
     page = connection.execute("pragma page_size").fetchone()[0]
     connection.execute(f"pragma max_page_count = {max(16, max_bytes // page)}")
-
-
-def _fsync_folder(folder: Path) -> None:
-    if os.name == "nt":  # pragma: no cover - a folder is no file there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _open_queues: weakref.WeakSet[Queue] = weakref.WeakSet()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from questlog.durable import replacing, sync_folder
 from questlog.errors import QuestlogError
 from questlog.export import Exported, Shown, day_key
 from questlog.plan.columns import EVENTS_VIEW
@@ -77,28 +77,20 @@ class FolderExport:
     def _write(self, table: str, day: str, path: Path, source: str) -> int:
         """Write a day's file: 1 beside the old one  2 fsync  3 in its place; return how many rows it has."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{FILE}.{os.getpid()}")
         rows = 0
-        try:
-            with draft.open("wb") as file:
-                writer = None
-                for part in self._parts(table, day):
-                    if writer is None:
-                        writer = pq.ParquetWriter(
-                            file, part.schema, compression="snappy", use_deprecated_int96_timestamps=True,
-                            store_schema=False,
-                        )  # fmt: skip
-                    writer.write_table(part)
-                    rows += part.num_rows
-                assert writer is not None
-                writer.add_key_value_metadata({_SOURCE: source})
-                writer.close()
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-        _sync(path.parent)
+        with replacing(path) as file:
+            writer = None
+            for part in self._parts(table, day):
+                if writer is None:
+                    writer = pq.ParquetWriter(
+                        file, part.schema, compression="snappy", use_deprecated_int96_timestamps=True,
+                        store_schema=False,
+                    )  # fmt: skip
+                writer.write_table(part)
+                rows += part.num_rows
+            assert writer is not None
+            writer.add_key_value_metadata({_SOURCE: source})
+            writer.close()
         return rows
 
     def _parts(self, table: str, day: str) -> Iterator[pa.Table]:
@@ -131,14 +123,6 @@ def _drop(folder: Path, key: str, days: Mapping[str, str]) -> list[str]:
         day = path.parent.name.partition("=")[2]
         if day not in days and _source_of(path):
             path.unlink()
-            _sync(path.parent)
+            sync_folder(path.parent)
             gone.append(day)
     return sorted(gone)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pyiceberg.io import InputFile, OutputFile
 from pyiceberg.io.pyarrow import PyArrowFileIO
 
+from questlog.durable import DurableFile, sync_folder
 from questlog.lake.guard import check_inside
 
 
@@ -28,14 +28,14 @@ class NewFiles:
         for folder in _make_folders(path.parent):
             self._folders[folder] = None
         self._paths.append(path)
-        return io.BufferedWriter(_SyncedStream(path, "xb"), 1 << 20)
+        return io.BufferedWriter(DurableFile(path, "xb"), 1 << 20)
 
     def output(self, path: Path) -> _NewFile:
         """Return a new file in PyIceberg's shape."""
         return _NewFile(path, self)
 
     def sync(self) -> None:
-        """fsync the folders too: a new or renamed file's name alone can vanish on power loss."""
+        """Make the files' names survive too."""
         for folder in self._folders:
             sync_folder(folder)
 
@@ -44,17 +44,6 @@ class NewFiles:
         for path in self._paths:
             with suppress(OSError):
                 path.unlink()
-
-
-class _SyncedStream(io.FileIO):
-    """Closing it makes its bytes survive a power cut."""
-
-    def close(self) -> None:
-        if not self.closed:
-            try:
-                os.fsync(self.fileno())
-            finally:
-                super().close()
 
 
 class _NewFile(OutputFile):
@@ -83,12 +72,3 @@ def _make_folders(folder: Path) -> list[Path]:
         changed.append(folder)
     changed[0].mkdir(parents=True, exist_ok=True)
     return changed
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in *folder* survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,15 +6,13 @@ the ledger; ids that clients chose; plans by version; the lander's epoch; files 
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from questlog.durable import is_disk_full, open_sqlite
 from questlog.errors import LakeUnavailable, LanderFenced, QuestlogError
 from questlog.lake.checkpoint import decode_position, encode_position
 from questlog.lake.guard import check_no_tables, check_not_lost, check_root
@@ -95,27 +93,18 @@ class LakeState:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the catalog, made anew if it is not there, with the settings that survived power cuts."""
-    created = not path.exists()
-    if created:
+    if not path.exists():
         check_no_tables(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
-    except sqlite3.Error as error:
+        connection = open_sqlite(path, wait_seconds=30)
+        try:
+            if _version(connection) != _VERSION:
+                _create(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except (sqlite3.Error, OSError) as error:
         raise unavailable(path, error, path.parent) from error
-    try:
-        _set_wal(connection)
-        connection.execute("pragma synchronous=full")
-        _check_pragmas(connection, path)
-        if _version(connection) != _VERSION:
-            _create(connection, path)
-        if created:
-            _sync_new(path)
-    except BaseException as error:
-        connection.close()
-        if isinstance(error, sqlite3.Error):
-            raise unavailable(path, error, path.parent) from error
-        raise
     return connection
 
 
@@ -130,29 +119,6 @@ def connect_lake(path: Path, warehouse: Path) -> tuple[sqlite3.Connection, tuple
     except BaseException:
         connection.close()
         raise
-
-
-def _set_wal(connection: sqlite3.Connection) -> None:
-    """Switch to WAL; SQLite does not wait for its lock when two processes switch a new file at once."""
-    for attempt in range(50):
-        try:
-            connection.execute("pragma journal_mode=wal")
-            return
-        except sqlite3.OperationalError as error:
-            if attempt == 49 or "locked" not in str(error):
-                raise
-            time.sleep(0.02)
-
-
-def _check_pragmas(connection: sqlite3.Connection, path: Path) -> None:
-    """Builds of SQLite differ in what they obey, so what was set is read back."""
-    journal = connection.execute("pragma journal_mode").fetchone()[0]
-    level = connection.execute("pragma synchronous").fetchone()[0]
-    if (journal, level) != ("wal", 2):
-        raise QuestlogError(
-            f"{path} opened with journal_mode={journal}, synchronous={level}; wal and 2 are needed",
-            hint="put the data folder on a local file system (QUESTLOG_DATA)",
-        )
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -173,16 +139,6 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
         for statement in _SCHEMA.split(";\n"):
             connection.execute(statement)
         connection.execute(f"pragma user_version={_VERSION}")
-
-
-def _sync_new(path: Path) -> None:
-    """fsync the folder and its parent: a new file's name alone can vanish on power loss."""
-    for folder in (path.parent, path.parent.parent):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def read_state(connection: sqlite3.Connection) -> LakeState:
@@ -322,10 +278,7 @@ class transaction:
 
 def unavailable(what: object, error: Exception, folder: Path) -> LakeUnavailable:
     """Return the error to raise when *what* cannot be written now; says so if the disk of *folder* is full."""
-    full = getattr(error, "errno", None) == errno.ENOSPC or "full" in str(error)
-    if not full and folder.exists():  # SQLite calls a full disk an I/O error in some places
-        disk = os.statvfs(folder)
-        full = disk.f_bavail * disk.f_frsize < 1 << 20
+    full = is_disk_full(error, folder)
     return LakeUnavailable(
         f"{what} cannot be written: {error}",
         hint="free disk space; landing goes on by itself" if full else "questlog doctor",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import sys
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from questlog.durable import FileLock
 from questlog.errors import LanderBusy
 from questlog.lake.state import check_epoch, connect, transaction
 
@@ -28,7 +28,7 @@ class Lease:
     def __init__(self, catalog_path: Path, *, stale_seconds: float = STALE_SECONDS) -> None:
         self._path = catalog_path
         self._stale_seconds = stale_seconds
-        self._file: int | None = None
+        self._lock = FileLock(catalog_path.parent / "lander.lock")
         self._locked = False
         self._connection: sqlite3.Connection | None = None
         self.epoch = 0
@@ -36,27 +36,17 @@ class Lease:
     def __enter__(self) -> Lease:
         self._connection = connect(self._path)
         try:
-            self._file = os.open(self._path.parent / "lander.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            self._locked = self._try_lock()
+            self._locked = self._lock.take()
             self._take(self._connection)
-            os.utime(self._file)
+            self._lock.touch()
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
 
-    def _try_lock(self) -> bool:
-        assert self._file is not None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
     def _take(self, connection: sqlite3.Connection) -> None:
         """Become the next lander in number, unless one lives.  1 lock  2 last sign of life  3 epoch."""
-        assert self._file is not None
-        silent = abs(time.time() - os.fstat(self._file).st_mtime)
+        silent = self._lock.silent_seconds()
         with transaction(connection):
             row = connection.execute("select epoch, pid, command, since_ms, locked from questlog_lander").fetchone()
             epoch, pid, command, since_ms, locked = row or (0, 0, "", 0, 1)
@@ -76,10 +66,10 @@ class Lease:
 
     def beat(self) -> None:
         """Show that this lander lives; raise `LanderFenced` if it was replaced."""
-        assert self._connection is not None and self._file is not None
+        assert self._connection is not None
         check_epoch(self._connection, self.epoch)
-        os.utime(self._file)
-        if not self._locked and self._try_lock():
+        self._lock.touch()
+        if not self._locked and self._lock.take():
             self._locked = True
             with transaction(self._connection) as connection:
                 check_epoch(connection, self.epoch)
@@ -91,9 +81,8 @@ class Lease:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._file is not None:
-            os.close(self._file)
-            self._file, self._locked = None, False
+        self._lock.release()
+        self._locked = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from questlog.durable import write_file
 from questlog.errors import QuestlogError
 from questlog.report.preflight import preflight
 from questlog.settings import Settings, load_settings
@@ -47,12 +46,5 @@ def write_profile(path: Path) -> None:
     text = "\n".join(lines) + "\n"
     if tomllib.loads(text).get("profile") != "cluster":
         raise QuestlogError(f"{path} cannot be changed safely", hint=f"write {line} into it by hand")
-    draft = path.with_name(f".{path.name}.new")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    if path.exists():
-        shutil.copymode(path, draft)
-    draft.replace(path)
+    write_file(path, text)
     load_settings(path)

@@ -8,7 +8,6 @@ before an interruption stays in Maven's own repository, so the next fetch goes o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -23,6 +22,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from questlog.durable import FileLock
 from questlog.errors import NotInstalled, QuestlogError
 
 PARTS = ("kafka", "hdfs", "metastore", "spark", "presto")
@@ -95,9 +95,12 @@ def fetch(part: str, tell: Tell = lambda line: None, home: Traversable = HOME) -
 def _alone(part: str) -> Iterator[None]:
     """Wait until no other process fetches *part*; the lock goes with the process, however it ends."""
     cache_folder().mkdir(parents=True, exist_ok=True)
-    with (cache_folder() / f"{part}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(cache_folder() / f"{part}.lock")
+    lock.take(wait_seconds=None)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def find_maven() -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from questlog.durable import write_file
 from questlog.errors import NotInstalled, QuestlogError
 
 USUAL_PORTS = {
@@ -114,9 +115,7 @@ def settle_ports(folder: Path, ports: str) -> Mapping[str, int]:
         )
     if chosen != kept:
         folder.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(".draft")
-        draft.write_text(json.dumps(chosen, indent=1), "utf-8")
-        os.replace(draft, file)
+        write_file(file, json.dumps(chosen, indent=1))
     return chosen
 
 

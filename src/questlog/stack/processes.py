@@ -10,6 +10,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from questlog.durable import write_file
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -49,9 +51,7 @@ def _born_elsewhere(pid: int) -> str:
 def remember(file: Path, pid: int) -> Identity:
     """Write who *pid* is to *file*, whole or not at all."""
     identity = Identity(pid, born(pid))
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps(asdict(identity)), "utf-8")
-    os.replace(draft, file)
+    write_file(file, json.dumps(asdict(identity)))
     return identity
 
 

@@ -7,7 +7,6 @@ A supervisor that was killed leaves its servers running; the next one takes them
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from questlog.durable import FileLock, write_file
 from questlog.errors import NotInstalled, QuestlogError
 from questlog.stack.place import Place
 from questlog.stack.processes import Identity, end, holder_of, recall, remember
@@ -225,9 +225,8 @@ class Supervisor:
             mine.state, mine.trouble = state, ""
             for name, value in known.items():
                 setattr(mine, name, value)
-            draft = self._place.run / "state.draft"
-            draft.write_text(json.dumps([asdict(each) for each in self.states.values()]), "utf-8")
-            os.replace(draft, self._place.run / "state.json")
+            states = json.dumps([asdict(each) for each in self.states.values()])
+            write_file(self._place.run / "state.json", states)
 
     def _log(self, server: Server) -> Path:
         return self._place.logs / f"{server.name}.log"
@@ -267,9 +266,6 @@ def _last_words(log: Path) -> str:
 
 @contextlib.contextmanager
 def _alone(place: Place) -> Iterator[None]:
-    with (place.folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StackBusy(f"the stack in {place.folder} runs already", hint="questlog stack status") from error
+    busy = StackBusy(f"the stack in {place.folder} is already running", hint="questlog stack status")
+    with FileLock(place.folder / "lock").held(busy):
         yield

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from questlog.collector.keys import SIGNED_SECONDS, Key, digest_of, new_key
+from questlog.durable import open_sqlite
 from questlog.errors import QuestlogError
 
 _KEYS = """create table if not exists keys (
@@ -139,11 +140,7 @@ class UsedSignatures:
         self._connection.execute("delete from used where signature = ?", (bytes.fromhex(signature),))
 
 
-def _connect(path: Path, synchronous: str, table: str) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(path, isolation_level=None, timeout=5)
-    connection.execute("pragma journal_mode = wal")
-    connection.execute(f"pragma synchronous = {synchronous}")
+def _connect(path: Path, synchronous: Literal["full", "off"], table: str) -> sqlite3.Connection:
+    connection = open_sqlite(path, synchronous=synchronous, wait_seconds=5, mode=0o600)
     connection.execute(table)
     return connection

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import tempfile
 import threading
 import time
@@ -20,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from questlog.errors import LakeUnavailable, LanderFenced, PlanError, QuestlogError, first_line
+from questlog.durable import FileLock, is_locked
+from questlog.errors import LakeUnavailable, LanderBusy, LanderFenced, PlanError, QuestlogError, first_line
 from questlog.lake.checkpoint import Checkpoint
 from questlog.land import Landed, Shown
 from questlog.land.spark.commits import File, IcebergCatalog, release_locks
@@ -32,7 +32,7 @@ from questlog.land.spark.state import Ids, LanderState, ids_table
 from questlog.land.spark.tables import COMMITS_AT_ONCE, SparkTables
 from questlog.land.spark.workers import FILES, Task, shape_task
 from questlog.log import Position, merge
-from questlog.log.kafka.spool import is_locked, take_lock
+from questlog.log.kafka.spool import BUSY_SECONDS
 from questlog.plan import Plan
 from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.plan.load import parse_plan
@@ -72,7 +72,7 @@ class SparkLander:
         self._namespace, self._source = namespace, Source(kafka, topic)
         self._data, self._publish, self._announce = data, publish, announce
         self._batch_records, self._land_seconds = batch_records, land_seconds
-        self._lock = -1
+        self._lock = FileLock(data / "spark-lander.lock")
         self._turn = threading.Lock()
         self._total = Landed()
         self._error: BaseException | None = None
@@ -81,7 +81,8 @@ class SparkLander:
     def __enter__(self) -> SparkLander:
         """Take this machine's lock and start Spark."""
         self._data.mkdir(parents=True, exist_ok=True)
-        self._lock = take_lock(self._data / "spark-lander.lock", f"another lander works on {self._data}")
+        busy = LanderBusy(f"another lander works on {self._data}", hint="questlog status")
+        self._lock.acquire(busy, BUSY_SECONDS)
         self._spark = self._session()
         self.catalog = IcebergCatalog(self._spark)
         self.tables, self.state = SparkTables(self.catalog, self._namespace), LanderState(self.catalog, self._namespace)
@@ -91,7 +92,7 @@ class SparkLander:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(Exception):  # its process may be gone already
             self._spark.stop()
-        os.close(self._lock)
+        self._lock.release()
 
     # -- the contract ----------------------------------------------------------------------------
 

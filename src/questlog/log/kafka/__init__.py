@@ -7,13 +7,13 @@ outside Spark, and how another program may write to it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from questlog.durable import FileLock
 from questlog.errors import LogUnavailable
 from questlog.log import START, Batch, Entry, Gap, Position
 from questlog.log.kafka.client import (
@@ -47,7 +47,8 @@ class KafkaLog:
         self._pid = os.getpid()
         self._producer: Producer | None = None
         self._consumer: Consumer | None = None
-        self._partition, self._claim = -1, -1
+        self._partition = -1
+        self._claim: FileLock | None = None
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -227,9 +228,9 @@ class KafkaLog:
 
     def _release(self) -> None:
         self._producer = None
-        if self._claim >= 0:
-            os.close(self._claim)
-        self._claim = self._partition = -1
+        if self._claim is not None:
+            self._claim.release()
+        self._claim, self._partition = None, -1
 
     def _check_fork(self) -> None:
         """Start anew in a forked child: librdkafka's threads did not come along, its parent's lock must stay."""
@@ -303,13 +304,12 @@ def _until(offset: int) -> int:
     return offset if offset >= 0 else UNLIMITED
 
 
-def _claim(folder: Path, partitions: Sequence[int]) -> tuple[int, int]:
+def _claim(folder: Path, partitions: Sequence[int]) -> tuple[int, FileLock | None]:
     """Return a partition that no other process of this machine writes to, and the lock that says so."""
     folder.mkdir(parents=True, exist_ok=True)
     for partition in partitions:
-        lock = os.open(folder / f"kafka-{partition}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = FileLock(folder / f"kafka-{partition}.lock")
+        if lock.take():
             return partition, lock
-        os.close(lock)
-    return partitions[-1], -1
+        lock.release()
+    return partitions[-1], None

@@ -6,7 +6,6 @@ event by that, at worst some are sent again under the old name, and the lander k
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from questlog.durable import FileLock, create_sqlite, open_sqlite, read_sqlite, write_file
 from questlog.errors import LanderBusy, LogUnavailable, QuestlogError
 from questlog.log import Position
 
@@ -78,12 +78,13 @@ class Spool:
     def __init__(self, data: Path, log_folder: Path, *, handing_over: bool = False) -> None:
         self._data, self._log_folder, self._handing_over = data, log_folder, handing_over
         self.name = ""
-        self._lock = -1
+        self._lock = FileLock(data / "forward.lock")
 
     def __enter__(self) -> Spool:
         """Take the lock, or raise `LanderBusy`; give the log its name."""
         self._data.mkdir(parents=True, exist_ok=True)
-        self._lock = take_lock(self._data / "forward.lock", f"another process forwards {self._log_folder}")
+        busy = LanderBusy(f"another process forwards {self._log_folder}", hint="questlog status")
+        self._lock.acquire(busy, BUSY_SECONDS)
         self.name = _name(self._log_folder)
         self._db = _open(self._data / "forward.db")
         handover = self.handover
@@ -101,7 +102,7 @@ class Spool:
     ) -> None:
         self._db.close()
         os.utime(self._data / "forward.lock", (0, 0))
-        os.close(self._lock)
+        self._lock.release()
 
     def beat(self) -> None:
         """Show a sign of life."""
@@ -180,37 +181,6 @@ class Spool:
             return self._db.execute("delete from trouble").rowcount > 0
 
 
-def take_lock(path: Path, otherwise: str) -> int:
-    """Return the descriptor of a lock that is ours; a predecessor that was killed may take a moment to be gone."""
-    patience = time.monotonic() + BUSY_SECONDS
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if time.monotonic() > patience:
-                os.close(lock)
-                raise LanderBusy(otherwise, hint="questlog status") from error
-            time.sleep(0.05)
-        else:
-            return lock
-
-
-def is_locked(path: Path) -> bool:
-    """Return whether a process of this machine holds the lock."""
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
-    return False
-
-
 def read_forwarding(data: Path, log_folder: Path) -> Forwarding:
     """Return how the spool stands, without disturbing who forwards."""
     if not (data / "forward.db").exists():
@@ -256,33 +226,18 @@ def _open(path: Path) -> sqlite3.Connection:
     """Open the memory to write, for who holds the lock; make it if it is not there."""
     try:
         if not path.exists():
-            _make(path)
-        db = sqlite3.connect(path, timeout=10)
-        db.execute("pragma synchronous = full")
-    except sqlite3.Error as error:
+            create_sqlite(path, _TABLES)
+        return open_sqlite(path, isolation_level="DEFERRED")
+    except (sqlite3.Error, OSError) as error:
         raise LogUnavailable(f"{path}: {error}", hint="questlog doctor", retry_after=1) from error
-    return db
-
-
-def _make(path: Path) -> None:
-    """Make the file whole elsewhere: two that open one as it is made lock each other out, and nobody waits for that."""
-    draft = path.with_name(f"{path.name}.draft")
-    for left in (draft, *(Path(f"{file}-{kind}") for file in (draft, path) for kind in ("wal", "shm"))):
-        left.unlink(missing_ok=True)  # a write-ahead log without its file would be played into the new one
-    with closing(sqlite3.connect(draft)) as db:
-        db.execute("pragma journal_mode = wal")
-        db.executescript(_TABLES)
-    os.rename(draft, path)
 
 
 def _look(path: Path) -> sqlite3.Connection:
     """Open the memory to read it."""
     try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10)
-        db.execute("pragma query_only = on")
-    except sqlite3.Error as error:
+        return read_sqlite(path)
+    except (sqlite3.Error, OSError) as error:
         raise LogUnavailable(f"{path}: {error}", hint="questlog doctor", retry_after=1) from error
-    return db
 
 
 def _read_name(folder: Path) -> tuple[str, int] | None:
@@ -305,17 +260,8 @@ def _name(folder: Path) -> str:
     if found is not None and found[1] == inode:
         return found[0]
     name = "".join(secrets.choice(_LETTERS) for _ in range(6))
-    draft = folder / "spool.draft"
-    with draft.open("w") as file:
-        file.write(f"{name} {inode}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(folder / "spool")
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)  # a name that is gone after a power cut would send everything again under a new one
-    finally:
-        os.close(handle)
+    # a name that is gone after a power cut would send everything again under a new one
+    write_file(folder / "spool", f"{name} {inode}\n")
     return name
 
 

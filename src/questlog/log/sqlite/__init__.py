@@ -8,7 +8,6 @@ one SQLite file (segment.py). Reading takes turns (reader.py), and goes page by 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sqlite3
 import threading
@@ -18,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from questlog.durable import is_disk_full
 from questlog.errors import LogFull, LogUnavailable
 from questlog.log import START, Batch, Position
 from questlog.log.group import GroupCommit, Waiter
@@ -101,7 +101,7 @@ class SqliteLog:
         except LogFull:
             raise
         except Exception as error:
-            full = _is_full(error, self.folder)
+            full = is_disk_full(error, self.folder)
             if not (full and isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL):
                 self._drop_writer()  # never retry an fsync on the same descriptor
             raise self._refusal(error, full) from error
@@ -229,17 +229,6 @@ def _statvfs(folder: Path) -> os.statvfs_result:
             return os.statvfs(folder)
         except FileNotFoundError:
             folder = folder.parent
-
-
-def _is_full(error: Exception, folder: Path) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        return True
-    if isinstance(error, sqlite3.Error) and folder.exists():  # SQLite calls a full disk an I/O error in some places
-        disk = os.statvfs(folder)
-        return disk.f_bavail * disk.f_frsize < 1 << 20 or bool(disk.f_files and disk.f_favail == 0)
-    return False
 
 
 _open_logs: weakref.WeakSet[SqliteLog] = weakref.WeakSet()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import zstandard
 
+from questlog.durable import FileLock, make_folder, read_sqlite, remove_sqlite
 from questlog.errors import LogUnavailable
 from questlog.log import Position
 from questlog.log.sqlite.segment import (
@@ -23,13 +23,10 @@ from questlog.log.sqlite.segment import (
     Segment,
     Stored,
     create,
-    make_folder,
-    open_reader,
     open_writer,
     pack,
     read_age,
     read_tail,
-    remove,
     write,
 )
 
@@ -69,7 +66,7 @@ class Writer:
     """A claimed partition. Not for two threads at once."""
 
     def __init__(
-        self, folder: Path, partition: int, lock: int, first: int, *, segment_bytes: int, segment_seconds: float
+        self, folder: Path, partition: int, lock: FileLock, first: int, *, segment_bytes: int, segment_seconds: float
     ) -> None:
         self.partition = partition
         self.next = first
@@ -102,7 +99,7 @@ class Writer:
         assert self._connection is not None
         token = secrets.randbelow(2**31 - 1) + 1
         self._connection.execute(f"pragma user_version = {token}")
-        with contextlib.closing(open_reader(self._path)) as reader:
+        with contextlib.closing(read_sqlite(self._path)) as reader:
             found = reader.execute("pragma user_version").fetchone()[0]
         if found != token:
             raise LogUnavailable(f"{self._path} does not give back what was written", hint="questlog doctor")
@@ -139,7 +136,7 @@ class Writer:
             return
         try:
             ours = self._path.stat().st_ino == self._inode
-            ours = ours and _lock_path(self._folder, self.partition).stat().st_ino == os.fstat(self._lock).st_ino
+            ours = ours and self._lock.is_current()
         except FileNotFoundError:
             ours = False
         if not ours:
@@ -151,7 +148,7 @@ class Writer:
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
-        os.close(self._lock)
+        self._lock.release()
 
 
 def claim(folder: Path, floor: Floor | None, *, segment_bytes: int, segment_seconds: float) -> Writer:
@@ -208,14 +205,14 @@ class Trimmer:
                 old = [index for index, one in enumerate(landed) if self._is_old(one, older_than_ms)]
                 for one, following in pairwise(segments[: old[-1] + 2] if old else ()):
                     if self._is_due(one.path):
-                        remove(one.path)
+                        remove_sqlite(one.path)
                         trimmed += following.first - one.first
         return trimmed
 
     def _is_old(self, segment: Segment, older_than_ms: int) -> bool:
         """Return whether its newest record is; a damaged segment is as old as the next one that is not."""
         try:
-            with contextlib.closing(open_reader(segment.path)) as connection:
+            with contextlib.closing(read_sqlite(segment.path)) as connection:
                 age = read_age(connection)
         except (Damaged, FileNotFoundError):
             return False
@@ -239,10 +236,10 @@ def _reclaim(
         end = _usable_end(folder, partition)
         usable = end is not None and not behind(partition, end)
     except BaseException:
-        os.close(lock)
+        lock.release()
         raise
     if end is None or not usable:
-        os.close(lock)
+        lock.release()
         return None
     return Writer(folder, partition, lock, end, segment_bytes=segment_bytes, segment_seconds=segment_seconds)
 
@@ -266,25 +263,16 @@ def _usable_end(folder: Path, partition: int) -> int | None:
     if not segments:
         return None
     try:
-        with contextlib.closing(open_reader(segments[-1].path)) as connection:
+        with contextlib.closing(read_sqlite(segments[-1].path)) as connection:
             return read_tail(connection)
     except (Damaged, sqlite3.Error):
         return None
 
 
-def _try_lock(folder: Path, partition: int) -> int | None:
+def _try_lock(folder: Path, partition: int) -> FileLock | None:
     """Return a lock on the partition, or None if another process holds it. A left-over file locks nothing."""
-    path = _lock_path(folder, partition)
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.stat().st_ino == os.fstat(lock).st_ino:
-            return lock
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(lock)
+    lock = FileLock(folder / f"{partition:010}.lock")
+    if lock.take():
+        return lock
+    lock.release()
     return None
-
-
-def _lock_path(folder: Path, partition: int) -> Path:
-    return folder / f"{partition:010}.lock"

@@ -13,6 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
+from questlog.durable import read_sqlite
 from questlog.errors import LogUnavailable
 from questlog.log import START, Batch, Entry, Gap, Position
 from questlog.log.sqlite.partition import list_gone, list_segments
@@ -23,7 +24,6 @@ from questlog.log.sqlite.segment import (
     Stored,
     WentBack,
     holding,
-    open_reader,
     read_tail,
     scan,
     unpack,
@@ -145,7 +145,7 @@ class Reader:
         if known is not None:
             yield known[1]
             return
-        connection = open_reader(segment.path)
+        connection = read_sqlite(segment.path)
         if keep:
             self._kept[segment.path] = (segment.inode, connection)
         try:

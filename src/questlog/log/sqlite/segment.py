@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import struct
 import zlib
@@ -14,13 +13,13 @@ from typing import NamedTuple
 
 import zstandard
 
-from questlog.errors import LogUnavailable
+from questlog.durable import create_sqlite, open_sqlite
+from questlog.errors import LogUnavailable, NotDurable
 
 PAGE = 4096
 _SCHEMA = f"""
 pragma page_size = {PAGE};
 pragma auto_vacuum = none;
-pragma synchronous = off;
 begin;
 create table batches (
   first integer primary key, count integer not null, received_ms integer not null,
@@ -32,9 +31,7 @@ create trigger grown after insert on batches begin
 end;
 insert into tail values ({{first}}, ~{{first}});
 commit;
-pragma journal_mode = wal;
 """
-_DURABLE = ("pragma synchronous = full", "pragma fullfsync = on")
 _TRANSIENT = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_FULL,
@@ -100,40 +97,15 @@ def unpack(row: Stored) -> list[bytes]:
 
 def create(path: Path, first: int) -> None:
     """Make an empty segment. It appears under its name only when it is whole and on the disk."""
-    draft = path.with_suffix(".new")
-    remove(draft)
-    with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
-        connection.executescript(_SCHEMA.format(first=first))
-    _sync(draft)
-    os.rename(draft, path)
-    _sync(path.parent)
+    create_sqlite(path, _SCHEMA.format(first=first))
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """Open for appending, with the settings that survived power cuts read back: builds differ."""
-    connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+    """Open for appending, with the settings that survived power cuts."""
     try:
-        for setting in _DURABLE:
-            connection.execute(setting)
-        journal = connection.execute("pragma journal_mode").fetchone()[0]
-        level = connection.execute("pragma synchronous").fetchone()[0]
-        if (journal, level) != ("wal", 2):
-            raise LogUnavailable(
-                f"{path} opened with journal_mode={journal}, synchronous={level}; wal and 2 are needed",
-                hint="put the data folder on a local file system (QUESTLOG_DATA)",
-            )
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def open_reader(path: Path) -> sqlite3.Connection:
-    """Open for reading only: such a connection never moves or removes what a writer left in the WAL."""
-    if not path.exists():
-        raise FileNotFoundError(path)
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    return sqlite3.connect(uri, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
+        return open_sqlite(path)
+    except NotDurable as error:
+        raise LogUnavailable(str(error), hint="put the data folder on a local disk (QUESTLOG_DATA)") from error
 
 
 def write(connection: sqlite3.Connection, rows: list[Stored]) -> None:
@@ -236,25 +208,3 @@ def _reporting_damage() -> Iterator[None]:
         if misused or code & 0xFF in _TRANSIENT:
             raise
         raise Damaged(str(error)) from error
-
-
-def remove(path: Path) -> None:
-    """Delete a segment; the database goes first, because without its WAL it would look damaged."""
-    for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), Path(f"{path}-journal")):
-        name.unlink(missing_ok=True)
-
-
-def make_folder(folder: Path) -> None:
-    """Create *folder* so that it survives a power cut: every new name is fsynced in the folder above it."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for each in missing:
-        _sync(each.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
