@@ -13,6 +13,7 @@ from support.paths import ROOT
 
 GROUND = {
     "errors": set(),
+    "durable": {"errors"},
     "types": {"errors"},
     "settings": {"errors"},
     "stopping": {"errors"},
@@ -121,6 +122,31 @@ def test_a_file_can_be_read_in_one_sitting(module: str, tree: ast.Module) -> Non
 def test_a_function_fits_on_one_screen(module: str, tree: ast.Module) -> None:
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert [each.name for each in functions if (each.end_lineno or 0) - each.lineno + 1 > 60] == []
+
+
+DURABLE_CALLS = {("os", "fsync"), ("fcntl", "flock"), ("fcntl", "lockf"), ("sqlite3", "connect")}
+NOT_DURABLE = {
+    "questlog.durable": DURABLE_CALLS,
+    "questlog.report.doctor": {("os", "fsync")},  # measures how long one takes
+    "questlog.land.spark.ids": {("sqlite3", "connect")},  # a temporary database without a name, gone with its process
+}
+"""Modules that may do these calls, and why they do not leave it to durable.py."""
+
+
+@each_module
+def test_only_durable_syncs_locks_and_opens_databases(module: str, tree: ast.Module) -> None:
+    calls = {
+        (node.value.id, node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    calls |= {
+        (node.module or "", alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert calls & DURABLE_CALLS <= NOT_DURABLE.get(module, set())
 
 
 @each_module
