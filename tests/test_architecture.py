@@ -128,7 +128,7 @@ DURABLE_CALLS = {("os", "fsync"), ("fcntl", "flock"), ("fcntl", "lockf"), ("sqli
 NOT_DURABLE = {
     "questlog.durable": DURABLE_CALLS,
     "questlog.report.doctor": {("os", "fsync")},  # measures how long one takes
-    "questlog.land.spark.ids": {("sqlite3", "connect")},  # a temporary database without a name, gone with its process
+    "questlog.land.spark.state": {("sqlite3", "connect")},  # a temporary database without a name, gone with its process
 }
 """Modules that may do these calls, and why they do not leave it to durable.py."""
 
