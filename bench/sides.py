@@ -191,7 +191,7 @@ class Tutorial(Side):
 
     def _submit(self, *arguments: str) -> Process:
         words = ["--master", "local[2]", "--driver-memory", "1g", str(HERE / "tutorial" / "stream.py"), *arguments]
-        argv, environment = build(self.stack.place, "spark-submit", words, "default")
+        argv, environment = build(self.stack.layout, "spark-submit", words, "default")
         return Process(argv, self.folder, {**environment, **self._environment()})
 
     def stream(self) -> Process:

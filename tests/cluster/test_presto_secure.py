@@ -18,7 +18,7 @@ from cluster.test_portable import QUERIES, plain_rows
 from questlog.errors import NotInstalled, QueryError
 from questlog.pipeline import ClusterPipeline, open_pipeline
 from questlog.stack import Stack
-from questlog.stack.place import find_trino_java
+from questlog.stack.layout import find_trino_java
 from support.cluster.cluster_project import environment
 from support.cluster.sql_server import SecureEngine
 

@@ -33,7 +33,7 @@ from questlog.query.presto import open_engine
 from questlog.report.cluster import metastore_down
 from questlog.stack import Stack
 from questlog.stack.fetch import fetch
-from questlog.stack.place import find_trino_java
+from questlog.stack.layout import find_trino_java
 from support.cluster.rest_catalog import RestCatalog
 from support.cluster.sql_server import Engine
 

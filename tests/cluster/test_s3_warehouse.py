@@ -19,7 +19,7 @@ from questlog.errors import NotInstalled
 from questlog.query.presto import open_engine
 from questlog.stack import Stack
 from questlog.stack.fetch import HOME, fetch
-from questlog.stack.place import find_trino_java
+from questlog.stack.layout import find_trino_java
 from support.cluster.cluster_project import Project, environment
 from support.cluster.rest_catalog import RestCatalog
 from support.cluster.s3_server import S3Server

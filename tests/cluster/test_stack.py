@@ -156,7 +156,7 @@ def test_a_file_that_is_not_what_was_recorded_is_refused(tmp_path: Path, monkeyp
     whole = dict(module._recorded("spark", module.HOME))
     name = sorted(whole)[0]
     monkeypatch.setattr(module, "_recorded", lambda part, home: {**whole, name: "0" * 64})
-    with pytest.raises(QuestlogError, match=rf"1 files are not what was recorded, the first: {name}"):
+    with pytest.raises(QuestlogError, match=rf"1 files do not match the recorded checksums, the first: {name}"):
         fetch("spark")
     assert not part_folder("spark").exists()
 

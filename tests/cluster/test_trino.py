@@ -16,7 +16,7 @@ from cluster.test_portable import QUERIES, plain_rows
 from questlog.errors import NotInstalled, QueryError
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.stack import Stack, addresses
-from questlog.stack.place import find_trino_java
+from questlog.stack.layout import find_trino_java
 
 if TYPE_CHECKING:
     from cluster.conftest import Shop
@@ -48,7 +48,7 @@ def trino(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
         find_trino_java()
     except NotInstalled as error:
         pytest.skip(f"{error}: {error.hint}")
-    theirs = stack.place.ports
+    theirs = stack.layout.ports
     ports = f"metastore={theirs['metastore']} namenode={theirs['namenode']} trino={free_port()}"
     with Stack(tmp_path_factory.mktemp("trino"), ports=ports, only=["trino"]) as running:
         yield running

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from questlog.settings import find_project
-from questlog.stack.place import USUAL_PORTS, settle_ports
+from questlog.stack.layout import USUAL_PORTS, settle_ports
 
 
 @pytest.fixture

@@ -234,7 +234,7 @@ def exec_(where: tuple[Path, Path | None], tool: str, arguments: tuple[str, ...]
     """
     from questlog.stack.tools import build
 
-    command, more = build(_stack(where).place, tool, arguments, _schema(where[0]))
+    command, more = build(_stack(where).layout, tool, arguments, _schema(where[0]))
     sys.stdout.flush()
     os.execvpe(command[0], command, {**os.environ, **more})
 

@@ -247,7 +247,7 @@ def _lander(examined: _Examined) -> Iterator[Finding]:
 def _cluster(examined: _Examined) -> Iterator[Finding]:
     """Check what the cluster's servers need on this machine; an embedded project does not need it."""
     from questlog.stack.fetch import GET_MAVEN, find_maven
-    from questlog.stack.place import find_java, find_trino_java
+    from questlog.stack.layout import find_java, find_trino_java
 
     missing: Verdict = "fault" if examined.needs_java else "ok"
     try:

@@ -1,4 +1,4 @@
-"""The cluster's servers as local processes: Kafka, HDFS, Hive Metastore, Presto; Trino and Spark when asked for.
+"""The cluster's servers as local processes: Kafka, HDFS, Hive Metastore, Presto; Trino and Spark on request.
 
 from questlog.stack import Stack
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 from questlog.errors import QuestlogError
 from questlog.stack.fetch import jars as jars
 from questlog.stack.fetch import spark_jars as spark_jars
-from questlog.stack.place import Place, find_java, known_ports, open_place
+from questlog.stack.layout import StackLayout, find_java, known_ports, open_layout
 from questlog.stack.processes import end, memory_mb, recall
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a client finds each server."""
+    """The address of each server."""
 
     kafka: str
     hdfs: str
@@ -46,7 +46,7 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """One server as found now: what its real act did, or what is wrong."""
+    """The state of one server; `found` is the result of its health check, or the error."""
 
     name: str
     healthy: bool
@@ -74,32 +74,32 @@ def addresses(folder: Path) -> Addresses:
 
 
 class Stack:
-    """The servers whose data lie in *folder*. As a context it is up inside and down after, whatever happens."""
+    """The servers whose data is in *folder*. As a context manager, it starts them and always stops them at the end."""
 
     def __init__(
         self, folder: Path | str, *, ports: str = "", only: Sequence[str] = (), also: Sequence[str] = ()
     ) -> None:
-        """Name the stack. *only* are the servers to start; without it all but those that *also* asks for by option."""
+        """Start the servers in *only*; by default all that need no option, and those of the options in *also*."""
         self.folder = Path(folder).resolve()
         self._ports, self._only, self._also = ports, tuple(only), tuple(also)
 
     @property
-    def place(self) -> Place:
-        """Where it lies, as of its last start."""
-        return Place(self.folder, known_ports(self.folder), find_java())
+    def layout(self) -> StackLayout:
+        """Its folders and ports, as of its last start."""
+        return StackLayout(self.folder, known_ports(self.folder), find_java())
 
-    def settle(self) -> Place:
-        """Return where it lies with the ports that it is to start on."""
-        return open_place(self.folder, self._ports)
+    def settle(self) -> StackLayout:
+        """Return its folders, and the ports of its next start."""
+        return open_layout(self.folder, self._ports)
 
     @property
     def addresses(self) -> Addresses:
-        """Where its servers are found."""
+        """The addresses of its servers."""
         return addresses(self.folder)
 
     @property
     def servers(self) -> list[Server]:
-        """The servers that belong to it, in the order of starting."""
+        """Its servers, in the order in which they start."""
         from questlog.stack.servers import SERVERS
 
         unknown = [name for name in self._only if name not in SERVERS]
@@ -110,7 +110,7 @@ class Stack:
         return [server for server in SERVERS.values() if not server.option or server.option in self._also]
 
     def fetch(self, tell: Tell = lambda line: None) -> None:
-        """Bring what the servers are made of, once it is sure that this machine can run them."""
+        """Download the servers, after checking that this machine can run them."""
         from questlog.stack.fetch import fetch
 
         for server in self.servers:
@@ -121,7 +121,7 @@ class Stack:
     def up(self, tell: Tell = lambda line: None, *, while_pid: int = 0) -> None:
         """Start the servers in the background and return when all of them work.
 
-        With *while_pid* they end when that process does, however it ends.
+        With *while_pid* they stop when that process exits, however it ends.
         """
         self.settle().run.mkdir(parents=True, exist_ok=True)
         (self.folder / "logs").mkdir(exist_ok=True)
@@ -163,7 +163,7 @@ class Stack:
             time.sleep(0.1)
 
     def down(self, tell: Tell = lambda line: None) -> bool:
-        """End every process of this stack; return whether any ran."""
+        """Stop every process of this stack; return whether any was running."""
         from questlog.stack.servers import SERVERS
 
         ran = False
@@ -172,7 +172,7 @@ class Stack:
             tell("stopping the servers")
             ran = True
             end(supervisor, sum(server.stop_seconds for server in SERVERS.values()))
-        for server in reversed(list(SERVERS.values())):  # whose supervisor was killed
+        for server in reversed(list(SERVERS.values())):  # a server whose supervisor was killed
             file = self.folder / "run" / f"{server.name}.json"
             identity = recall(file)
             if identity is not None:
@@ -183,7 +183,7 @@ class Stack:
         return ran
 
     def status(self) -> list[Health]:
-        """Ask every server now to do something real; one that is started by option only if it was."""
+        """Run every server's health check; for a server with an option, only if it was started."""
         from concurrent.futures import ThreadPoolExecutor
 
         from questlog.stack.servers import SERVERS
@@ -205,8 +205,8 @@ class Stack:
             state = known.state if known and known.state in ("restarting", "failed", "waiting") else "stopped"
             return Health(server.name, False, state, port, 0, restarts, 0.0, known.trouble if known else "")
         try:
-            found, healthy = server.check(self.place), True
-        except Exception as error:  # whatever a client meets
+            found, healthy = server.check(self.layout), True
+        except Exception as error:  # clients raise errors of many kinds
             found, healthy = str(error), False
         state = "healthy" if healthy else known.state if known and known.state != "healthy" else "sick"
         return Health(
@@ -214,11 +214,11 @@ class Stack:
         )
 
     def reset(self) -> None:
-        """Delete the servers' data and logs; a stack that runs is refused."""
+        """Delete the servers' data and logs; raise `QuestlogError` if the stack is running."""
         if recall(self.folder / "run" / "supervisor.json") is not None or any(
             recall(file) is not None for file in (self.folder / "run").glob("*.json")
         ):
-            raise QuestlogError(f"the stack in {self.folder} runs", hint="questlog stack down")
+            raise QuestlogError(f"the stack in {self.folder} is running", hint="questlog stack down")
         for name in ("data", "etc", "run", "logs"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         (self.folder / "ports.json").unlink(missing_ok=True)

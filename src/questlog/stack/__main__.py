@@ -1,4 +1,4 @@
-"""The supervisor as a process of its own, as `questlog stack up --detach` starts it."""
+"""The supervisor in a process of its own, which `questlog stack up --detach` starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from questlog.stopping import when_told
 
 
 def main() -> int:
-    """Keep the stack that the arguments name until SIGTERM, or until the process it is tied to is gone."""
+    """Run the stack in the given folder until SIGTERM, or until the process of `--while` exits."""
     parser = argparse.ArgumentParser(prog="questlog.stack")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--ports", default="")

@@ -1,8 +1,8 @@
-"""Brings the servers' jars from Maven Central through the machine's own Maven, checked against recorded sums.
+"""Download the servers' jars from Maven Central with the machine's own Maven, and verify their checksums.
 
-Each part is one pinned pom in `poms/` and one list of sums in `sums/`. It lies in the user's cache folder,
-complete or not at all: it is put together beside its place and moved there in one step. What Maven downloaded
-before an interruption stays in Maven's own repository, so the next fetch goes on from there.
+Each part is one pinned pom in `poms/` and one list of checksums in `sums/`. A part in the user's cache folder is always
+complete: it is assembled in a temporary folder and renamed in one step. Files that Maven downloaded before an
+interruption stay in Maven's own repository, so the next fetch continues from there.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ GET_MAVEN = "install Maven, for example: apt install maven (or brew install mave
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 _DOWNLOADED = re.compile(r"Downloaded from \S+: \S+/(\S+\.(?:jar|zip|gz)) \(([\d.]+) (B|kB|MB|GB)")
 HOME: Traversable = resources.files("questlog.stack")
-"""Holds `poms` and `sums`. The tests have a few more in a home of their own."""
+"""Holds `poms` and `sums`. The tests have more of them in a folder of their own."""
 Tell = Callable[[str], None]
-"""Is given a line that says how far a fetch is."""
+"""Called with a line that describes the progress."""
 
 
 def cache_folder() -> Path:
-    """Return where fetched parts lie, for every project of this user."""
+    """Return the folder of fetched parts, which all projects of this user share."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "questlog" / "stack"
 
 
@@ -56,23 +56,23 @@ def jars(part: str) -> list[str]:
 def spark_jars(metastore: str, warehouse: str) -> list[str]:
     """Return the jars that Spark needs for tables in *warehouse*.
 
-    Only on S3 it needs those of `s3`. A REST catalog may name a warehouse that lies there: then they are taken
-    if they are here.
+    The jars of `s3` are needed for S3 only. A REST catalog may give a name to a warehouse on S3, so for a name they are
+    included if they have been fetched.
     """
     is_named = metastore.startswith("http") and "://" not in warehouse and part_folder("s3").exists()
     return jars("spark") + (jars("s3") if is_named or warehouse.startswith("s3") else [])
 
 
 def fetched(part: str) -> Path:
-    """Return the folder of a part that is here."""
+    """Return the folder of a part that has been fetched; raise `NotInstalled` if it has not."""
     folder = part_folder(part)
     if not folder.exists():
-        raise NotInstalled(f"{part} is not on this machine yet", hint=f"questlog stack fetch {part}")
+        raise NotInstalled(f"{part} has not been downloaded yet", hint=f"questlog stack fetch {part}")
     return folder
 
 
 def fetch(part: str, tell: Tell = lambda line: None, home: Traversable = HOME) -> Path:
-    """Bring *part* unless it is here; two at once are safe, the second waits and finds it."""
+    """Download *part* unless it is in the cache. Of two concurrent calls, the second waits for the first."""
     folder = part_folder(part, home)
     if folder.exists():
         return folder
@@ -83,7 +83,7 @@ def fetch(part: str, tell: Tell = lambda line: None, home: Traversable = HOME) -
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         _run_maven(part, draft, tell, home)
-        tell("checking sums")
+        tell("verifying checksums")
         _check_sums(part, draft, home)
         tell("unpacking")
         _FINISH.get(part, _nothing)(draft)
@@ -93,7 +93,7 @@ def fetch(part: str, tell: Tell = lambda line: None, home: Traversable = HOME) -
 
 @contextlib.contextmanager
 def _alone(part: str) -> Iterator[None]:
-    """Wait until no other process fetches *part*; the lock goes with the process, however it ends."""
+    """Wait until no other process fetches *part*; the lock is released with the process, however it ends."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     lock = FileLock(cache_folder() / f"{part}.lock")
     lock.take(wait_seconds=None)
@@ -105,14 +105,14 @@ def _alone(part: str) -> Iterator[None]:
 
 def find_maven() -> str:
     """Return the path of Maven."""
-    found = shutil.which("mvn")
-    if found is None:
-        raise NotInstalled("Maven brings the servers, and it is not installed", hint=GET_MAVEN)
-    return found
+    program = shutil.which("mvn")
+    if program is None:
+        raise NotInstalled("Maven downloads the servers, but it is not installed", hint=GET_MAVEN)
+    return program
 
 
 def _run_maven(part: str, target: Path, tell: Tell, home: Traversable) -> None:
-    """Let Maven copy what the pom names, and all that needs, into *target*."""
+    """Copy the artifacts of the pom and their dependencies into *target*."""
     with resources.as_file(home / "poms" / f"{part}.xml") as pom:
         command = [
             find_maven(), "-B", "-f", str(pom), _COPY,
@@ -137,30 +137,30 @@ def _run_maven(part: str, target: Path, tell: Tell, home: Traversable) -> None:
     if maven.returncode:
         faults = [line for line in last if "ERROR" in line] or list(last)
         raise QuestlogError(
-            f"Maven could not bring {part}:\n  " + "\n  ".join(faults[:3]),
-            hint="is this machine online? what came so far is kept; run questlog stack fetch again",
+            f"Maven could not download {part}:\n  " + "\n  ".join(faults[:3]),
+            hint="check the network connection and run questlog stack fetch again; downloaded files are kept",
         )
 
 
 def _check_sums(part: str, folder: Path, home: Traversable) -> None:
-    """Compare every file with the recorded sums: no more, no fewer, no other."""
+    """Raise `QuestlogError` unless the files and their checksums are exactly the recorded ones."""
     recorded = _recorded(part, home)
-    found = sums(folder)
-    wrong = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
+    actual = sums(folder)
+    wrong = sorted(name for name in recorded.keys() | actual.keys() if recorded.get(name) != actual.get(name))
     if wrong:
         raise QuestlogError(
-            f"{part}: {len(wrong)} files are not what was recorded, the first: {wrong[0]}",
+            f"{part}: {len(wrong)} files do not match the recorded checksums, the first: {wrong[0]}",
             hint=f"delete {wrong[0]} from Maven's repository (~/.m2/repository) and fetch again",
         )
 
 
 def sums(folder: Path) -> Mapping[str, str]:
     """Return name -> SHA-256 of the files in *folder*."""
-    found = {}
+    digests = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def _recorded(part: str, home: Traversable) -> Mapping[str, str]:
@@ -173,13 +173,13 @@ def _text(home: Traversable, folder: str, name: str) -> str:
 
 
 def _nothing(folder: Path) -> None:
-    """All jars lie where they are wanted."""
+    """Do nothing: the jars need no unpacking."""
 
 
 def _finish_metastore(folder: Path) -> None:
-    """Unpack the server's own jars and its Derby schema, in which one column type is changed.
+    """Unpack the server's own jars and its Derby schema, and change the type of one column.
 
-    On a CLOB, Presto's `show tables` asks for a comparison that Derby refuses, and retries for 32 s.
+    With a CLOB, Presto's `show tables` makes a comparison that Derby refuses, and retries for 32 s.
     """
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
@@ -195,12 +195,12 @@ def _finish_metastore(folder: Path) -> None:
         schema.read_text("utf-8"),
     )
     if not changed:
-        raise QuestlogError("the metastore's schema is not the one that was tested", hint="please report this")
+        raise QuestlogError("the metastore's schema differs from the tested one", hint="please report this")
     schema.write_text(text, "utf-8")
 
 
 def _finish_presto(folder: Path) -> None:
-    """Lay the jars in `lib`, unpack each connector into `plugin`, and give it the ASM that Java 17 needs."""
+    """Move the jars to `lib`, unpack each connector into `plugin`, and replace its ASM by one for Java 17."""
     (cli,) = folder.glob("presto-cli-*-executable.jar")
     cli.rename(folder / "cli")
     lib, plugins = folder / "lib", folder / "plugin"
@@ -219,7 +219,7 @@ def _finish_presto(folder: Path) -> None:
 
 
 def _finish_trino(folder: Path) -> None:
-    """Unpack the server, then drop the connectors nobody asked for: its jars are links to each other."""
+    """Unpack the server, then delete the connectors we do not use: its jars are links to each other."""
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
@@ -241,9 +241,9 @@ _FINISH: Mapping[str, Callable[[Path], None]] = {
 
 
 def record(parts: Iterable[str], target: Path) -> None:
-    """Write the sums of what Maven brings now: for whoever changes a pom, after looking at what changed.
+    """Record the checksums of Maven's current downloads, after a pom has changed and the change was reviewed.
 
-    *target* is the folder `sums`, beside which `poms` lies.
+    *target* is the folder `sums`, whose sibling is `poms`.
     """
     for part in parts:
         draft = cache_folder() / f"{part}.recording"

@@ -1,6 +1,6 @@
-"""Whether a server works: each check does what its clients do, since an open port proves nothing.
+"""Health checks: each performs a client's operation, because an open port proves nothing.
 
-A check returns what it did in a few words, or raises.
+A check returns a short description of what it did, or raises.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from questlog.errors import NotInstalled, QuestlogError
 from questlog.stack.spark import spark_environment
 
 if TYPE_CHECKING:
-    from questlog.stack.place import Place
+    from questlog.stack.layout import StackLayout
 
 HEALTH_TOPIC = "_questlog_health"
 _SECONDS = 10.0
-"""How long one act may take."""
+"""Limit for one operation."""
 _JOB_SECONDS = 150.0
-"""A task starts two JVMs, which a busy machine may take a minute for."""
+"""Limit for a task, which starts two JVMs: a minute on a busy machine."""
 
 
-def kafka(place: Place) -> str:
-    """Produce one record and consume it again."""
+def kafka(layout: StackLayout) -> str:
+    """Produce one record and consume it."""
     try:
         from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
         from confluent_kafka.admin import AdminClient, NewTopic
     except ImportError as error:
         raise NotInstalled("confluent-kafka is not installed", hint="pip install 'questlog[cluster]'") from error
     servers: dict[str, Any] = {
-        "bootstrap.servers": f"127.0.0.1:{place.ports['kafka']}",
+        "bootstrap.servers": f"127.0.0.1:{layout.ports['kafka']}",
         "log_level": 0,
-        "error_cb": lambda error: None,  # what goes wrong is raised below, once
+        "error_cb": lambda error: None,  # errors are raised below, once
     }
     try:
         admin = AdminClient(servers)
@@ -53,7 +53,7 @@ def kafka(place: Place) -> str:
         producer.produce(HEALTH_TOPIC, sent, on_delivery=lambda error, message: delivered.append((error, message)))
         producer.flush(_SECONDS)
         if not delivered or delivered[0][0] is not None:
-            raise QuestlogError(f"a record was not taken: {delivered[0][0] if delivered else 'no answer'}")
+            raise QuestlogError(f"a record was not delivered: {delivered[0][0] if delivered else 'no answer'}")
         consumer = Consumer({**servers, "group.id": HEALTH_TOPIC, "enable.auto.commit": False})
         try:
             consumer.assign([TopicPartition(HEALTH_TOPIC, 0, delivered[0][1].offset())])
@@ -66,38 +66,38 @@ def kafka(place: Place) -> str:
             consumer.close()
     except KafkaException as error:
         raise QuestlogError(str(error)) from error
-    raise QuestlogError("a record was taken and not given back")
+    raise QuestlogError("a record was delivered but could not be consumed")
 
 
-def namenode(place: Place) -> str:
-    """List the root folder, out of safe mode."""
-    port = place.ports["namenode_http"]
+def namenode(layout: StackLayout) -> str:
+    """List the root folder; safe mode is an error."""
+    port = layout.ports["namenode_http"]
     _, body, _ = _http("GET", f"http://127.0.0.1:{port}/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo")
     info = json.loads(body)["beans"][0]
-    # with no DataNode there yet, blocks cannot be counted: that is the DataNode's trouble and checked there
+    # while no DataNode has registered, blocks cannot be counted; the DataNode's own check covers that
     if info["Safemode"] and int(info["TotalBlocks"]) == 0:
         raise QuestlogError(f"in safe mode: {info['Safemode']}")
     status, body, _ = _http("GET", f"http://127.0.0.1:{port}/webhdfs/v1/?op=LISTSTATUS")
     if status != 200:
-        raise QuestlogError(f"it refused to list the root folder: {body[:200]!r}")
+        raise QuestlogError(f"cannot list the root folder: {body[:200]!r}")
     return "listed /"
 
 
-def datanode(place: Place) -> str:
-    """Write a file and read it again."""
-    path = f"http://127.0.0.1:{place.ports['namenode_http']}/webhdfs/v1/tmp/questlog-health-{uuid.uuid4().hex[:8]}"
+def datanode(layout: StackLayout) -> str:
+    """Write a file and read it."""
+    path = f"http://127.0.0.1:{layout.ports['namenode_http']}/webhdfs/v1/tmp/questlog-health-{uuid.uuid4().hex[:8]}"
     sent = uuid.uuid4().bytes
     status, body = _redirected("PUT", f"{path}?op=CREATE&overwrite=true", sent)
     if status != 201:
-        raise QuestlogError(f"a file could not be written: {_remote(body)}")
+        raise QuestlogError(f"cannot write a file: {_remote(body)}")
     status, body = _redirected("GET", f"{path}?op=OPEN")
     _http("DELETE", f"{path}?op=DELETE")
     if status != 200 or body != sent:
-        raise QuestlogError(f"a file could not be read again: {_remote(body)}")
+        raise QuestlogError(f"cannot read the written file: {_remote(body)}")
     return "wrote and read a file"
 
 
-def metastore(place: Place) -> str:
+def metastore(layout: StackLayout) -> str:
     """List the databases."""
     try:
         from hive_metastore.ThriftHiveMetastore import Client
@@ -106,8 +106,8 @@ def metastore(place: Place) -> str:
         from thrift.transport import TSocket, TTransport
     except ImportError as error:
         raise NotInstalled("thrift is not installed", hint="pip install 'questlog[cluster]'") from error
-    logging.getLogger("thrift").setLevel(logging.CRITICAL)  # it prints what the caller is told anyway
-    socket = TSocket.TSocket("127.0.0.1", place.ports["metastore"])
+    logging.getLogger("thrift").setLevel(logging.CRITICAL)  # it prints errors that are raised anyway
+    socket = TSocket.TSocket("127.0.0.1", layout.ports["metastore"])
     socket.setTimeout(_SECONDS * 1000)
     transport = TTransport.TBufferedTransport(socket)
     try:
@@ -120,52 +120,52 @@ def metastore(place: Place) -> str:
     return f"listed {len(names)} databases"
 
 
-def presto(place: Place) -> str:
+def presto(layout: StackLayout) -> str:
     """Run a query on the Iceberg catalog."""
-    return _list_schemas(f"http://127.0.0.1:{place.ports['presto']}")
+    return _list_schemas(f"http://127.0.0.1:{layout.ports['presto']}")
 
 
-def trino(place: Place) -> str:
+def trino(layout: StackLayout) -> str:
     """Run a query on the Iceberg catalog."""
-    return _list_schemas(f"trino+http://127.0.0.1:{place.ports['trino']}")
+    return _list_schemas(f"trino+http://127.0.0.1:{layout.ports['trino']}")
 
 
-def spark(place: Place) -> str:
-    """Let the master list its workers."""
-    return f"listed {len(_workers(place))} workers"
+def spark(layout: StackLayout) -> str:
+    """List the master's workers."""
+    return f"listed {len(_workers(layout))} workers"
 
 
-def spark_worker(place: Place) -> str:
-    """Run a task in Python, unless the worker runs an application's executors anyway."""
-    mine = [each for each in _workers(place) if each["port"] == place.ports["spark_worker"]]
+def spark_worker(layout: StackLayout) -> str:
+    """Run a task in Python, unless the worker already runs an application's executors."""
+    mine = [each for each in _workers(layout) if each["port"] == layout.ports["spark_worker"]]
     if not mine:
-        raise QuestlogError("the master does not know it yet")
+        raise QuestlogError("it has not registered with the master yet")
     if mine[0]["coresused"]:
         return f"runs executors on {mine[0]['coresused']} of its {mine[0]['cores']} cores"
-    master = f"spark://127.0.0.1:{place.ports['spark']}"
+    master = f"spark://127.0.0.1:{layout.ports['spark']}"
     command = [sys.executable, "-m", "questlog.stack.try_spark", master]
-    environment = {**os.environ, **spark_environment(place)}
+    environment = {**os.environ, **spark_environment(layout)}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as job:
         try:
-            said, _ = job.communicate(timeout=_JOB_SECONDS)
+            output, _ = job.communicate(timeout=_JOB_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(job.pid, signal.SIGKILL)
             raise QuestlogError(f"a task took more than {_JOB_SECONDS:g} s") from None
-    if said.split()[-1:] != ["42"]:
-        reasons = [line for line in said.splitlines() if "Exception" in line or "Error" in line]
-        raise QuestlogError(f"a task failed: {(reasons or said.splitlines() or ['it said nothing'])[-1][:300]}")
+    if output.split()[-1:] != ["42"]:
+        reasons = [line for line in output.splitlines() if "Exception" in line or "Error" in line]
+        raise QuestlogError(f"a task failed: {(reasons or output.splitlines() or ['no output'])[-1][:300]}")
     return "ran a task in Python"
 
 
-def _workers(place: Place) -> list[dict[str, Any]]:
-    """Return the workers that the master has heard of lately."""
-    _, body, _ = _http("GET", f"http://127.0.0.1:{place.ports['spark_ui']}/json/")
-    found = json.loads(body)
-    if found["status"] != "ALIVE":
-        raise QuestlogError(f"the master is {found['status'].lower()}")
-    return [worker for worker in found["workers"] if worker["state"] == "ALIVE"]
+def _workers(layout: StackLayout) -> list[dict[str, Any]]:
+    """Return the workers that are alive by the master's account."""
+    _, body, _ = _http("GET", f"http://127.0.0.1:{layout.ports['spark_ui']}/json/")
+    master = json.loads(body)
+    if master["status"] != "ALIVE":
+        raise QuestlogError(f"the master is {master['status'].lower()}")
+    return [worker for worker in master["workers"] if worker["state"] == "ALIVE"]
 
 
 def _list_schemas(url: str) -> str:
@@ -179,7 +179,7 @@ def _list_schemas(url: str) -> str:
 def _http(
     method: str, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> tuple[int, bytes, str]:
-    """Return status, body, and where a redirect leads."""
+    """Return status, body and the target of a redirect."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_SECONDS)
     try:
@@ -193,7 +193,7 @@ def _http(
 
 
 def _redirected(method: str, url: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """Follow the NameNode's word to the DataNode that has, or will have, the file."""
+    """Send a request to the NameNode and follow its redirect to the DataNode."""
     status, answer, target = _http(method, url)
     if status == 307:
         status, answer, _ = _http(method, target, body, {"Content-Type": "application/octet-stream"})
@@ -201,7 +201,7 @@ def _redirected(method: str, url: str, body: bytes | None = None) -> tuple[int, 
 
 
 def _remote(body: bytes) -> str:
-    """Return the message in one of Hadoop's errors."""
+    """Return the message of a Hadoop error."""
     try:
         return str(json.loads(body)["RemoteException"]["message"]).splitlines()[0]
     except (ValueError, KeyError):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from questlog.stack import health
 from questlog.stack.fetch import fetched
-from questlog.stack.place import Place, find_java, find_trino_java
+from questlog.stack.layout import StackLayout, find_java, find_trino_java
 from questlog.stack.spark import master_words, spark_environment, spark_home, worker_words
 
 _OPEN = [
@@ -27,139 +27,144 @@ _OPEN_TO_PRESTO = [
     "--add-exports=java.base/sun.nio.ch=ALL-UNNAMED",
 ]
 _FRUGAL = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true"]
-"""On two cores the first compiler alone starts in half the time and answers small queries sooner."""
+"""On two cores, the first compiler alone halves the start time and answers small queries sooner."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One process of the stack. It is healthy when `check` returns; `check` raises with what is wrong."""
+    """One process of the stack. It is healthy if `check` returns; otherwise `check` raises the cause."""
 
     name: str
     title: str
     part: str
     ports: tuple[str, ...]
-    """Names of ports it listens on; its clients use the first."""
-    command: Callable[[Place], list[str]]
-    check: Callable[[Place], str]
-    prepare: Mapping[str, Callable[[Place], list[str]]] = field(default_factory=dict)
-    """Folder below the data folder -> the command that makes it; run once, before the first start."""
+    """Names of the ports it listens on; clients use the first."""
+    command: Callable[[StackLayout], list[str]]
+    check: Callable[[StackLayout], str]
+    prepare: Mapping[str, Callable[[StackLayout], list[str]]] = field(default_factory=dict)
+    """Folder below the data folder -> the command that creates it, which runs once, before the first start."""
     needs: tuple[str, ...] = ()
-    """Servers that are healthy before this one starts."""
-    environment: Callable[[Place], Mapping[str, str]] = lambda place: {}
+    """Servers that must be healthy before this one starts."""
+    environment: Callable[[StackLayout], Mapping[str, str]] = lambda layout: {}
     option: str = ""
-    """Which option of `up` asks for it; "" starts always."""
+    """The option of `up` that starts it; "" means that it always starts."""
     requires: Callable[[], object] = find_java
-    """Raises `NotInstalled` for what a fetch cannot bring."""
+    """Raises `NotInstalled` if something is missing that cannot be fetched."""
     stop_seconds: float = 20.0
 
 
-def _java(place: Place, heap: str, *options: str, java: Path | None = None) -> list[str]:
-    # the folder among the arguments tells this stack's processes from everybody else's
-    return [str(java or place.java), f"-Xmx{heap}", *_FRUGAL, f"-Dquestlog.stack={place.folder}", *options]
+def _java(layout: StackLayout, heap: str, *options: str, java: Path | None = None) -> list[str]:
+    # the folder among the arguments distinguishes this stack's processes from all others
+    return [str(java or layout.java), f"-Xmx{heap}", *_FRUGAL, f"-Dquestlog.stack={layout.folder}", *options]
 
 
 def _class_path(*entries: Path | str) -> list[str]:
     return ["-cp", ":".join(str(entry) for entry in entries)]
 
 
-def kafka_class_path(place: Place) -> list[str]:
-    """Return the options that give Java Kafka's classes and configuration."""
-    return _class_path(place.etc / "kafka", f"{fetched('kafka')}/*")
+def kafka_class_path(layout: StackLayout) -> list[str]:
+    """Return the Java options for Kafka's classes and configuration."""
+    return _class_path(layout.etc / "kafka", f"{fetched('kafka')}/*")
 
 
-def hadoop_class_path(place: Place) -> list[str]:
-    """Return the options that give Java Hadoop's classes and configuration."""
-    return _class_path(place.etc / "hadoop", place.etc / "hadoop-web", f"{fetched('hdfs')}/*")
+def hadoop_class_path(layout: StackLayout) -> list[str]:
+    """Return the Java options for Hadoop's classes and configuration."""
+    return _class_path(layout.etc / "hadoop", layout.etc / "hadoop-web", f"{fetched('hdfs')}/*")
 
 
-def _metastore_class_path(place: Place) -> list[str]:
+def _metastore_class_path(layout: StackLayout) -> list[str]:
     folder = fetched("metastore")
-    return _class_path(place.etc / "metastore", place.etc / "hadoop", f"{folder}/hive/lib/*", f"{folder}/*")
+    return _class_path(layout.etc / "metastore", layout.etc / "hadoop", f"{folder}/hive/lib/*", f"{folder}/*")
 
 
-def _kafka(place: Place) -> list[str]:
-    return [*_java(place, "512m"), *kafka_class_path(place), "kafka.Kafka", str(place.etc / "kafka/server.properties")]
+def _kafka(layout: StackLayout) -> list[str]:
+    return [
+        *_java(layout, "512m"),
+        *kafka_class_path(layout),
+        "kafka.Kafka",
+        str(layout.etc / "kafka/server.properties"),
+    ]
 
 
-def _format_kafka(place: Place) -> list[str]:
+def _format_kafka(layout: StackLayout) -> list[str]:
     cluster = uuid.uuid4().hex[:22]
-    properties = str(place.etc / "kafka/server.properties")
-    tool = [*_java(place, "128m"), *kafka_class_path(place), "kafka.tools.StorageTool"]
+    properties = str(layout.etc / "kafka/server.properties")
+    tool = [*_java(layout, "128m"), *kafka_class_path(layout), "kafka.tools.StorageTool"]
     return [*tool, "format", "--standalone", "--ignore-formatted", "-t", cluster, "-c", properties]
 
 
-def _hadoop(place: Place, heap: str, main: str, *arguments: str) -> list[str]:
-    for page in ("hdfs", "datanode", "static"):  # its jars lack the web pages, and it refuses to start without
-        (place.etc / "hadoop-web" / "webapps" / page).mkdir(parents=True, exist_ok=True)
-    return [*_java(place, heap, *_OPEN), *hadoop_class_path(place), f"org.apache.hadoop.{main}", *arguments]
+def _hadoop(layout: StackLayout, heap: str, main: str, *arguments: str) -> list[str]:
+    for page in ("hdfs", "datanode", "static"):  # Hadoop refuses to start without its web pages, which its jars lack
+        (layout.etc / "hadoop-web" / "webapps" / page).mkdir(parents=True, exist_ok=True)
+    return [*_java(layout, heap, *_OPEN), *hadoop_class_path(layout), f"org.apache.hadoop.{main}", *arguments]
 
 
-def _namenode(place: Place) -> list[str]:
-    return _hadoop(place, "256m", "hdfs.server.namenode.NameNode")
+def _namenode(layout: StackLayout) -> list[str]:
+    return _hadoop(layout, "256m", "hdfs.server.namenode.NameNode")
 
 
-def _format_namenode(place: Place) -> list[str]:
-    return [*_namenode(place), "-format", "-nonInteractive"]
+def _format_namenode(layout: StackLayout) -> list[str]:
+    return [*_namenode(layout), "-format", "-nonInteractive"]
 
 
-def _datanode(place: Place) -> list[str]:
-    return _hadoop(place, "256m", "hdfs.server.datanode.DataNode")
+def _datanode(layout: StackLayout) -> list[str]:
+    return _hadoop(layout, "256m", "hdfs.server.datanode.DataNode")
 
 
-def _metastore(place: Place) -> list[str]:
+def _metastore(layout: StackLayout) -> list[str]:
     options = [
         "-XX:MaxMetaspaceSize=192m",
-        f"-Dlog4j.configurationFile={place.etc}/metastore/metastore-log4j2.properties",
+        f"-Dlog4j.configurationFile={layout.etc}/metastore/metastore-log4j2.properties",
     ]
-    java = [*_java(place, "384m", *_OPEN, *options, f"-Dderby.stream.error.file={place.logs}/derby.log")]
+    java = [*_java(layout, "384m", *_OPEN, *options, f"-Dderby.stream.error.file={layout.logs}/derby.log")]
     main = "org.apache.hadoop.hive.metastore.HiveMetaStore"
-    return [*java, *_metastore_class_path(place), main, "-p", str(place.ports["metastore"])]
+    return [*java, *_metastore_class_path(layout), main, "-p", str(layout.ports["metastore"])]
 
 
-def _metastore_home(place: Place) -> Mapping[str, str]:
+def _metastore_home(layout: StackLayout) -> Mapping[str, str]:
     return {"METASTORE_HOME": f"{fetched('metastore')}/hive"}
 
 
-def _create_schema(place: Place) -> list[str]:
-    tool = [*_java(place, "256m", *_OPEN, f"-Dderby.stream.error.file={place.logs}/derby.log")]
+def _create_schema(layout: StackLayout) -> list[str]:
+    tool = [*_java(layout, "256m", *_OPEN, f"-Dderby.stream.error.file={layout.logs}/derby.log")]
     main = "org.apache.hadoop.hive.metastore.tools.MetastoreSchemaTool"
-    return [*tool, *_metastore_class_path(place), main, "-dbType", "derby", "-initSchema"]
+    return [*tool, *_metastore_class_path(layout), main, "-dbType", "derby", "-initSchema"]
 
 
-def _presto(place: Place) -> list[str]:
+def _presto(layout: StackLayout) -> list[str]:
     folder = fetched("presto")
-    options = ["-Djdk.attach.allowAttachSelf=true", *_engine(place, "presto", folder / "plugin")]
-    java = _java(place, "1g", *_OPEN, *_OPEN_TO_PRESTO, *options)
+    options = ["-Djdk.attach.allowAttachSelf=true", *_engine(layout, "presto", folder / "plugin")]
+    java = _java(layout, "1g", *_OPEN, *_OPEN_TO_PRESTO, *options)
     return [*java, *_class_path(f"{folder}/lib/*"), "com.facebook.presto.server.PrestoServer"]
 
 
-def _trino(place: Place) -> list[str]:
+def _trino(layout: StackLayout) -> list[str]:
     folder = fetched("trino") / "server"
     options = [
         "--add-modules=jdk.incubator.vector", "--enable-native-access=ALL-UNNAMED",
         "--sun-misc-unsafe-memory-access=allow", "-Djdk.attach.allowAttachSelf=true", "-XX:ReservedCodeCacheSize=256M",
         "-Djdk.nio.maxCachedBufferSize=2000000", f"-Dsecrets-plugins-dir={folder}/secrets-plugin",
     ]  # fmt: skip
-    java = _java(place, "1g", *options, *_engine(place, "trino", folder / "plugin"), java=find_trino_java())
+    java = _java(layout, "1g", *options, *_engine(layout, "trino", folder / "plugin"), java=find_trino_java())
     return [*java, *_class_path(f"{folder}/lib/*"), "io.trino.server.TrinoServer"]
 
 
-def _engine(place: Place, name: str, plugins: Path) -> list[str]:
-    """Return what Presto and its cousin read from Java's properties."""
-    etc = place.etc / name
+def _engine(layout: StackLayout, name: str, plugins: Path) -> list[str]:
+    """Return the Java properties that Presto and Trino read."""
+    etc = layout.etc / name
     return [
         "-Dnode.environment=questlog", "-Dnode.id=questlog", "-Dnode.internal-address=127.0.0.1",
-        f"-Dnode.data-dir={place.data}/{name}", f"-Dconfig={etc}/config.properties",
+        f"-Dnode.data-dir={layout.data}/{name}", f"-Dconfig={etc}/config.properties",
         f"-Dlog.levels-file={etc}/log.properties", f"-Dcatalog.config-dir={etc}/catalog", f"-Dplugin.dir={plugins}",
     ]  # fmt: skip
 
 
-def _spark(place: Place) -> list[str]:
-    return [*_java(place, "256m", *_OPEN), *master_words(place)]
+def _spark(layout: StackLayout) -> list[str]:
+    return [*_java(layout, "256m", *_OPEN), *master_words(layout)]
 
 
-def _spark_worker(place: Place) -> list[str]:
-    return [*_java(place, "256m", *_OPEN), *worker_words(place)]
+def _spark_worker(layout: StackLayout) -> list[str]:
+    return [*_java(layout, "256m", *_OPEN), *worker_words(layout)]
 
 
 SERVERS: Mapping[str, Server] = {
@@ -196,4 +201,4 @@ SERVERS: Mapping[str, Server] = {
         ),
     )
 }  # fmt: skip
-"""In the order of starting; they stop in the opposite order."""
+"""In the order in which they start; they stop in reverse order."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from questlog.durable import FileLock, write_file
 from questlog.errors import NotInstalled, QuestlogError
-from questlog.stack.place import Place
+from questlog.stack.layout import StackLayout
 from questlog.stack.processes import Identity, end, holder_of, recall, remember
 from questlog.stack.servers import Server
 
@@ -52,22 +52,22 @@ class StackBusy(QuestlogError):
 
 
 class Supervisor:
-    """Runs *servers* in *place* until told to stop."""
+    """Runs *servers* in *layout* until told to stop."""
 
-    def __init__(self, place: Place, servers: Sequence[Server], tell: Tell = lambda line: None) -> None:
-        self._place, self._servers, self._tell = place, servers, tell
+    def __init__(self, layout: StackLayout, servers: Sequence[Server], tell: Tell = lambda line: None) -> None:
+        self._layout, self._servers, self._tell = layout, servers, tell
         self.states = {server.name: State(server.name) for server in servers}
         self._stop, self._failed = threading.Event(), ""
         self._lock = threading.Lock()
 
     def run(self, wanted: Callable[[], bool] = lambda: True) -> None:
         """Keep the servers until `stop`, or while *wanted*; raise if one cannot start at all."""
-        place = self._place
-        place.run.mkdir(parents=True, exist_ok=True)
-        with _alone(place):
+        layout = self._layout
+        layout.run.mkdir(parents=True, exist_ok=True)
+        with _alone(layout):
             self._refuse_conflicts()
-            place.write_configuration()
-            remember(place.run / "supervisor.json", os.getpid())
+            layout.write_configuration()
+            remember(layout.run / "supervisor.json", os.getpid())
             threads = [threading.Thread(target=self._keep, args=(s,), name=f"keep-{s.name}") for s in self._servers]
             for thread in threads:
                 thread.start()
@@ -80,7 +80,7 @@ class Supervisor:
                 for thread in threads:
                     thread.join()
                 self._end_all()
-                (place.run / "supervisor.json").unlink(missing_ok=True)
+                (layout.run / "supervisor.json").unlink(missing_ok=True)
         if self._failed:
             raise QuestlogError(self._failed, hint="questlog stack logs SERVER shows all of what it said")
 
@@ -99,7 +99,7 @@ class Supervisor:
             if recall(self._pid_file(server)) is not None:
                 continue
             for name in server.ports:
-                port = self._place.ports[name]
+                port = self._layout.ports[name]
                 if _is_held(port):
                     holder = holder_of(port) or "another process"
                     faults.append(f"port {port} ({name}) is held by {holder}")
@@ -107,7 +107,7 @@ class Supervisor:
             raise QuestlogError("; ".join(faults), hint='stack_ports = "NAME=NUMBER …" moves one, "free" moves all')
 
     def _pid_file(self, server: Server) -> Path:
-        return self._place.run / f"{server.name}.json"
+        return self._layout.run / f"{server.name}.json"
 
     def _keep(self, server: Server) -> None:
         """Keep one server until told to stop.  1 prepare  2 wait for its needs  3 start  4 watch; again from 3."""
@@ -143,15 +143,15 @@ class Supervisor:
     def _prepare(self, server: Server) -> None:
         """Make what the server finds at its start: once, and anew if making it was interrupted."""
         for name, command in server.prepare.items():
-            folder = self._place.data / name
+            folder = self._layout.data / name
             done = folder.with_suffix(".prepared")
             if done.exists():
                 continue
             self._note(server, "preparing")
             shutil.rmtree(folder, ignore_errors=True)
             with self._log(server).open("ab") as log:
-                ran = subprocess.Popen(command(self._place), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                       cwd=self._place.logs, env={**os.environ, **server.environment(self._place)},
+                ran = subprocess.Popen(command(self._layout), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                       cwd=self._layout.logs, env={**os.environ, **server.environment(self._layout)},
                                        start_new_session=True)  # fmt: skip
                 while ran.poll() is None:
                     if self._stop.wait(0.05):
@@ -172,8 +172,8 @@ class Supervisor:
         """Start the process in a session of its own: Ctrl-C is for the supervisor, who stops in order."""
         with self._log(server).open("ab") as log:
             process = subprocess.Popen(
-                server.command(self._place), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                cwd=self._place.logs, env={**os.environ, **server.environment(self._place)}, start_new_session=True,
+                server.command(self._layout), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                cwd=self._layout.logs, env={**os.environ, **server.environment(self._layout)}, start_new_session=True,
             )  # fmt: skip
         identity = remember(self._pid_file(server), process.pid)
         self._note(server, "starting", pid=process.pid)
@@ -188,7 +188,7 @@ class Supervisor:
             if not _lives(identity, process):
                 return False
             try:
-                did = server.check(self._place)
+                did = server.check(self._layout)
             except NotInstalled:
                 raise
             except Exception as error:  # whatever a client meets at a server that only begins
@@ -226,10 +226,10 @@ class Supervisor:
             for name, value in known.items():
                 setattr(mine, name, value)
             states = json.dumps([asdict(each) for each in self.states.values()])
-            write_file(self._place.run / "state.json", states)
+            write_file(self._layout.run / "state.json", states)
 
     def _log(self, server: Server) -> Path:
-        return self._place.logs / f"{server.name}.log"
+        return self._layout.logs / f"{server.name}.log"
 
 
 def _lives(identity: Identity, process: subprocess.Popen[bytes] | None) -> bool:
@@ -265,7 +265,7 @@ def _last_words(log: Path) -> str:
 
 
 @contextlib.contextmanager
-def _alone(place: Place) -> Iterator[None]:
-    busy = StackBusy(f"the stack in {place.folder} is already running", hint="questlog stack status")
-    with FileLock(place.folder / "lock").held(busy):
+def _alone(layout: StackLayout) -> Iterator[None]:
+    busy = StackBusy(f"the stack in {layout.folder} is already running", hint="questlog stack status")
+    with FileLock(layout.folder / "lock").held(busy):
         yield

@@ -1,4 +1,4 @@
-"""One task on a Spark master, as a process of its own: what `questlog stack status` asks of its workers."""
+"""Run one task on a Spark master, in a process of its own: the health check of Spark's workers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 
 
 def main(master: str) -> None:
-    """Run a task in Python on *master* and print what it answered."""
+    """Run a task in Python on *master* and print its result."""
     from pyspark import SparkConf, SparkContext
 
     conf = SparkConf().setMaster(master).setAppName("questlog health").set("spark.ui.enabled", "false")
     conf.set("spark.cores.max", "1").set("spark.executor.memory", "512m").set("spark.log.level", "OFF")
     conf.set("spark.driver.memory", "512m").set("spark.driver.host", "127.0.0.1")
-    for side in ("driver", "executor"):  # one task: the second compiler would cost more than all of it
+    for side in ("driver", "executor"):  # for one task, the second compiler would cost more than the task
         conf.set(f"spark.{side}.extraJavaOptions", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1")
     context = SparkContext(conf=conf)
     try:

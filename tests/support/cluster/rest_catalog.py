@@ -14,7 +14,7 @@ import pyspark
 from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
 
 from questlog.stack.fetch import fetch, fetched
-from questlog.stack.place import find_java
+from questlog.stack.layout import find_java
 from support.paths import CLUSTER
 
 PLAIN_S3 = "-Daws.requestChecksumCalculation=WHEN_REQUIRED"

@@ -216,7 +216,7 @@ class System:
         return float(found["ContentSummary"]["spaceConsumed"]) / 2**20
 
     def _hdfs(self, method: str, query: str) -> bytes:
-        port = self.stack.place.ports["namenode_http"]
+        port = self.stack.layout.ports["namenode_http"]
         user = psutil.Process().username()
         request = urllib.request.Request(f"http://127.0.0.1:{port}/webhdfs/v1{query}&user.name={user}", method=method)
         with urllib.request.urlopen(request, timeout=20) as answer:

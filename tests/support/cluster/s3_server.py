@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from questlog.stack.fetch import fetch
-from questlog.stack.place import find_java
+from questlog.stack.layout import find_java
 from support.paths import CLUSTER
 
 CONFIG = """

@@ -79,12 +79,12 @@ def open_spark(stack: Stack) -> Any:
     """Return a Spark session on the stack."""
     import os
 
-    os.environ.update(spark_environment(stack.place))
+    os.environ.update(spark_environment(stack.layout))
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.master("local[2]").appName("tests").config("spark.ui.enabled", "false")
     builder = builder.config("spark.sql.shuffle.partitions", "2").config("spark.log.level", "ERROR")
-    for name, value in spark_options(stack.place).items():
+    for name, value in spark_options(stack.layout).items():
         builder = builder.config(name, value)
     assert sys.executable == os.environ["PYSPARK_PYTHON"]
     return builder.getOrCreate()

@@ -14,7 +14,7 @@ from pathlib import Path
 from questlog.errors import QueryError
 from questlog.stack import Stack
 from questlog.stack.fetch import fetch, fetched
-from questlog.stack.place import Place
+from questlog.stack.layout import StackLayout
 from questlog.stack.servers import SERVERS
 from support.cluster.certificates import make_certificates
 from support.paths import CLUSTER
@@ -44,12 +44,12 @@ class Engine:
         self.name, self._folder = name, folder
         with socket.create_server(("127.0.0.1", 0)) as found:
             self.plain_port = int(found.getsockname()[1])
-        self.place = Place(folder, {**stack.place.ports, name: self.plain_port}, stack.place.java)
-        self.place.write_configuration()
+        self.layout = StackLayout(folder, {**stack.layout.ports, name: self.plain_port}, stack.layout.java)
+        self.layout.write_configuration()
         if catalog:
-            (self.place.etc / name / "catalog" / "iceberg.properties").write_text(catalog)
+            (self.layout.etc / name / "catalog" / "iceberg.properties").write_text(catalog)
         self.configure()
-        command = SERVERS[name].command(self.place)
+        command = SERVERS[name].command(self.layout)
         if plugins is not None:
             command = [f"-Dplugin.dir={plugins}" if word.startswith("-Dplugin.dir=") else word for word in command]
         with (folder / "engine.log").open("ab") as log:
@@ -96,12 +96,12 @@ class SecureEngine(Engine):
         super().__init__(name, folder, stack, plugins=_presto_plugins(folder) if name == "presto" else None)
 
     def configure(self) -> None:
-        with (self.place.etc / self.name / "config.properties").open("a") as config:
+        with (self.layout.etc / self.name / "config.properties").open("a") as config:
             said = CONFIG.format(port=self.port, store=self._certificates.store, password=KEY_STORE)
             config.write(said + MORE[self.name])
         passwords = self._folder / "passwords"
         passwords.write_text("".join(stored(*user) for user in self._users.items()))
-        (self.place.etc / "password-authenticator.properties").write_text(  # both look in the working folder's etc
+        (self.layout.etc / "password-authenticator.properties").write_text(  # both look in the working folder's etc
             f"password-authenticator.name=file\nfile.password-file={passwords}\n"
         )
 

@@ -1,4 +1,4 @@
-"""Where a stack lies: its folder, its ports, its Java, and the configuration written from them."""
+"""The layout of a stack: its folder, ports and Java, and the configuration files written from them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ USUAL_PORTS = {
     "spark": 7077, "spark_ui": 8081, "spark_worker": 7078, "spark_worker_ui": 8082,
 }  # fmt: skip
 JAVA_VERSIONS = range(17, 24)
-"""Kafka and Spark need 17; Hadoop needs the security manager, which 24 took away."""
+"""Kafka and Spark need 17; Hadoop needs the security manager, which 24 removed."""
 GET_JAVA = "install Java 17, for example: apt install openjdk-17-jre-headless (or brew install openjdk@17)"
 TRINO_VERSIONS = range(24, 31)
-GET_TRINO_JAVA = "install Java 25 beside the other, for example: apt install temurin-25-jdk (or brew install openjdk)"
+GET_TRINO_JAVA = "install Java 25 too, for example: apt install temurin-25-jdk (or brew install openjdk)"
 LOCK_SECONDS = 45
-"""After how long the metastore frees the table lock of a writer that died; a commit that lives renews its own."""
+"""When the metastore releases the table lock of a dead writer; a live commit renews its lock."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One stack's folder and ports. Everything the servers write is below *folder*."""
+class StackLayout:
+    """One stack's folder, ports and Java. The servers write only below *folder*."""
 
     folder: Path
     ports: Mapping[str, int]
@@ -66,7 +66,7 @@ class Place:
         return f"{self.hdfs}/warehouse"
 
     def write_configuration(self) -> None:
-        """Write every server's configuration anew: it follows the ports, and nobody need edit it."""
+        """Write every server's configuration, which depends on the ports; edits are overwritten."""
         words = {name: str(port) for name, port in self.ports.items()}
         words |= {"data": str(self.data), "etc": str(self.etc), "warehouse": self.warehouse, "user": getpass.getuser()}
         words["lock_seconds"] = str(LOCK_SECONDS)
@@ -79,7 +79,7 @@ class Place:
 
 
 def _templates() -> Iterator[tuple[str, str]]:
-    """Yield the path and the text of each configuration file."""
+    """Yield path and text of each configuration file."""
     root = resources.files("questlog.stack") / "etc"
     folders = [("", root)]
     for prefix, folder in folders:
@@ -90,18 +90,18 @@ def _templates() -> Iterator[tuple[str, str]]:
                 yield prefix + entry.name, entry.read_text("utf-8")
 
 
-def open_place(folder: Path, ports: str = "") -> Place:
-    """Return the place of the stack in *folder*. *ports* says which are not the usual ones.
+def open_layout(folder: Path, ports: str = "") -> StackLayout:
+    """Return the layout of the stack in *folder*; *ports* changes the usual ports.
 
-    `kafka=19092 presto=18080` moves two; `free` takes what is free when the stack first starts. HDFS's paths hold
-    the NameNode's port, so a stack that has data keeps the port it was made with.
+    `kafka=19092 presto=18080` changes two; `free` chooses free ports at the first start. HDFS paths contain the
+    NameNode's port, so a stack with data keeps that port.
     """
     folder = folder.resolve()
-    return Place(folder, settle_ports(folder, ports), find_java())
+    return StackLayout(folder, settle_ports(folder, ports), find_java())
 
 
 def settle_ports(folder: Path, ports: str) -> Mapping[str, int]:
-    """Return the port of each server, and remember them."""
+    """Return the port of each server, and store them for the next start."""
     file = folder / "ports.json"
     kept: dict[str, int] = json.loads(file.read_text("utf-8")) if file.exists() else {}
     wanted = _parsed(ports)
@@ -110,7 +110,7 @@ def settle_ports(folder: Path, ports: str) -> Mapping[str, int]:
     if has_data and kept and kept["namenode"] != chosen["namenode"]:
         raise QuestlogError(
             f"the tables in {folder} were written under hdfs://127.0.0.1:{kept['namenode']},"
-            f" and the settings move the NameNode to port {chosen['namenode']}",
+            f" but the settings change the NameNode's port to {chosen['namenode']}",
             hint=f'stack_ports = "namenode={kept["namenode"]}", or questlog stack reset, which deletes the tables',
         )
     if chosen != kept:
@@ -120,7 +120,7 @@ def settle_ports(folder: Path, ports: str) -> Mapping[str, int]:
 
 
 def known_ports(folder: Path) -> Mapping[str, int]:
-    """Return the ports of the stack in *folder*, the usual ones if it never ran."""
+    """Return the ports of the stack in *folder*, or the usual ports if it has never run."""
     file = folder / "ports.json"
     return json.loads(file.read_text("utf-8")) if file.exists() else USUAL_PORTS
 
@@ -135,14 +135,15 @@ def _parsed(ports: str) -> dict[str, int]:
             continue
         if name not in USUAL_PORTS or not number.isdecimal() or not 0 < int(number) < 65536:
             raise QuestlogError(
-                f"stack_ports: {word!r} is no port", hint=f"NAME=NUMBER, or free; names: {', '.join(USUAL_PORTS)}"
+                f"stack_ports: {word!r} is not a valid port",
+                hint=f"NAME=NUMBER, or free; names: {', '.join(USUAL_PORTS)}",
             )
         wanted[name] = int(number)
     return wanted
 
 
 def _free_ports() -> dict[str, int]:
-    """Return ports that nobody holds now, each another."""
+    """Return free ports, all different."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in USUAL_PORTS]
     try:
         return {name: each.getsockname()[1] for name, each in zip(USUAL_PORTS, sockets, strict=True)}
@@ -152,38 +153,37 @@ def _free_ports() -> dict[str, int]:
 
 
 def find_java() -> Path:
-    """Return a Java that every server but Trino runs on."""
+    """Return a Java for every server but Trino."""
     return _find_java("the servers need", JAVA_VERSIONS, GET_JAVA)
 
 
 def find_trino_java() -> Path:
-    """Return a Java that Trino runs on, which is newer than what the other servers can use."""
+    """Return a Java for Trino, which needs a newer one than the other servers support."""
     return _find_java("Trino needs", TRINO_VERSIONS, GET_TRINO_JAVA)
 
 
 def _find_java(who: str, versions: range, hint: str) -> Path:
-    """Return JAVA_HOME's, the path's, or one that lies where systems put them."""
-    seen = []
+    """Return the Java of JAVA_HOME, of the path, or from a usual location."""
+    others = []
     for path in _javas():
         version = java_version(path)
         if version in versions:
             return path
-        seen.append(f"{path} is {version or 'no Java'}")
-    found = "; ".join(seen) or "none was found"
-    raise NotInstalled(f"{who} Java {versions[0]} to {versions[-1]}: {found}", hint=hint)
+        others.append(f"{path} is {version or 'not Java'}")
+    raise NotInstalled(f"{who} Java {versions[0]} to {versions[-1]}: {'; '.join(others) or 'none found'}", hint=hint)
 
 
 def _javas() -> Iterator[Path]:
     if home := os.environ.get("JAVA_HOME"):
         yield Path(home) / "bin" / "java"
-    if found := shutil.which("java"):
-        yield Path(found)
+    if java := shutil.which("java"):
+        yield Path(java)
     for root in ("/usr/lib/jvm", "/opt/homebrew/opt", "/usr/local/opt", "/opt/java"):
         yield from sorted(Path(root).glob("*/bin/java"))
 
 
 def java_version(java: Path) -> int:
-    """Return the major version, 0 if *java* is none."""
+    """Return the major version, or 0 if *java* is not Java."""
     try:
         ran = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
