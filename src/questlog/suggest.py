@@ -20,7 +20,7 @@ from questlog.plan.load import RESERVED, VIEWS, with_version
 from questlog.plan.types import NAME
 from questlog.record import encode_record
 from questlog.shape.fields import FieldRule, Rules
-from questlog.shape.read import Arrived, Body, read_body, read_members, read_record, read_value
+from questlog.shape.read import Arrival, Body, read_body, read_members, read_record, read_value
 from questlog.types import DoesNotFit, to_timestamp
 
 MOST_EVENTS, MOST_FIELDS = 200, 200
@@ -88,9 +88,9 @@ class Suggester:
     def add(self, raw: bytes) -> None:
         """Take one event as it was sent into account."""
         self._read += 1
-        verdict = self._rules.validate(self._arrived(raw))
+        verdict = self._rules.validate(self._arrival(raw))
         if verdict.event is None and verdict.claimed is not None and self._is_new(verdict.claimed):
-            verdict = self._rules.validate(self._arrived(raw))
+            verdict = self._rules.validate(self._arrival(raw))
         if verdict.event is None or verdict.row is None:
             assert verdict.reject is not None
             self._skipped[verdict.reject.reason.value] += 1
@@ -113,7 +113,7 @@ class Suggester:
             if key in lacks.keys or len(lacks.keys) < MOST_FIELDS:
                 lacks.keys.setdefault(key, Seen()).add(value)
 
-    def _arrived(self, raw: bytes) -> Arrived:
+    def _arrival(self, raw: bytes) -> Arrival:
         record = encode_record(raw, id="suggested", received_ms=0, is_json=False)
         return read_record(Entry(0, 0, record, 0), self._working.envelope, {})
 
@@ -204,7 +204,7 @@ def _field_types(events: Iterable[Event]) -> dict[str, Type]:
 
 def _fits(rule: FieldRule, value: Any) -> bool:
     try:
-        rule.check(value)
+        rule.convert(value)
     except DoesNotFit:
         return False
     return True

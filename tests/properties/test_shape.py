@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from questlog.errors import Reason
-from questlog.shape import QUARANTINE, Place, shape
+from questlog.shape import QUARANTINE, Occurrence, shape
 from support.arrival_strategies import Arrivals, arrivals, exact
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -20,9 +20,9 @@ any_size = settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
 @given(arrivals())
 def test_every_record_ends_in_exactly_one_place(arrived: Arrivals) -> None:
     """Accepted = rows + quarantined + duplicates + held, whatever was sent; a gap is one row of quarantine."""
-    shaped = shape(arrived.entries, arrived.plan, held=arrived.held, gaps=arrived.gaps)
+    shaped = shape(arrived.entries, arrived.plan, committed=arrived.held, gaps=arrived.gaps)
     rows = sum(table.num_rows for table in shaped.tables.values())
-    assert rows + shaped.duplicates + shaped.held == len(arrived.entries) + len(arrived.gaps)
+    assert rows + shaped.duplicates + shaped.committed == len(arrived.entries) + len(arrived.gaps)
     assert sum(shaped.repeated.values()) == shaped.duplicates
     for name, table in shaped.tables.items():
         table.validate(full=True)
@@ -36,19 +36,19 @@ def test_every_record_ends_in_exactly_one_place(arrived: Arrivals) -> None:
 @given(arrivals(), st.data())
 def test_any_split_into_batches_gives_the_same_rows(arrived: Arrivals, data: st.DataObject) -> None:
     """How much the lander reads at a time never shows in a table."""
-    whole = shape(arrived.entries, arrived.plan, held=arrived.held)
-    known: dict[str, Place] = {}
+    whole = shape(arrived.entries, arrived.plan, committed=arrived.held)
+    known: dict[str, Occurrence] = {}
     parts: dict[str, list[pa.Table]] = {}
     duplicates = held = start = 0
     while start < len(arrived.entries):
         end = data.draw(st.integers(start + 1, len(arrived.entries)))
-        shaped = shape(arrived.entries[start:end], arrived.plan, held=arrived.held, seen=known.get)
+        shaped = shape(arrived.entries[start:end], arrived.plan, committed=arrived.held, seen=known.get)
         known.update({event_id: (partition, offset, ms) for event_id, partition, offset, ms in shaped.seen})
         for name, table in shaped.tables.items():
             parts.setdefault(name, []).append(table)
-        duplicates, held, start = duplicates + shaped.duplicates, held + shaped.held, end
+        duplicates, held, start = duplicates + shaped.duplicates, held + shaped.committed, end
     assert exact({name: pa.concat_tables(tables) for name, tables in parts.items()}) == exact(whole.tables)
-    assert (duplicates, held) == (whole.duplicates, whole.held)
+    assert (duplicates, held) == (whole.duplicates, whole.committed)
     assert known == {event_id: tuple(place) for event_id, *place in whole.seen}
 
 

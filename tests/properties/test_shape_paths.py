@@ -1,4 +1,4 @@
-"""The fast path makes exactly the rows of the careful path, for any plan and anything in the log."""
+"""The fast path makes exactly the rows of the scalar path, for any plan and anything in the log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import questlog.shape
 from questlog.shape import fast, shape
-from questlog.shape.fast import columns, decoders, loose
+from questlog.shape.fast import columns, decoders, lenient
 from support.arrival_strategies import Arrivals, arrivals, whole
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -38,7 +38,7 @@ def assert_same(arrived: Arrivals, block: int = 4_096) -> None:
     for records in (0, 2**62):
         with fast_from(records, block):
             found.append(
-                whole(shape(arrived.entries, arrived.plan, held=arrived.held, gaps=arrived.gaps, seen=known.get))
+                whole(shape(arrived.entries, arrived.plan, committed=arrived.held, gaps=arrived.gaps, seen=known.get))
             )
     assert found[0] == found[1]
 
@@ -62,7 +62,7 @@ def _any_decimals(rule: Any) -> Any:
     return lambda values: pa.array(values, pa.float64()).cast(type_, safe=False)
 
 
-def _nothing_odd(raws: Any, sent: Any, *, check_depth: bool) -> set[int]:
+def _nothing_malformed(raws: Any, sent: Any, *, check_depth: bool) -> set[int]:
     return set()
 
 
@@ -81,13 +81,13 @@ def _without_aliases(names: Any, decoder: Any, sent: bytes) -> Any:
     return REAL_LEFT_OVER(names, replace(decoder, aliases=frozenset()), sent)
 
 
-REAL_LEFT_OVER = loose.left_over
+REAL_LEFT_OVER = lenient.unknown_members
 REAL_TIMESTAMPS, REAL_WHOLE = columns.timestamps, decoders._whole
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "unknown members are dropped": (decoders, "strict_objects", lambda names: lambda path: False),
     "a default is forgotten": (columns, "with_default", _no_default),
     "decimals are rounded": (columns, "decimals", _any_decimals),
-    "neither UTF-8 nor depth is checked": (fast, "odd_events", _nothing_odd),
+    "neither UTF-8 nor depth is checked": (fast, "malformed_events", _nothing_malformed),
     "microseconds stay": (
         decoders, "_ENVELOPE", (("device_time", "event_time", int | str, _micros), *decoders._ENVELOPE[1:])
     ),
@@ -96,22 +96,22 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
         fast, "event_times", lambda device, sent, received: pc.coalesce(device, received)
     ),
     "a request's sent time is forgotten": (fast, "sent_times", lambda found, requests: found),
-    "bounds are forgotten": (decoders, "_LIMITED", {**decoders._LIMITED, int: _whole_without_bounds}),
+    "bounds are forgotten": (decoders, "_CONSTRAINED", {**decoders._CONSTRAINED, int: _whole_without_bounds}),
     "the type is guessed from the name alone": (
         decoders, "_is_tagged", lambda rules: "." not in rules.envelope.event_type
     ),
-    "what is left over is not kept": (loose, "as_json", lambda members: "{}"),
-    "an old name counts as unknown": (fast, "left_over", _without_aliases),
-    "one record in a block is lost": (fast.Fast, "rows", lambda self, places, lines: ROWS(self, places, lines[1:])),
+    "what is left over is not kept": (lenient, "as_json", lambda members: "{}"),
+    "an old name counts as unknown": (fast, "unknown_members", _without_aliases),
+    "one record in a block is lost": (fast.FastPath, "rows", lambda self, places, lines: ROWS(self, places, lines[1:])),
 }  # fmt: skip
-ROWS: Callable[..., Any] = fast.Fast.rows
+ROWS: Callable[..., Any] = fast.FastPath.rows
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_difference_between_the_paths_is_seen(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each mutant of the fast path is one that a careless change could make; none may pass."""
     monkeypatch.setattr(*MUTANTS[mutant])
-    monkeypatch.setattr(questlog.shape, "_plans", {})  # decoders made before, or by a mutant, are not for others
+    monkeypatch.setattr(questlog.shape, "_compiled", {})  # decoders made before, or by a mutant, are not for others
 
     @settings(
         max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True,
@@ -119,7 +119,7 @@ def test_a_difference_between_the_paths_is_seen(mutant: str, monkeypatch: pytest
     )  # fmt: skip
     @given(arrivals())
     def compare(arrived: Arrivals) -> None:
-        questlog.shape._plans.clear()
+        questlog.shape._compiled.clear()
         assert_same(arrived)
 
     with pytest.raises((AssertionError, ValueError, ExceptionGroup)):

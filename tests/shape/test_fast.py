@@ -1,4 +1,4 @@
-"""The fast path: which events take it, and that one unusual event sends only itself another way."""
+"""The fast path: which events take it, and that one event that does not fit takes only itself to the scalar path."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HEADERS = {"Host": "h", "User-Agent": "ab"}
 
 
 @pytest.fixture
-def careful(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def scalar(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The records that were judged one by one."""
     validated: list[bytes] = []
     real = questlog.shape._Batch._validate
@@ -68,67 +68,67 @@ def slowly(entries: list[Entry], plan: Any = PLAN) -> Shaped:
         return shape(entries, plan)
 
 
-def test_usual_events_are_not_judged_one_by_one(careful: list[bytes]) -> None:
+def test_plain_events_take_the_fast_path(scalar: list[bytes]) -> None:
     """Text, numbers, times, lists, structs, defaults, two types in one table: the fast path takes them all."""
     entries = [entry(i, (BUY, LOSE)[i % 2]) for i in range(BLOCK + 100)]
     shaped = shape(entries, PLAN)
-    assert careful == []
+    assert scalar == []
     assert shaped.count("things") == len(entries)
     assert shaped.tables["things"].column("event_id").to_pylist() == [f"id-{i}" for i in range(len(entries))]
     assert shaped.tables["things"].equals(slowly(entries).tables["things"])
 
 
-def test_one_unusual_event_in_a_block_is_the_only_one_judged_by_itself(careful: list[bytes]) -> None:
+def test_only_events_that_do_not_fit_leave_the_fast_path(scalar: list[bytes]) -> None:
     old = b'{"event_type":"buy","blade":"of dawn"}'
     bad = b'{"event_type":"buy","sword":"of dawn","price":9.999}'
     other = b'{"event_type":"buy","sword":"of dawn","place":{"z":1}}'
     late = b'{"event_type":"buy","sword":"of dawn","at":"10000-01-01"}'
     entries = [entry(i, {50: old, 60: bad, 70: other, 80: late}.get(i, BUY)) for i in range(100)]
     shaped = shape(entries, PLAN)
-    assert sorted(careful) == sorted([old, bad, other, late])
+    assert sorted(scalar) == sorted([old, bad, other, late])
     assert shaped.count("things") == 97
     assert shaped.tables["things"].column("event_id").to_pylist()[50] == "id-50"
     assert shaped.tables[QUARANTINE].column("field").to_pylist() == ["price", "place.z", "at"]
 
 
-def test_a_client_newer_than_the_plan_stays_on_the_fast_path(careful: list[bytes]) -> None:
+def test_a_client_newer_than_the_plan_stays_on_the_fast_path(scalar: list[bytes]) -> None:
     """Members that the plan does not know are kept, byte for byte, without judging each event alone."""
     newer = b'{"event_type":"buy","colour":"r\\u0065d","sword":"of dawn","weight": {"kg":1.50}}'
     entries = [entry(i, (BUY, newer, LOSE)[i % 3]) for i in range(300)]
     shaped = shape(entries, PLAN)
-    assert careful == []
+    assert scalar == []
     rescued = shaped.tables["things"].column("_rescued").to_pylist()
     assert rescued[:3] == [None, '{"colour":"r\\u0065d","weight":{"kg":1.50}}', None]
     assert shaped.tables["things"].equals(slowly(entries).tables["things"])
 
 
-def test_ids_that_clients_chose_stay_on_the_fast_path(careful: list[bytes]) -> None:
+def test_ids_that_clients_chose_stay_on_the_fast_path(scalar: list[bytes]) -> None:
     """Only the second of two events with one id goes another way: it is a duplicate."""
     entries = [entry(i, BUY, client_id=True) for i in range(100)]
     twice = [*entries, Entry(1, 0, entries[7].value, 0)]
     shaped = shape(twice, PLAN)
-    assert (shaped.duplicates, dict(shaped.repeated), careful) == (1, {"buy": 1}, [])
+    assert (shaped.duplicates, dict(shaped.repeated), scalar) == (1, {"buy": 1}, [])
     assert shaped.count("things") == len(shaped.seen) == 100
 
 
 def test_what_a_table_holds_is_skipped_by_whole_columns() -> None:
     entries = [entry(i, (BUY, LOSE)[i % 2]) for i in range(100)]
-    shaped = shape(entries, PLAN, held={"things": {0: 90}})
-    assert (shaped.held, shaped.count("things")) == (90, 10)
+    shaped = shape(entries, PLAN, committed={"things": {0: 90}})
+    assert (shaped.committed, shaped.count("things")) == (90, 10)
     assert shaped.tables["things"].column("event_id").to_pylist() == [f"id-{i}" for i in range(90, 100)]
 
 
-def test_real_players_events_take_the_fast_path(careful: list[bytes]) -> None:
+def test_real_players_events_take_the_fast_path(scalar: list[bytes]) -> None:
     """Types told by several members, fields in an object of their own: 5,832 events of a real game."""
     plan = load_plan(ROOT / "examples" / "waves" / "plan.toml")
     with gzip.open(ROOT / "examples" / "waves" / "waves.jsonl.gz") as file:
         entries = [entry(i, line.rstrip(b"\n")) for i, line in enumerate(file)]
     shaped = shape(entries, plan)
     assert sum(table.num_rows for table in shaped.tables.values()) == 5_832
-    assert len(careful) < 60
-    careful.clear()
+    assert len(scalar) < 60
+    scalar.clear()
     by_care = slowly(entries, plan)
-    assert len(careful) == 5_832
+    assert len(scalar) == 5_832
     assert {name: t.to_pylist() for name, t in shaped.tables.items()} == {
         name: t.to_pylist() for name, t in by_care.tables.items()
     }

@@ -154,7 +154,7 @@ def entry(offset: int, event: bytes, **more: Any) -> Entry:
 
 def assert_valid(shaped: Shaped, accepted: int, plan: Any = PLAN) -> None:
     """Every record is in one place, and every table is what its schema says, readable to the last value."""
-    assert sum(table.num_rows for table in shaped.tables.values()) + shaped.duplicates + shaped.held == accepted
+    assert sum(table.num_rows for table in shaped.tables.values()) + shaped.duplicates + shaped.committed == accepted
     for name, table in shaped.tables.items():
         assert table.schema.equals(table_schema(plan, name))
         table.validate(full=True)

@@ -13,7 +13,7 @@ from questlog.pipeline import open_pipeline
 from questlog.plan.load import parse_plan
 from questlog.record import encode_record
 from questlog.shape import shape
-from questlog.shape.times import LONGEST_WAIT_MICROS, event_time
+from questlog.shape.fields import LONGEST_WAIT_MICROS, event_time
 
 NOON = 1_790_000_000_000
 HOUR = 3_600_000

@@ -353,7 +353,7 @@ def whole(shaped: Shaped) -> dict[str, Any]:
     return {
         "tables": exact(shaped.tables),
         "duplicates": shaped.duplicates,
-        "held": shaped.held,
+        "held": shaped.committed,
         "seen": list(shaped.seen),
         "repeated": {name: count for name, count in shaped.repeated.items() if count},
     }

@@ -86,7 +86,7 @@ def no_skip(_: Any) -> None:
     from questlog.land import loop
 
     shape = loop.shape
-    loop.shape = lambda *args, held=None, **named: shape(*args, **named)
+    loop.shape = lambda *args, committed=None, **named: shape(*args, **named)
 
 
 def position_apart(_: Any) -> None:

@@ -32,7 +32,7 @@ from questlog.land.spark.workers import ROWS, BackfillTask, shape_again
 from questlog.log import Position
 from questlog.plan import Plan
 from questlog.plan.columns import QUARANTINE_TABLE
-from questlog.shape import Place
+from questlog.shape import Occurrence
 from questlog.stopping import StopSignal
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class MissingRows:
         parts = {name: [rows[name] for _, rows in shaped if name in rows] for name in names}
         return totals, {name: pa.concat_tables(tables) for name, tables in parts.items()}
 
-    def _collect(self, frame: DataFrame, seen: Mapping[str, Place]) -> list[tuple[Any, dict[str, pa.Table]]]:
+    def _collect(self, frame: DataFrame, seen: Mapping[str, Occurrence]) -> list[tuple[Any, dict[str, pa.Table]]]:
         """Return the counts and the rows of each table from each worker."""
         task = BackfillTask(self._plan.text, self._spools, seen)
         shaped: list[tuple[Any, dict[str, pa.Table]]] = []
@@ -163,7 +163,7 @@ class MissingRows:
                 shaped.append((json.loads(bytes(row.rows)), {}))
         return shaped
 
-    def _seen_elsewhere(self, seen: list[Any]) -> dict[str, Place]:
+    def _seen_elsewhere(self, seen: list[Any]) -> dict[str, Occurrence]:
         """Return the ids chosen by clients whose record here is not the first one, and where that is."""
         if not seen:
             return {}
@@ -173,10 +173,10 @@ class MissingRows:
             f"select p.* from {CATALOG}.{self._state.namespace}.{CHECKPOINTS} p"
             " join questlog_backfill_chosen c on p.event_id = c.event_id"
         ).collect()
-        places: dict[str, list[Place]] = {}
+        places: dict[str, list[Occurrence]] = {}
         for row in rows:
             places.setdefault(row.event_id, []).append((row.part, row.offset, row.received_ms))
-        elsewhere: dict[str, Place] = {}
+        elsewhere: dict[str, Occurrence] = {}
         for event_id, part, offset, ms in seen:
             earlier = places.get(event_id, ())
             if earlier and (part, offset) not in {place[:2] for place in earlier}:

@@ -108,7 +108,7 @@ class LandingLoop:
             return Landed()
         self._remember(plan)
         held = {name: merge(position, checkpoint) for name, (position, _) in positions.items()}
-        shaped = shape(batch.entries, plan, held=held, seen=partial(find_seen, self._db), gaps=batch.gaps)
+        shaped = shape(batch.entries, plan, committed=held, seen=partial(find_seen, self._db), gaps=batch.gaps)
         if shaped.seen:
             save_seen(self._db, shaped.seen, max(e.received_ms for e in batch.entries), self._lease.epoch)
             self._upkeep.remembered(len(shaped.seen))

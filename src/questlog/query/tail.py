@@ -12,7 +12,7 @@ from questlog.plan import Plan
 if TYPE_CHECKING:  # both import Arrow, which a question over an empty tail does not need
     import pyarrow as pa
 
-    from questlog.shape import Seen
+    from questlog.shape import FindSeen
 
 _SEGMENT_RECORDS = 20_000
 
@@ -40,7 +40,7 @@ class Tail:
         self._held: Mapping[str, Position] = {}
 
     def rows(
-        self, plan: Plan, checkpoint: Position, positions: Mapping[str, Position], seen: Seen
+        self, plan: Plan, checkpoint: Position, positions: Mapping[str, Position], seen: FindSeen
     ) -> tuple[dict[str, pa.Table], bool]:
         """Return the rows per table that no table holds yet, and whether the log had gaps.
 
@@ -61,7 +61,7 @@ class Tail:
         """Start anew at the next call."""
         self._segments, self._places, self._key, self._through = [], {}, None, {}
 
-    def _follow(self, plan: Plan, checkpoint: Position, held: Mapping[str, Position], seen: Seen) -> None:
+    def _follow(self, plan: Plan, checkpoint: Position, held: Mapping[str, Position], seen: FindSeen) -> None:
         """Keep the segments that no commit touched; read the others again when they are next asked for.
 
         Which of two records with one client-chosen id counts is the lander's choice once it is made, so with
@@ -80,7 +80,7 @@ class Tail:
             self._segments += kept
             self._through = merge(self._through, *(segment.through for segment in kept))
 
-    def _take(self, plan: Plan, seen: Seen, until: Position | None = None) -> bool:
+    def _take(self, plan: Plan, seen: FindSeen, until: Position | None = None) -> bool:
         """Read and shape from where reading stopped (up to *until*); return whether there were gaps."""
         gaps = False
         while until is None or any(self._through.get(p, 0) < offset for p, offset in until.items()):
@@ -96,13 +96,13 @@ class Tail:
             self._through = merge(self._through, batch.through)
         return gaps
 
-    def _shape(self, plan: Plan, batch: Batch, seen: Seen) -> _Segment:
+    def _shape(self, plan: Plan, batch: Batch, seen: FindSeen) -> _Segment:
         from questlog.shape import shape
 
         def known(event_id: str) -> tuple[int, int, int] | None:
             return self._places.get(event_id) or seen(event_id)
 
-        shaped = shape(batch.entries, plan, held=self._held, seen=known, gaps=batch.gaps)
+        shaped = shape(batch.entries, plan, committed=self._held, seen=known, gaps=batch.gaps)
         self._places.update({event_id: (p, o, ms) for event_id, p, o, ms in shaped.seen})
         chosen = bool(shaped.seen or shaped.duplicates)
         return _Segment(self._through, batch.through, dict(shaped.tables), len(batch.entries), chosen)

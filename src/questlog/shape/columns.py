@@ -12,15 +12,15 @@ import pyarrow as pa
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some of a table's rows, with the place of each in the batch, in order."""
+    """Some rows of a table, with the index of each in the batch, in rising order."""
 
     table: str
-    places: Sequence[int]
+    indices: Sequence[int]
     rows: pa.Table
 
 
 def table_of_rows(schema: pa.Schema, rows: Sequence[tuple[int, dict[str, Any]]]) -> pa.Table:
-    """Return *rows* as a table of *schema*; a column that a row lacks is null there."""
+    """Return *rows* as a table of *schema*; a row has null in the columns it lacks."""
     columns = [
         pa.array([row.get(name) for _, row in rows], type_)
         for name, type_ in zip(schema.names, schema.types, strict=True)
@@ -29,16 +29,16 @@ def table_of_rows(schema: pa.Schema, rows: Sequence[tuple[int, dict[str, Any]]])
 
 
 def join_parts(parts: Iterable[Part]) -> dict[str, pa.Table]:
-    """Return each table's rows in the order of their places."""
+    """Return each table's rows in the order of the batch."""
     of_table: dict[str, list[Part]] = {}
     for part in parts:
         of_table.setdefault(part.table, []).append(part)
-    return {name: _joined(found) for name, found in of_table.items()}
+    return {name: _joined(group) for name, group in of_table.items()}
 
 
 def _joined(parts: Sequence[Part]) -> pa.Table:
-    if all(one.places[-1] < two.places[0] for one, two in pairwise(parts)):
+    if all(one.indices[-1] < two.indices[0] for one, two in pairwise(parts)):
         return pa.concat_tables([part.rows for part in parts])
-    places = [place for part in parts for place in part.places]
-    order = sorted(range(len(places)), key=places.__getitem__)
+    indices = [index for part in parts for index in part.indices]
+    order = sorted(range(len(indices)), key=indices.__getitem__)
     return pa.concat_tables([part.rows for part in parts]).take(order)

@@ -1,4 +1,4 @@
-"""One event's JSON -> its row, or the reason it has none. The plan's rules are worked out once per plan."""
+"""The scalar path: one event's JSON -> its row, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from questlog.plan import Envelope, Event, Field, Plan
 from questlog.plan.columns import ENVELOPE, LAST, header_column, table_schema
 from questlog.plan.values import convert, to_integer, to_text
 from questlog.record import can_be_id
-from questlog.shape.read import Arrived, Body, is_null, read_body, read_members, read_value
-from questlog.shape.times import event_time
+from questlog.shape.read import Arrival, Body, is_null, read_body, read_members, read_value
 from questlog.types import DoesNotFit, short, to_timestamp
 
 SERVER_COLUMNS = frozenset(column.name for column in (*ENVELOPE, *LAST))
-"""Columns that only the server and the envelope set: no header and no field can."""
+"""Columns that only the server and the envelope fill; no header or field can set them."""
+LONGEST_WAIT_MICROS = 30 * 86_400 * 1_000_000
+"""The longest wait at a sender that still corrects its clock; after more, the clock was probably set meanwhile."""
 
 Row = dict[str, Any]
 Tree = dict[str, "Tree"]
-"""Paths as nested keys; an empty tree is a path's end."""
+"""Paths as nested keys; an empty tree ends a path."""
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What one event became: a row of `event`'s table, or a refusal. `claimed` is the type it names."""
+    """The result for one event: a row of `event`'s table, or a rejection. `claimed` is the type that it names."""
 
     event: Event | None = None
     row: Row | None = None
@@ -40,7 +41,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """A field with its bounds and default as column values and its pattern compiled."""
+    """A field whose bounds and default are column values and whose pattern is compiled."""
 
     field: Field
     names: tuple[str, ...]
@@ -49,7 +50,7 @@ class FieldRule:
     high: Any
     pattern: re.Pattern[str] | None
 
-    def check(self, value: Any) -> Any:
+    def convert(self, value: Any) -> Any:
         """Return *value* as the column holds it; raise `DoesNotFit`."""
         field = self.field
         typed = convert(field.type, value)
@@ -67,13 +68,13 @@ class FieldRule:
 
 
 def same(value: Any, declared: Any) -> bool:
-    """Return whether a JSON value is the one a plan names: true is not 1."""
+    """Return whether a JSON value equals the one that a plan names; true does not equal 1."""
     return isinstance(value, bool) is isinstance(declared, bool) and bool(value == declared)
 
 
 @dataclass(frozen=True, slots=True)
 class EventRule:
-    """An event with its fields' rules and `consumed`: the paths among its fields that are not fields."""
+    """An event with its fields' rules. `consumed` are paths among its fields that belong to the envelope or `match`."""
 
     event: Event
     fields: tuple[FieldRule, ...]
@@ -81,12 +82,12 @@ class EventRule:
 
     @property
     def lenient(self) -> bool:
-        """Whether a field that does not fit is set aside instead of the whole event."""
+        """Whether a field that does not fit goes to `_rescued` alone, instead of the whole event to quarantine."""
         return self.event.mode == "observe"
 
 
 class Rules:
-    """What a plan says about any event."""
+    """A plan's rules, compiled once for all events."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -105,32 +106,32 @@ class Rules:
         return self._schemas[table]
 
     def _event_rule(self, event: Event) -> EventRule:
-        # A header's column belongs to the server: a field of that name can only be set aside.
-        taken = SERVER_COLUMNS.union(self.headers.values())
-        fields = tuple(_field_rule(field) for field in event.fields if field.name not in taken)
+        # A header's column belongs to the server: a field of that name stays in `_rescued`.
+        reserved = SERVER_COLUMNS.union(self.headers.values())
+        fields = tuple(_field_rule(field) for field in event.fields if field.name not in reserved)
         return EventRule(event, fields, consumed_paths(self.envelope, event))
 
-    def validate(self, arrived: Arrived) -> Verdict:
-        """Return the event's row or its refusal.  1 read  2 find its type  3 envelope  4 fields."""
-        body = read_body(arrived.raw)
+    def validate(self, arrival: Arrival) -> Verdict:
+        """Return the event's row or its rejection.  1 JSON  2 type  3 envelope  4 fields."""
+        body = read_body(arrival.raw)
         if isinstance(body, Reject):
             return Verdict(reject=body)
         claimed = body.get(self.envelope.event_type)
         verdict = Verdict(claimed=claimed if isinstance(claimed, str) else None)
-        found = self.find(body.get, claimed)
-        if isinstance(found, Reject):
-            verdict.reject = found
+        event = self.find(body.get, claimed)
+        if isinstance(event, Reject):
+            verdict.reject = event
             return verdict
-        verdict.event = found
-        rule = self.events[found.name]
-        row, rescued, problem = self._envelope(body, arrived, rule)
+        verdict.event = event
+        rule = self.events[event.name]
+        row, rescued, problem = self._envelope(body, arrival, rule)
         if problem is None or rule.lenient:
             source, unfit = self._source(body)
             problem = problem or unfit
             if unfit is not None:
                 rescued.append((self.envelope.fields, body.raw(self.envelope.fields)))
             if problem is None or rule.lenient:
-                unknown, bad = _convert_fields(rule, source, arrived.used, row)
+                unknown, bad = _convert_fields(rule, source, arrival.used, row)
                 rescued += unknown
                 problem = problem or bad
         if problem is not None and not rule.lenient:
@@ -141,7 +142,7 @@ class Rules:
         return verdict
 
     def find(self, get: Callable[[str], Any], claimed: Any) -> Event | Reject:
-        """Return the event type that a body, read by *get*, means: the plan's matches first, then its name."""
+        """Return the event type of a body that *get* reads: the first match in the plan, or else the type it names."""
         for event in self.matched:
             if all(same(get(path), value) for path, value in event.match):
                 return event
@@ -153,11 +154,11 @@ class Rules:
         return Reject(Reason.UNKNOWN_EVENT_TYPE, path, f"{claimed[:100]!r} is not in the plan")
 
     def _envelope(
-        self, body: Body, arrived: Arrived, rule: EventRule
+        self, body: Body, arrival: Arrival, rule: EventRule
     ) -> tuple[Row, list[tuple[str, msgspec.Raw | None]], Reject | None]:
-        """Return the columns every event has, what of them did not fit, and the first problem."""
+        """Return the columns that every event has, the members that do not fit them, and the first problem."""
         names = self.envelope
-        received = arrived.received * 1000
+        received = arrival.received * 1000
         read = {
             "device_time": to_timestamp(body.get(names.event_time)),
             "sent_time": to_timestamp(body.get(names.sent_time)),
@@ -172,16 +173,16 @@ class Rules:
         paths = {name: getattr(names, "event_time" if name == "device_time" else name) for name in unfit}
         problem = next((Reject(Reason.BAD_ENVELOPE, paths[name], unfit[name]) for name in unfit), None)
         row: Row = {name: value for name, (value, _) in read.items()}
-        if row["sent_time"] is None and arrived.sent is not None:
-            row["sent_time"] = arrived.sent * 1000
+        if row["sent_time"] is None and arrival.sent is not None:
+            row["sent_time"] = arrival.sent * 1000
         row |= {
             "event_time": event_time(row["device_time"], row["sent_time"], received),
             "clock_skew_ms": None if row["sent_time"] is None else (received - row["sent_time"]) // 1000,
-            "event_id": arrived.id,
+            "event_id": arrival.id,
             "event_type": rule.event.name,
             "received_time": received,
-            **arrived.headers,
-            "raw_event": arrived.raw.decode(),
+            **arrival.headers,
+            "raw_event": arrival.raw.decode(),
             "plan_version": self.plan.version,
         }
         return row, [(path, body.raw(path)) for path in paths.values()], problem
@@ -200,6 +201,19 @@ class Rules:
         return members, None
 
 
+def event_time(device: int | None, sent: int | None, received: int) -> int:
+    """Return when an event happened, by our clock; all times are microseconds since 1970.
+
+    A sender's clock may be wrong but measures how long the event waited, so that wait is subtracted from *received*.
+    Without the sender's time the result is *received*. An impossible wait (negative, or over a month) corrects nothing.
+    """
+    if device is None:
+        return received
+    if sent is None or not 0 <= sent - device <= LONGEST_WAIT_MICROS:
+        return device
+    return received - (sent - device)
+
+
 def _field_rule(field: Field) -> FieldRule:
     return FieldRule(
         field,
@@ -212,7 +226,7 @@ def _field_rule(field: Field) -> FieldRule:
 
 
 def _declared(field: Field, value: Any) -> Any:
-    """Return a value of the plan as the column holds it; a bound between two values stays as it is."""
+    """Return a value of the plan as the column holds it; a bound that lies between two values stays exact."""
     if value is None:
         return None
     try:
@@ -222,7 +236,7 @@ def _declared(field: Field, value: Any) -> Any:
 
 
 def consumed_paths(names: Envelope, event: Event) -> Tree:
-    """Return what lies among an event's fields but is its envelope, or what told its type."""
+    """Return the paths among an event's fields that its envelope or its `match` reads."""
     prefix = names.fields + "." if names.fields else ""
     paths = [getattr(names, name) for name in Envelope.__dataclass_fields__ if name != "fields"]
     paths += [path for path, _ in event.match]
@@ -238,7 +252,7 @@ def consumed_paths(names: Envelope, event: Event) -> Tree:
 def _convert_fields(
     rule: EventRule, source: Mapping[str, msgspec.Raw], used: Iterable[str], row: Row
 ) -> tuple[list[tuple[str, msgspec.Raw | None]], Reject | None]:
-    """Put each field's value into *row*; return what is left over, unknown or unfit, and the first problem."""
+    """Put each field's value into *row*; return the members left over, unknown or unfit, and the first problem."""
     left: dict[str, msgspec.Raw | None] = dict(source)
     problem: Reject | None = None
     for each in rule.fields:
@@ -254,7 +268,7 @@ def _convert_fields(
                 problem = problem or Reject(Reason.MISSING_FIELD, name, "is required")
             continue
         try:
-            row[name] = each.check(read_value(source[given[0]]))
+            row[name] = each.convert(read_value(source[given[0]]))
         except DoesNotFit as error:
             problem = problem or Reject(error.reason, name + error.path, error.detail)
         else:
@@ -267,7 +281,7 @@ def _convert_fields(
 
 
 def _all_consumed(raw: msgspec.Raw, tree: Tree) -> bool:
-    """Return whether nothing in *raw* is left once the paths of *tree* are taken out."""
+    """Return whether *raw* holds nothing outside the paths of *tree*."""
     if not tree or is_null(raw):
         return True
     members = read_members(raw)
@@ -277,6 +291,6 @@ def _all_consumed(raw: msgspec.Raw, tree: Tree) -> bool:
 
 
 def as_json(members: list[tuple[str, msgspec.Raw | None]]) -> str | None:
-    """Return a JSON object whose values stand as they were sent, byte for byte."""
+    """Return a JSON object of *members*, their values byte for byte as they were sent."""
     parts = [msgspec.json.encode(key) + b":" + bytes(raw) for key, raw in members if raw is not None]
     return (b"{" + b",".join(parts) + b"}").decode() if parts else None

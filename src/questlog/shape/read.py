@@ -1,4 +1,4 @@
-"""A log entry -> what arrived: the event's bytes and what the server added; its JSON, read no further than asked."""
+"""A log entry -> the event as it arrived: its bytes, what the server added, and lazy access to its JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from questlog.types import number
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
-    """One record, whoever wrote it. `used` are keys of an old producer's event that became headers.
+class Arrival:
+    """One record of any producer. `used` are keys of an old producer's event that became headers.
 
-    `sent` is when its request was sent, by the sender's clock, in milliseconds.
+    `received` and `sent` are milliseconds since 1970, by the server's and the sender's clock.
     """
 
     id: str
@@ -38,9 +38,9 @@ _any = msgspec.json.Decoder(float_hook=number)
 
 
 class Body:
-    """A JSON object that is well-formed throughout; values are read when asked for, one by one.
+    """A well-formed JSON object whose values are decoded one by one, on access.
 
-    So a value that no Python number can hold spoils only its own field.
+    A value that no Python number can hold therefore spoils only its own field.
     """
 
     __slots__ = ("members",)
@@ -49,20 +49,20 @@ class Body:
         self.members = members
 
     def raw(self, path: str) -> msgspec.Raw | None:
-        """Return the bytes at a dotted *path*, or None; null is None too."""
+        """Return the bytes at a dotted *path*, or None if it is absent or null."""
         part, dot, rest = path.partition(".")
-        found = self.members.get(part)
-        if found is None or is_null(found):
+        member = self.members.get(part)
+        if member is None or is_null(member):
             return None
         if not dot:
-            return found
-        inner = read_members(found)
+            return member
+        inner = read_members(member)
         return None if inner is None else Body(inner).raw(rest)
 
     def get(self, path: str) -> Any:
         """Return the value at a dotted *path*, or None."""
-        found = self.raw(path)
-        return None if found is None else read_value(found)
+        raw = self.raw(path)
+        return None if raw is None else read_value(raw)
 
 
 def is_null(raw: msgspec.Raw) -> bool:
@@ -71,7 +71,7 @@ def is_null(raw: msgspec.Raw) -> bool:
 
 
 def read_members(raw: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
-    """Return the members of a JSON object, None for any other value. Of equal keys the last one counts."""
+    """Return the members of a JSON object, or None for any other value. The last of equal keys wins."""
     try:
         return _members.decode(raw)
     except msgspec.ValidationError:
@@ -79,10 +79,10 @@ def read_members(raw: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
 
 
 def read_value(raw: msgspec.Raw) -> Any:
-    """Return one well-formed value as Python objects; floats and endless integers become `Number`."""
+    """Return one well-formed value as Python objects; floats and enormous integers become `Number`."""
     try:
         return _any.decode(raw)
-    except msgspec.ValidationError:  # an integer of more than 4,300 digits, here or further inside
+    except msgspec.ValidationError:  # an integer of more than 4,300 digits, here or nested
         first = bytes(raw)[:1]
         if first == b"[":
             return [read_value(item) for item in _items.decode(raw)]
@@ -92,7 +92,7 @@ def read_value(raw: msgspec.Raw) -> Any:
 
 
 def read_body(raw: bytes) -> Body | Reject:
-    """Return the event's JSON object, or why there is none. Judged the same on every machine and stack."""
+    """Return the event's JSON object, or why there is none; the same on every machine and stack."""
     try:
         raw.decode()
     except UnicodeDecodeError as error:
@@ -116,23 +116,23 @@ def _kind(raw: bytes) -> str:
     return names.get(first, "number")
 
 
-def read_record(entry: Entry, names: Envelope, headers: Mapping[str, str]) -> Arrived:
-    """Return what arrived. An old producer's flat JSON counts as a record, and so does everything else.
+def read_record(entry: Entry, names: Envelope, headers: Mapping[str, str]) -> Arrival:
+    """Return the event as it arrived. Any bytes are an event, also an old producer's flat JSON.
 
-    *headers* are the kept ones, lower-case name -> column; `Arrived.headers` is column -> text.
+    *headers* maps the lower-case names of kept headers to columns; `Arrival.headers` maps columns to text.
     """
     record = decode_record(entry.value)
     if record is not None:
         kept = {headers[name.lower()]: text for name, text in record.headers.items() if name.lower() in headers}
-        return Arrived(record.id, record.received, record.client_id, kept, record.raw(), sent=record.sent)
+        return Arrival(record.id, record.received, record.client_id, kept, record.raw(), sent=record.sent)
     received = min(max(entry.received_ms, 0), LAST_MS)
     fallback_id = f"log-{entry.partition}-{entry.offset}"
     body = read_body(entry.value)
     if isinstance(body, Reject):
-        return Arrived(fallback_id, received, False, {}, entry.value)
+        return Arrival(fallback_id, received, False, {}, entry.value)
     event_id = body.get(names.event_id)
     chosen = can_be_id(event_id)
     texts = {key: read_value(raw) for key, raw in body.members.items() if key.lower() in headers}
     used = {key: text for key, text in texts.items() if isinstance(text, str)}
     kept = {headers[key.lower()]: text for key, text in used.items()}
-    return Arrived(event_id if chosen else fallback_id, received, chosen, kept, entry.value, frozenset(used))
+    return Arrival(event_id if chosen else fallback_id, received, chosen, kept, entry.value, frozenset(used))

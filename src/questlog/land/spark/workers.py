@@ -15,7 +15,7 @@ from questlog.log import Entry, Gap, Position
 from questlog.log.kafka.wire import GAP, SEQUENCE, SPOOL
 from questlog.plan import Plan
 from questlog.plan.load import parse_plan
-from questlog.shape import Place, shape
+from questlog.shape import Occurrence, shape
 
 FILES = "name string, day int, rows long, file binary"
 """What `shape_task` returns: one row per Parquet file of a table, and one named "" with the counts as JSON."""
@@ -44,7 +44,7 @@ class Task:
     committed: Mapping[str, Position]
     spools: Mapping[str, int]
     now_ms: int
-    seen: Mapping[str, Place] = field(default_factory=dict)
+    seen: Mapping[str, Occurrence] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class BackfillTask:
 
     plan: str
     spools: Mapping[str, int]
-    seen: Mapping[str, Place] = field(default_factory=dict)
+    seen: Mapping[str, Occurrence] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def shape_task(task: Task, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
     """
     plan = _plan(task.plan)
     records = read_records(batches, task.spools)
-    shaped = shape(records.entries, plan, held=task.committed, seen=task.seen.get, gaps=records.gaps)
+    shaped = shape(records.entries, plan, committed=task.committed, seen=task.seen.get, gaps=records.gaps)
     counts = {
         "through": dict(records.through), "spools": dict(records.spools), "resent": records.resent,
         "lost": records.lost, "records": len(records.entries), "duplicate": shaped.duplicates, "seen": shaped.seen,

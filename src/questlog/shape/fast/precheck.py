@@ -1,6 +1,6 @@
-"""One event, seen in a microsecond: is it certain that it becomes a row? For receipts, where no column is built.
+"""The fast path for one event when only a receipt is needed: is it certain to become a row?
 
-Like the rest of this folder it only says yes where the careful path would; what it does not know, that path judges.
+A yes is always right; anything else is left to the scalar path.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from questlog.errors import Reject
 from questlog.plan import Event
 from questlog.plan.values import EXACT_DIGITS
 from questlog.record import NOT_A_RECORD, is_too_deep
-from questlog.shape.fast import Fast
+from questlog.shape.fast import FastPath
 from questlog.shape.fast.columns import timestamps
-from questlog.shape.fast.decoders import usual_values
+from questlog.shape.fast.decoders import field_decoder
 from questlog.shape.fields import FieldRule
 from questlog.shape.read import is_null, read_value
 from questlog.types import DoesNotFit, to_timestamp
 
 fromisoformat = datetime.fromisoformat
 _Check = tuple[Callable[[Any], Any], Callable[[Any], bool]]
-"""Where a value stands in a decoded event, and whether it is usual."""
+"""How to get a value from a decoded event, and whether it is certain to fit."""
 
 
 class Precheck:
-    """What a plan says of usual events, one by one."""
+    """Prechecks events of one plan."""
 
-    def __init__(self, fast: Fast) -> None:
+    def __init__(self, fast: FastPath) -> None:
         self._fast = fast
         self._checks: dict[str, list[_Check]] = {}
         for name, decoder in fast.decoders.items():
@@ -46,7 +46,7 @@ class Precheck:
             self._checks[name] = checks
 
     def check(self, raw: bytes) -> tuple[Event, str | None] | None:
-        """Return the event type of a usual event and the id it chose, None if it is not certain."""
+        """Return the type and the chosen id of an event that is certain to become a row, otherwise None."""
         try:
             name, body = self._decode(raw)
             if not name or not (raw.isascii() or raw.decode()) or is_too_deep(raw):
@@ -63,14 +63,14 @@ class Precheck:
         if self._fast.tagged is not None:
             body = self._fast.tagged.decoder.decode(raw)
             return self._names.get(type(body), ""), body
-        if self._fast.head is None:
+        if self._fast.type_decoder is None:
             return "", None
-        values = self._fast.head.values(self._fast.head.decoder.decode(raw))
+        values = self._fast.type_decoder.values(self._fast.type_decoder.decoder.decode(raw))
         rules = self._fast.rules
-        found = rules.find(values.get, values.get(rules.envelope.event_type))
-        if isinstance(found, Reject) or found.name not in self._fast.decoders:
+        event = rules.find(values.get, values.get(rules.envelope.event_type))
+        if isinstance(event, Reject) or event.name not in self._fast.decoders:
             return "", None
-        return found.name, self._fast.decoders[found.name].decoder.decode(raw)
+        return event.name, self._fast.decoders[event.name].decoder.decode(raw)
 
     @cached_property
     def _names(self) -> dict[type, str]:
@@ -81,7 +81,7 @@ class Precheck:
 def _is_time(value: Any) -> bool:
     if type(value) is str:
         try:
-            if 1 < fromisoformat(value).year < 9999:  # so no time zone leads out of the years that tables hold
+            if 1 < fromisoformat(value).year < 9999:  # no time zone can move it out of the years 1 to 9999
                 return True
         except ValueError:
             return False
@@ -89,8 +89,8 @@ def _is_time(value: Any) -> bool:
 
 
 def _check_of(rule: FieldRule) -> Callable[[Any], bool] | None:
-    """Return what decoding has not made sure of, None if it has made sure of everything."""
-    type_, _ = usual_values(rule)
+    """Return the check that decoding does not make, or None if decoding makes them all."""
+    type_, _ = field_decoder(rule)
     if type_ is msgspec.Raw:
         return lambda raw: _fits(rule, raw)
     if rule.field.type.kind == "timestamp":
@@ -101,18 +101,18 @@ def _check_of(rule: FieldRule) -> Callable[[Any], bool] | None:
 
 
 def _fits(rule: FieldRule, raw: msgspec.Raw | None) -> bool:
-    """Return whether a value that is not decoded yet fits its field."""
+    """Return whether a value that decoding left raw fits its field."""
     if raw is None or is_null(raw):
         return rule.default is not None or not rule.field.required
     try:
-        rule.check(read_value(raw))
+        rule.convert(read_value(raw))
     except DoesNotFit:
         return False
     return True
 
 
 def _decimal(rule: FieldRule) -> Callable[[Any], bool]:
-    """Return whether a double surely stands for a decimal of the field; `columns.decimals` says why this is sure."""
+    """Return the check whether a double stands for a decimal of the field; `columns.decimals` has the proof."""
     type_ = rule.field.type
     factor, limit = 10**type_.scale, 10 ** min(EXACT_DIGITS, type_.precision)
     with localcontext(prec=100):
@@ -132,7 +132,7 @@ def _decimal(rule: FieldRule) -> Callable[[Any], bool]:
 
 def _is_decimal(rule: FieldRule, text: str) -> bool:
     try:
-        rule.check(text)
+        rule.convert(text)
     except DoesNotFit:
         return False
     return True
