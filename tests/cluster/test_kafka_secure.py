@@ -187,7 +187,7 @@ def test_a_whole_landing_gets_through_and_spark_shows_the_secret_nowhere(
         )
         while lander.poll() is None:
             seen |= {*command_lines(), *pages(ui)}
-            time.sleep(0.5)
+            time.sleep(0.5)  # samples the process list and Spark's pages
     said = (tmp_path / "lander.log").read_text()
     assert lander.returncode == 0, said[-3000:]
     with open_pipeline(folder) as pipeline:

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import threading
-import time
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from questlog.errors import QueryError
 from questlog.pipeline import open_pipeline
 from questlog.query.presto import PrestoEngine, PrestoServer
 from questlog.query.presto.client import run
+from support.waiting import until
 
 if TYPE_CHECKING:
     from cluster.conftest import Shop
@@ -112,18 +112,11 @@ def _running(shop: "Shop") -> Sequence[object]:
     return run(shop.server, f"{question} and query not like '%system.runtime%'", 20).rows
 
 
-def _wait_until(shop: "Shop", running: bool) -> None:
-    deadline = time.monotonic() + 20
-    while bool(_running(shop)) != running:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 def test_a_statement_that_takes_too_long_is_stopped_on_the_server_too(shop: "Shop") -> None:
     impatient = PrestoEngine(shop.server, lambda: shop.embedded.plan, seconds=1)
     with pytest.raises(QueryError, match="stopped after 1 s"):
         impatient.run(SLOW)
-    _wait_until(shop, running=False)
+    until(lambda: not _running(shop), "it no longer runs", every=0.2)
 
 
 def test_many_threads_ask_at_once(shop: "Shop") -> None:

@@ -98,7 +98,7 @@ def test_the_commands_take_the_password_from_the_environment_and_show_it_nowhere
         )  # fmt: skip
         while ran.poll() is None:
             assert PASSWORD not in processes()
-            time.sleep(0.1)
+            time.sleep(0.1)  # samples the process list
         assert ran.stdout is not None
         words[command.split()[0]] = ran.stdout.read()
     assert shop.embedded.sql("select count(*) from events").rows() == [tuple(json.loads(words["sql"])[0].values())]

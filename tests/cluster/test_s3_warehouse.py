@@ -92,7 +92,7 @@ def land(project: Project, **more: str) -> tuple[dict[str, int], str]:
     )  # fmt: skip
     while ran.poll() is None:
         shown.update(command_lines())
-        time.sleep(0.5)
+        time.sleep(0.5)  # samples the process list
     out, errors = ran.communicate()
     assert ran.returncode == 0, errors
     assert SECRET not in out + errors

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from support.waiting import until
+
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from confluent_kafka import Producer
 
-from cluster.test_spark_lander import GUILD, PLAN, Game, game, spark, wait_until  # noqa: F401
+from cluster.test_spark_lander import GUILD, PLAN, Game, game, spark  # noqa: F401
 from questlog.backfill import BackfillResult
 from questlog.backfill.bounds import OPEN, Bound, parse_bound
 from questlog.backfill.missing import MissingRows
@@ -154,7 +156,7 @@ def cut_off(game: Game, command: list[str], end: signal.Signals) -> int:
     """Send the command that signal once it has added something; return how it ended."""
     before = added(game)
     with subprocess.Popen(command, cwd=game.folder, start_new_session=True, stdout=subprocess.PIPE) as process:
-        wait_until(lambda: added(game) > before or process.poll() is not None, 120)
+        until(lambda: added(game) > before or process.poll() is not None, seconds=120)
         process.send_signal(end)
         return process.wait(60)
 
@@ -183,7 +185,7 @@ def test_a_backfill_beside_a_lander_that_works_loses_and_doubles_nothing(game: G
                 send(game, LATE, GUILD, b"?")
                 sent += 3
                 fill(game, records=10)
-            wait_until(lambda: lander._checkpoint.counts.get("records", 0) == sent)
+            until(lambda: lander._checkpoint.counts.get("records", 0) == sent)
         finally:
             stop.set()
             thread.join(90)

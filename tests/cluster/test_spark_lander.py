@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import Producer
 
 from support.cluster.spark_options import SPARK, SPARK_LINES, Kept
+from support.waiting import until
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from questlog.errors import LanderFenced
@@ -255,7 +256,7 @@ def test_the_query_engine_is_told_of_the_tables_until_it_listens(game: Game, mon
         thread = threading.Thread(target=lander.run, args=(stop,))
         thread.start()
         try:
-            wait_until(lambda: len(told) == 3, 120)
+            until(lambda: len(told) == 3, seconds=120)
         finally:
             stop.set()
             thread.join(90)
@@ -328,19 +329,12 @@ def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing(game: Game)
         while time.monotonic() < deadline:
             game.send(GUILD, b'{"event_type": "purchase_sword"}', b"?")
             sent += 3
-            time.sleep(0.1)
+            time.sleep(0.1)  # a steady stream of events
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
     game.forward()
     game.land()
     assert len(game.ids()) == len(set(game.ids())) == sent
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_the_stream_follows_a_plan_that_grows_and_stops_when_told(game: Game) -> None:
@@ -351,14 +345,14 @@ def test_the_stream_follows_a_plan_that_grows_and_stops_when_told(game: Game) ->
         try:
             game.send(GUILD)
             game.forward()
-            wait_until(lambda: lander._total.records == 1)
+            until(lambda: lander._total.records == 1)
             (game.folder / "plan.toml").write_text(
                 PLAN.replace('guild = "string"', 'guild = "string"\nlevel = "int"')
                 + '[events.late.fields]\nn = "int"\n'
             )
             game.send(b'{"event_type": "join_guild", "level": 7}', b'{"event_type": "late", "n": 2}')
             game.forward()
-            wait_until(lambda: lander._total.records == 3)
+            until(lambda: lander._total.records == 3)
         finally:
             stop.set()
             thread.join(90)

@@ -8,15 +8,14 @@ import subprocess
 import sys
 import sysconfig
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from support.cluster.spark_options import QUICK, SPARK_LINES
+from support.waiting import until
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from questlog.errors import QueryError
@@ -102,13 +101,6 @@ def bare_python(folder: Path) -> Path:
     return python
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 600.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.5)
-
-
 def executors(spark: Stack) -> list[psutil.Process]:
     """Return the processes that run tasks for the worker."""
     (worker,) = [each for each in spark.status() if each.name == "spark-worker"]
@@ -127,7 +119,7 @@ def test_an_executor_a_worker_and_the_master_are_killed_and_every_event_lands_on
             stdout=said, stderr=said, start_new_session=True,
         )  # fmt: skip
     try:
-        wait_until(lambda: game.landed() == (5, 5))
+        until(lambda: game.landed() == (5, 5), "the first events are landed", 600)
         for name in ("executor", "spark-worker", "spark", "executor"):
             if name == "executor":
                 (victim,) = [each.pid for each in executors(spark)]
@@ -135,7 +127,7 @@ def test_an_executor_a_worker_and_the_master_are_killed_and_every_event_lands_on
                 (victim,) = [each.pid for each in spark.status() if each.name == name]
             os.kill(victim, signal.SIGKILL)
             game.send(5)
-            wait_until(lambda: game.landed() == (game.sent, game.sent))
+            until(lambda: game.landed() == (game.sent, game.sent), "all is landed", 600)
         assert lander.poll() is None, log.read_text()
     finally:
         lander.send_signal(signal.SIGTERM)

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,6 +16,7 @@ import pytest
 from questlog.errors import QuestlogError
 from questlog.stack import Stack
 from questlog.stack.fetch import fetch, part_folder
+from support.waiting import until
 
 SERVERS = ["kafka", "namenode", "datanode", "metastore", "presto"]
 
@@ -26,13 +26,6 @@ def questlog(stack: Stack, *words: str, seconds: float = 120, path: str = "") ->
     command = [sys.executable, "-m", "questlog", "stack", "--dir", str(stack.folder), *words]
     environment = {**os.environ, "QUESTLOG_STACK_PORTS": "free", "PATH": path or os.environ["PATH"]}
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -78,8 +71,8 @@ def test_a_killed_server_comes_back_with_its_data(stack: Stack, name: str) -> No
         now = {each.name: each for each in stack.status()}[name]
         return now.healthy and now.pid != before.pid
 
-    wait_for(back)
-    wait_for(lambda: all(each.healthy for each in stack.status()))
+    until(back, "it is started again", 120)
+    until(lambda: all(each.healthy for each in stack.status()), "all are healthy", 120)
     assert "/kept" in questlog(stack, "exec", "hadoop", "fs", "-ls", "/").stdout
     assert "kept" in questlog(stack, "exec", "kafka-topics", "--list").stdout.split()
     assert before.restarts + 1 == {each.name: each for each in stack.status()}[name].restarts
@@ -130,7 +123,7 @@ def test_servers_end_with_the_process_they_are_tied_to(tmp_path: Path) -> None:
     )
     folder = tmp_path / "s"
     assert subprocess.run([sys.executable, "-c", program, str(folder)], timeout=120).returncode == -9
-    wait_for(lambda: not processes_of(folder), 30)
+    until(lambda: not processes_of(folder), seconds=30)
 
 
 def test_an_interrupted_fetch_begins_anew_and_two_at_once_are_safe(
@@ -141,7 +134,7 @@ def test_an_interrupted_fetch_begins_anew_and_two_at_once_are_safe(
     print(f"seed {seed}")
     words = [sys.executable, "-c", "from questlog.stack.fetch import fetch; print(fetch('spark'))"]
     first = subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True)
-    time.sleep(random.Random(seed).uniform(0.2, 2.5))  # a moment of its own choosing is the point
+    time.sleep(random.Random(seed).uniform(0.2, 2.5))  # the moment is the point
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -16,6 +16,7 @@ from questlog.stack import Stack
 from questlog.stack.processes import recall
 from support.cluster.cluster_project import Project
 from support.cluster.spark_options import MAY_DIE
+from support.waiting import until
 
 NOBODY = "127.0.0.1:9"
 SECONDS = 30
@@ -93,7 +94,4 @@ def test_the_metastore_is_said_to_be_away(game: Project, how: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
     assert (done.returncode, "metastore" in done.stdout.lower()) == (1, True), done.stdout
-    deadline = time.monotonic() + 90
-    while not all(each.healthy for each in game.stack.status()):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    until(lambda: all(each.healthy for each in game.stack.status()), "the servers are healthy again", 180, every=0.5)

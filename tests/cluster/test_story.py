@@ -21,8 +21,9 @@ from thrift.protocol import TBinaryProtocol
 from thrift.transport import TSocket, TTransport
 
 from questlog.stack import Stack
-from support.cluster.cluster_project import Project, bench, beside, environment, get, serving, wait_until
+from support.cluster.cluster_project import Project, bench, beside, environment, get, serving
 from support.paths import ROOT
+from support.waiting import until
 
 STATEMENTS = [
     "show tables",
@@ -52,7 +53,7 @@ def game(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
                 bench(port, path, host, count)
         assert get(port, "/") == (200, "This is the default response!\n")
         assert get(port, "/purchase_a_swor")[0] == 404
-        wait_until(lambda: project.landed() == SENT, "all is landed", lambda: up.poll() is None, 900)
+        until(lambda: project.landed() == SENT, "all is landed", 900, alive=lambda: up.poll() is None)
         yield project
 
 
@@ -89,7 +90,7 @@ def test_the_metastore_lists_the_tables(game: Project) -> None:
 
 def test_the_lander_has_made_the_view_for_prestos_own_command_line(game: Project) -> None:
     """Before any `questlog sql`, which makes it too: no test above this one asks that way."""
-    wait_until(lambda: {"Table": "events"} in game.presto("show tables"), "the view is there", seconds=180)
+    until(lambda: {"Table": "events"} in game.presto("show tables"), "the view is there", seconds=180)
     assert game.presto("select count(*) as count from events") == [{"count": SENT}]
 
 
@@ -144,7 +145,7 @@ def complete(game: Project) -> dict[str, Any]:
         report.update(game.status())
         return not any("trouble" in report[part] for part in ("topic", "lake"))
 
-    wait_until(answered, "every server answers in time", seconds=300)
+    until(answered, "every server answers in time", seconds=300)
     return report
 
 
@@ -181,7 +182,7 @@ def test_a_collectors_metrics_say_the_same(game: Project) -> None:
     with beside(collector, game.folder, environment()):
         log = game.folder / "beside.log"
         said = re.compile(r"collecting for .* on http://127.0.0.1:(\d+)")
-        wait_until(lambda: said.search(log.read_text()) is not None, "the collector listens")
+        until(lambda: said.search(log.read_text()) is not None, "the collector listens")
         port = int(said.findall(log.read_text())[-1])
 
         def told() -> bool:
@@ -189,7 +190,7 @@ def test_a_collectors_metrics_say_the_same(game: Project) -> None:
             figures.update(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("questlog_"))
             return "questlog_ledger_balanced" in figures
 
-        wait_until(told, "the figures are told", seconds=60)
+        until(told, "the figures are told", seconds=60)
     assert figures['questlog_landed_events{table="join_guild"}'] == "50.0"
     assert {name: figures[name] for name in (
         "questlog_spool_waiting_events", "questlog_topic_waiting_events", "questlog_topic_lag_seconds",
@@ -234,9 +235,7 @@ def test_tail_follows_events_of_other_machines_and_status_counts_bad_ones(game: 
     following = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
     assert following.stdout is not None
     try:
-        wait_until(
-            lambda: (send(game, b'{"event_type": "join_guil"}'), readable(following.stdout, 2))[1], "it is shown"
-        )
+        until(lambda: (send(game, b'{"event_type": "join_guil"}'), readable(following.stdout, 2))[1], "it is shown")
         shown = json.loads(following.stdout.readline())
         assert (shown["event_type"], shown["reason"]) == ("join_guil", "unknown_event_type")
         following.send_signal(signal.SIGINT)
@@ -244,7 +243,7 @@ def test_tail_follows_events_of_other_machines_and_status_counts_bad_ones(game: 
     finally:
         following.kill()
         following.wait()
-    wait_until(lambda: complete(game)["topic"]["waiting"] == 0, "the bad ones are landed", seconds=300)
+    until(lambda: complete(game)["topic"]["waiting"] == 0, "the bad ones are landed", seconds=300)
     report = complete(game)
     bad = report["topic"]["records"] - SENT
     assert report["quarantine"] == {"unknown_event_type": bad}

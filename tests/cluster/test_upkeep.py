@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from support.waiting import until
+
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from pyspark.errors import IllegalArgumentException
 
 from cluster.test_fence import apart
-from cluster.test_spark_lander import GUILD, PLAN, RECEIVED_MS, Game, game, spark, wait_until
+from cluster.test_spark_lander import GUILD, PLAN, RECEIVED_MS, Game, game, spark
 from questlog.errors import LanderReplaced
 from questlog.lake.checkpoint import Checkpoint, read_snapshots, table_checkpoint
 from questlog.land.spark.commits import DAY_MS, IcebergCatalog
@@ -85,14 +87,14 @@ def test_many_files_become_few_while_events_arrive_and_the_ledger_balances(game:
         assert files(game, "join_guild") == 6
         sent = 0
         with running(lander):
-            wait_until(lambda: hasattr(lander, "_targets"), 120)
+            until(lambda: hasattr(lander, "_targets"), seconds=120)
             hurry(lander._background._maintenance)
             while files(game, "join_guild") >= 5:
                 game.send(GUILD, chosen=f"more {sent}")
                 game.forward()
                 sent += 1
                 arrived(game, landed + sent)
-            wait_until(lambda: len(metadata(game, "join_guild")["snapshots"]) < 6, 120)
+            until(lambda: len(metadata(game, "join_guild")["snapshots"]) < 6, seconds=120)
     counts = checkpoint_of(game).counts
     assert counts["records"] == landed + sent
     assert len(game.ids()) + counts["duplicate"] == landed + sent
@@ -101,7 +103,7 @@ def test_many_files_become_few_while_events_arrive_and_the_ledger_balances(game:
 
 
 def arrived(game: Game, records: int) -> None:
-    wait_until(lambda: checkpoint_of(game).counts.get("records") == records, 300)
+    until(lambda: checkpoint_of(game).counts.get("records") == records, seconds=300)
 
 
 def test_upkeep_keeps_its_times_while_nothing_comes_and_stops_with_the_lander(
@@ -114,14 +116,14 @@ def test_upkeep_keeps_its_times_while_nothing_comes_and_stops_with_the_lander(
         before = positions(lander), lander.state.checkpoint()
     assert len(metadata(game, "join_guild")["snapshots"]) >= 4
     with game.lander("other") as lander, running(lander) as end:
-        wait_until(lambda: hasattr(lander, "_targets"), 120)
+        until(lambda: hasattr(lander, "_targets"), seconds=120)
         hurry(lander._background._maintenance)
         monkeypatch.setattr("questlog.land.spark.maintenance.POLL_SECONDS", 0.1)
-        wait_until(lambda: [c.kept > 0 for c in checkpoints(metadata(game, "join_guild"))] == [True], 300)
+        until(lambda: [c.kept > 0 for c in checkpoints(metadata(game, "join_guild"))] == [True], seconds=300)
         kept = metadata(game, "join_guild")
         progress = table_checkpoint(metadata(game, "progress", lander.state.namespace)).kept
-        wait_until(lambda: lander._background._maintenance._next == [], 120)
-        wait_until(lambda: lander._background._maintenance._next != [], 120)
+        until(lambda: lander._background._maintenance._next == [], seconds=120)
+        until(lambda: lander._background._maintenance._next != [], seconds=120)
         assert metadata(game, "join_guild") == kept
         assert end() < 30
         assert progress > 0
@@ -306,17 +308,17 @@ def manifests(game: Game) -> int:
 
 def test_the_plan_is_followed_while_nothing_comes_and_its_words_arrive_in_the_tables(game: Game) -> None:
     with game.lander() as lander, running(lander):
-        wait_until(lambda: comments(game) == ("A player joined.", None), 120)
+        until(lambda: comments(game) == ("A player joined.", None), seconds=120)
         said = PLAN.replace("A player joined.", "Somebody joined.")
         said = said.replace('guild = "string"', 'guild = { type = "string", description = "Which guild." }')
         (game.folder / "plan.toml").write_text(said + '[events.late.fields]\nn = "int"\n')
-        wait_until(lambda: comments(game) == ("Somebody joined.", "Which guild."), 120)
-        wait_until(lambda: "late" in SparkTables(lander.catalog.twin(), game.name).names(), 120)
+        until(lambda: comments(game) == ("Somebody joined.", "Which guild."), seconds=120)
+        until(lambda: "late" in SparkTables(lander.catalog.twin(), game.name).names(), seconds=120)
         (game.folder / "plan.toml").write_text(said.replace("Which guild.", "Its guild.") + "[events.late]\n")
         game.send(GUILD)
         game.forward()
-        wait_until(lambda: lander._total.records == 1, 120)
-        wait_until(lambda: comments(game) == ("Somebody joined.", "Its guild."), 120)
+        until(lambda: lander._total.records == 1, seconds=120)
+        until(lambda: comments(game) == ("Somebody joined.", "Its guild."), seconds=120)
 
 
 def comments(game: Game) -> tuple[str | None, str | None]:

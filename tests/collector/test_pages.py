@@ -61,7 +61,7 @@ def test_the_counts_of_several_workers_are_summed(tmp_path: Path) -> None:
 
 def test_the_counts_do_not_wait_for_figures_that_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(root: Path) -> Figures:
-        await asyncio.sleep(3600)
+        await asyncio.sleep(3600)  # figures that never come
         return Figures()
 
     async def ask() -> Response:

@@ -35,7 +35,7 @@ for number in range(1, int(most) + 1):
     print(f"? {name}-{number}", flush=True)
     client.track("step", mark=f"{name}-{number}")
     print(f"! {name}-{number}", flush=True)
-time.sleep(600)
+time.sleep(600)  # the test ends it
 """
 """Says what it is about to track, and what it has tracked."""
 

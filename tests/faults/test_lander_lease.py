@@ -31,7 +31,7 @@ def move(self, steps, *args):
     if freeze_at in [step.table for step in steps]:
         (folder / "ready").touch()
         while not (folder / "go").exists():
-            time.sleep(0.01)
+            time.sleep(0.01)  # in a process that the test stops: it waits for the test
     moving(self, steps, *args)
 
 IcebergTables._move = move

@@ -11,8 +11,9 @@ import fcntl
 import os
 import struct
 import subprocess
-import time
 from pathlib import Path
+
+from support.waiting import until
 
 SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, the same number as XFS_IOC_GOINGDOWN
 DROP_JOURNAL, FLUSH_JOURNAL = 2, 1
@@ -48,12 +49,12 @@ class Disk:
 
     def unmount(self) -> None:
         """Unmount as soon as the processes that used it are gone."""
-        deadline = time.monotonic() + 30
-        while subprocess.run(["umount", str(self.path)], capture_output=True).returncode:
-            if time.monotonic() > deadline:
-                _run("umount", "--lazy", str(self.path))
-                raise AssertionError(f"a process still uses {self.path}")
-            time.sleep(0.005)
+        free = lambda: subprocess.run(["umount", str(self.path)], capture_output=True).returncode == 0  # noqa: E731
+        try:
+            until(free, f"no process uses {self.path}", 30)
+        except AssertionError:
+            _run("umount", "--lazy", str(self.path))
+            raise
 
     def cut_power(self, journal: int = DROP_JOURNAL) -> None:
         """Lose everything that is not on the disk now; whoever uses it gets errors from here on."""

@@ -79,7 +79,7 @@ class Process:
             code = self._fork_server.reap(self.pid)
             if code is not None or time.monotonic() >= deadline:
                 return code
-            time.sleep(0.002)
+            time.sleep(0.002)  # only the fork server can wait for its children
 
     def said(self) -> str:
         """Return what it wrote to its output."""

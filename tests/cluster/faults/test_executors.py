@@ -63,9 +63,9 @@ def test_nothing_is_lost_or_doubled(system: System, spark: Stack, victim: Callab
     chance = random.Random(f"{SEED}-{victim.__name__}")  # type: ignore[attr-defined]
     for number in range(ROUNDS):
         begun = time.time()
-        time.sleep(chance.uniform(0, 3))
+        time.sleep(chance.uniform(0, 3))  # the moment is the point
         os.kill(victim(spark), signal.SIGKILL)
-        time.sleep(1)
+        time.sleep(1)  # events keep coming
         seconds = system.await_exact(begun, victim.__name__)  # type: ignore[attr-defined]
         until(lambda: all(each.healthy for each in spark.status()), "master and worker work", 240)
         print(

@@ -41,7 +41,7 @@ def kafka_killed(system: System, chance: Chance) -> None:
 def kafka_frozen_for_30_seconds(system: System, chance: Chance) -> None:
     pid = system.pid("kafka")
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(30)
+    time.sleep(30)  # the outage
     os.kill(pid, signal.SIGCONT)
 
 
@@ -92,7 +92,7 @@ def hdfs_out_of_space(system: System, chance: Chance) -> None:
     system.limit_space(system.used_space())
     begun = len(system.lander.said())
     until(lambda: "waiting, events stay in the topic" in system.lander.said()[begun:], "the lander is stuck", 240)
-    time.sleep(chance.uniform(0, 5))
+    time.sleep(chance.uniform(0, 5))  # the outage goes on
     system.limit_space(None)
 
 
@@ -130,7 +130,7 @@ def driver_frozen_while_another_takes_over(system: System, chance: Chance) -> No
         process.suspend()
     with system.second_lander():
         at = time.time()
-        time.sleep(1)
+        time.sleep(1)  # events keep coming
         system.await_exact(at, "landed by the second one")
         for process in frozen:
             process.resume()
@@ -161,7 +161,7 @@ def test_nothing_is_lost_or_doubled(system: System, fault: object) -> None:
         at = time.time()
         fault(system, chance)  # type: ignore[operator]
         lasted = time.time() - at
-        time.sleep(1)
+        time.sleep(1)  # events keep coming
         seconds = system.await_exact(begun, fault.__name__)  # type: ignore[attr-defined]
         system.await_servers()
         print(

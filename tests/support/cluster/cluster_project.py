@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from questlog.settings import find_project
 from questlog.stack import Stack
 from support.cluster.spark_options import SPARK_LINES
 from support.paths import SWORDS
+from support.waiting import until
 
 
 class Project:
@@ -128,7 +129,7 @@ def serving(folder: Path, app: str, **more: str) -> Iterator[int]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "flask", "--app", app, "run", "--port", str(port)]
     with beside(command, folder, {**environment(), **more}) as process:
-        wait_until(lambda: answers(port), "the game answers", lambda: process.poll() is None, 60)
+        until(lambda: answers(port), "the game answers", alive=lambda: process.poll() is None)
         yield port
 
 
@@ -160,13 +161,3 @@ def bench(port: int, path: str, host: str, count: int) -> None:
         return
     for _ in range(count):
         assert get(port, path, host)[0] == 200
-
-
-def wait_until(
-    true: Callable[[], bool], what: str, lives: Callable[[], bool] = lambda: True, seconds: float = 120
-) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert lives(), f"what should do it has ended: {what}"
-        assert time.monotonic() < deadline, f"it did not happen in {seconds} s: {what}"
-        time.sleep(0.1)

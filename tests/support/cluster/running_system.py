@@ -249,7 +249,7 @@ class System:
             except QuestlogError:
                 rows = Counter()
             missing = expected - rows.keys()
-            time.sleep(1)
+            time.sleep(1)  # each count takes Presto a while
         doubled = {event_id: count for event_id, count in rows.items() if count > 1}
         assert doubled == {}, f"{what}: doubled\n{self.explain()}"
         return time.monotonic() - begun

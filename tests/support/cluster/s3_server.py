@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 from questlog.stack.fetch import fetch
 from questlog.stack.layout import find_java
 from support.paths import CLUSTER
+from support.waiting import until
 
 CONFIG = """
 s3proxy.endpoint=http://127.0.0.1:{port}
@@ -47,10 +47,7 @@ class S3Server:
         words += ["org.gaul.s3proxy.Main", "--properties", str(config)]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 180
-        while not self._listens():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log[-2000:]
-            time.sleep(0.2)
+        until(self._listens, "the server listens", 180, every=0.2, alive=lambda: self.process.poll() is None)
 
     @property
     def url(self) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import socket
 import subprocess
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from questlog.stack.layout import StackLayout
 from questlog.stack.servers import SERVERS
 from support.cluster.certificates import make_certificates
 from support.paths import CLUSTER
+from support.waiting import until
 
 KEY_STORE = "key-store-s3cret"
 CONFIG = """
@@ -69,16 +69,15 @@ class Engine:
 
     def wait(self, run: Callable[[str], object], table: str) -> None:
         """Return once *run* counts the rows of *table*: a new server folds constants before it knows a node."""
-        deadline = time.monotonic() + 300
-        while True:
+
+        def answers() -> bool:
             try:
                 run(f"select count(*) from {table}")
-            except QueryError as error:
-                assert self.process.poll() is None, self.log[-3000:]
-                assert time.monotonic() < deadline, f"{error}; {self.log[-3000:]}"
-                time.sleep(0.2)
-            else:
-                return
+            except QueryError:
+                return False
+            return True
+
+        until(answers, f"{self.name} answers", 300, every=0.2, alive=lambda: self.process.poll() is None)
 
     def kill(self) -> None:
         self.process.kill()
