@@ -80,7 +80,7 @@ def collector(bare: Bare, tmp_path: Path) -> Iterator[str]:
     with (tmp_path / "said").open("wb") as said:
         process = subprocess.Popen([bare, "collect", "--port", "0"], cwd=tmp_path, stdout=said, stderr=said)
     try:
-        while b"no write key" not in (text := (tmp_path / "said").read_bytes()):
+        while b"no write keys configured" not in (text := (tmp_path / "said").read_bytes()):
             assert process.poll() is None, text.decode()
         yield text.decode().split(" on ")[1].split()[0]
     finally:

@@ -1,1 +1,1 @@
-"""The collector's process: events over HTTP, judged and on the disk before the answer."""
+"""The collector's process: accepts events over HTTP, validates them, and responds once they are durable."""

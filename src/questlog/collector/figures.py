@@ -1,8 +1,8 @@
-"""The project's own figures for `/metrics`, made from its report in a process of their own.
+"""The project's figures for `/metrics`, made from its report in a child process.
 
-A report shapes the whole tail and holds the interpreter meanwhile. With 300,000 events waiting, a report in a
-thread raised an append's p99 from 0.4 to 7 ms and left 200 MB in the worker. A child process left the appends alone
-(p99 0.5 to 3 ms); it costs 1 s of processor time, and its memory goes back to the system.
+A report shapes the whole tail and holds the interpreter lock meanwhile. With 300,000 events waiting, a report in a
+thread raised an append's p99 from 0.4 to 7 ms and left the worker 200 MB larger. With a child process the p99 was
+0.5 to 3 ms; the child costs 1 s of processor time and returns its memory to the system.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from questlog.report import ClusterReport, EmbeddedReport, LakeCounts, Report, T
 
 KEEP_SECONDS = 2.0
 CLUSTER_KEEP_SECONDS = 10.0
-"""How long figures are kept: on the cluster profile every report asks Kafka and Presto, from each machine."""
+"""How long figures are kept. On the cluster profile each machine's report queries Kafka and Presto."""
 REPORT_SECONDS = 60.0
 """How long a report may take before it is abandoned."""
 logger = logging.getLogger("questlog.collector")
@@ -39,7 +39,7 @@ class Figures:
 
 
 async def read_figures(root: Path) -> Figures:
-    """Return the project's figures; empty if the report fails or takes more than `REPORT_SECONDS`."""
+    """Return the project's figures; none if the report fails or takes more than `REPORT_SECONDS`."""
     command = [sys.executable, "-m", __name__, str(root)]
     process = await asyncio.create_subprocess_exec(*command, stdin=-3, stdout=-1, stderr=-1)
     try:
@@ -50,13 +50,13 @@ async def read_figures(root: Path) -> Figures:
         return Figures()
     if process.returncode:
         *_, reason = errors.decode(errors="replace").strip().splitlines() or [""]
-        logger.error("stage=collect path=/metrics no report: %s", reason)
+        logger.error("stage=collect path=/metrics the report failed: %s", reason)
         return Figures()
     return msgspec.json.decode(out, type=Figures)
 
 
 def figures(report: Report) -> Figures:
-    """Return what *report* holds as gauges."""
+    """Return a report as gauges."""
     if isinstance(report, ClusterReport):
         return Figures(_of_cluster(report), CLUSTER_KEEP_SECONDS, usable_when_late=True)
     return Figures(_of_embedded(report))

@@ -1,4 +1,4 @@
-"""What a collector answers about itself: alive, ready, and how much."""
+"""The collector's pages about itself: liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from questlog.collector.metrics import Counts, Gauge, exposition
 from questlog.errors import QuestlogError
 
 PROBE_SECONDS = 0.5
-"""A probe costs an fsync: who asks more often hears the last answer."""
+"""How long a probe's result is reused: each probe costs an fsync."""
 FIGURES_SECONDS = 3.0
-"""How long an answer waits for the project's figures; Prometheus gives up after 10 s."""
+"""How long a response waits for the project's figures; Prometheus gives up after 10 s."""
 logger = logging.getLogger("questlog.collector")
 
 
 def healthz(request: Request, respond: Respond) -> None:
-    """Alive: this worker's loop answers."""
+    """Alive: this worker's event loop runs."""
     respond(Response(200, b'{"status":"alive"}'))
 
 
 class Readiness:
-    """Ready: the log takes and gives back what is written to it, tried now and not remembered from before."""
+    """Ready: a record was just written to the log and read back."""
 
     def __init__(self, probe: Callable[[], None]) -> None:
         self._probe = probe
         self._response: Response | None = None
         self._until = 0.0
-        self._asking: list[Respond] = []
+        self._due: list[Respond] = []
 
     def __call__(self, request: Request, respond: Respond) -> None:
-        """Answer a request once the log was tried."""
+        """Respond once the log has been probed; requests that arrive meanwhile share the result."""
         if self._response is not None and time.monotonic() < self._until:
             respond(self._response)
             return
-        self._asking.append(respond)
-        if len(self._asking) == 1:
-            _keep(asyncio.get_running_loop().create_task(self._try()))
+        self._due.append(respond)
+        if len(self._due) == 1:
+            _keep(asyncio.get_running_loop().create_task(self._run_probe()))
 
-    async def _try(self) -> None:
+    async def _run_probe(self) -> None:
         try:
             await asyncio.to_thread(self._probe)
             self._response = Response(200, b'{"status":"ready"}')
@@ -53,15 +53,15 @@ class Readiness:
             self._response = refuse(503, "unavailable", str(error), error.hint, wait)
         except Exception:
             logger.exception("stage=collect path=/readyz")
-            self._response = refuse(503, "unavailable", "the log could not be tried", "questlog doctor")
+            self._response = refuse(503, "unavailable", "the log could not be probed", "questlog doctor")
         self._until = time.monotonic() + PROBE_SECONDS
-        asking, self._asking = self._asking, []
-        for respond in asking:
+        due, self._due = self._due, []
+        for respond in due:
             respond(self._response)
 
 
 class MetricsPage:
-    """`/metrics`: what all workers counted, and the project's own figures."""
+    """`/metrics`: the counts of all workers, and the project's figures."""
 
     def __init__(self, counts: Counts, root: Path, log_folder: Path) -> None:
         self._counts, self._root, self._log_folder = counts, root, log_folder
@@ -70,10 +70,10 @@ class MetricsPage:
         self._renewal: asyncio.Task[None] | None = None
 
     def __call__(self, request: Request, respond: Respond) -> None:
-        """Answer a request, with figures that are at most `Figures.keep_seconds` old."""
-        _keep(asyncio.get_running_loop().create_task(self._answer(respond)))
+        """Respond with figures that are at most `Figures.keep_seconds` old."""
+        _keep(asyncio.get_running_loop().create_task(self._respond(respond)))
 
-    async def _answer(self, respond: Respond) -> None:
+    async def _respond(self, respond: Respond) -> None:
         try:
             await self._renew_in_time()
             kind, text = await asyncio.to_thread(lambda: exposition(self._counts, self._gauges()))
@@ -83,7 +83,7 @@ class MetricsPage:
             respond(refuse(500, "internal", "the figures could not be read", "questlog status"))
 
     async def _renew_in_time(self) -> None:
-        """Bring the project's figures up to date, or leave them out if that takes more than `FIGURES_SECONDS`."""
+        """Renew the project's figures; omit them if that takes more than `FIGURES_SECONDS`."""
         if time.monotonic() > self._until and self._renewal is None:
             self._renewal = asyncio.get_running_loop().create_task(self._renew())
         if self._renewal is not None:
@@ -117,6 +117,6 @@ _tasks: set[asyncio.Task[None]] = set()
 
 
 def _keep(task: asyncio.Task[None]) -> None:
-    """Hold a task until it ends: the loop itself does not."""
+    """Hold a reference to a task until it ends: the event loop does not."""
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)

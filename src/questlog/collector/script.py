@@ -1,4 +1,4 @@
-"""The browser's client, `questlog.js`, as a page of the collector."""
+"""Serves `questlog.js`, the client for browsers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from questlog.collector.http import Request, Respond, Response
 
 PATH = "/v1/questlog.js"
 _HEADERS = (
-    b"vary: origin",  # what was kept of an answer to a plain tag is none to a tag with crossorigin
+    b"vary: origin",  # a response cached for a plain tag does not suit a tag with crossorigin
     b"cache-control: public, max-age=3600",
-    b"cross-origin-resource-policy: cross-origin",  # pages of any site may load it; who may send is asked elsewhere
+    b"cross-origin-resource-policy: cross-origin",  # any site may load the script; sending is authorized elsewhere
 )
 
 
 def script(request: Request, respond: Respond) -> None:
-    """Answer with the script."""
+    """Respond with the script."""
     respond(_response())
 
 

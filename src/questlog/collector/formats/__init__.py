@@ -1,4 +1,4 @@
-"""The ways in: each turns one request into events as the plan's envelope wants them, or says why it cannot."""
+"""Input formats: each turns a request into events in the shape of the plan's envelope, or refuses it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from questlog.record import LAST_MS
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What one request holds. `at_ms` is when its sender says that it sent it, by its own clock."""
+    """The events of one request. `at_ms` is when it was sent, by the sender's clock."""
 
     events: Sequence[bytes]
     at_ms: int | None = None
@@ -25,7 +25,7 @@ Format = Callable[[Request, bytes, Plan], "Sent | Response"]
 
 
 def sent_ms(text: object) -> int | None:
-    """Return a time a sender gives for its request, milliseconds since 1970 or ISO 8601; None if it is none."""
+    """Parse the time a request was sent, in milliseconds since 1970 or ISO 8601; None if it is neither."""
     if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 16:
         text = int(text)
     if isinstance(text, int | float) and not isinstance(text, bool):
@@ -33,17 +33,17 @@ def sent_ms(text: object) -> int | None:
     if not isinstance(text, str):
         return None
     try:
-        moment = dt.datetime.fromisoformat(text)
-        found = int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1000)
+        time = dt.datetime.fromisoformat(text)
+        milliseconds = int((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp() * 1000)
     except (ValueError, OverflowError):
         return None
-    return found if 0 <= found <= LAST_MS else None
+    return milliseconds if 0 <= milliseconds <= LAST_MS else None
 
 
 def query_of(request: Request) -> dict[str, str]:
-    """Return the query string's fields; the first of equal names counts."""
-    found: dict[str, str] = {}
+    """Return the fields of the query string; if a name repeats, its first value."""
+    fields: dict[str, str] = {}
     if request.query:
         for name, value in parse_qsl(request.query.decode("latin-1"), keep_blank_values=True):
-            found.setdefault(name, value)
-    return found
+            fields.setdefault(name, value)
+    return fields

@@ -1,7 +1,7 @@
 """CloudEvents 1.0 over HTTP: binary (attributes in `ce-` headers), structured, and batches.
 
-An event's id is unique only for its source, so `source` and `id` together become our event id. `type` names the
-event type, as it is or by its last part; `data` holds the fields; other attributes are fields beside them.
+A CloudEvent's id is unique only within its source, so `source` and `id` together become the event id. `type`, or its
+last part, names the event type; `data` holds the fields, and all other attributes become fields too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _json = msgspec.json.Encoder()
 
 
 def is_cloudevent(request: Request) -> bool:
-    """Return whether a request to `/v1/events` speaks CloudEvents."""
+    """Return whether a request to `/v1/events` carries CloudEvents."""
     return b"ce-specversion" in request.headers or media_type(request) in (STRUCTURED, BATCH)
 
 
@@ -37,19 +37,19 @@ def read_cloudevents(request: Request, body: bytes, plan: Plan) -> Sent | Respon
     if media == BATCH:
         if body.strip()[:1] != b"[":
             return refuse(400, "not_json", "a batch of CloudEvents is a JSON array")
-        found = split(body, lines=False)
-        return found if isinstance(found, Response) else Sent([_event(raw, plan) for raw in found], at)
+        events = split(body, lines=False)
+        return events if isinstance(events, Response) else Sent([_event(raw, plan) for raw in events], at)
     if media == STRUCTURED:
         return Sent([_event(body, plan)], at) if body.strip() else refuse(400, "empty", "the body holds no event")
     return Sent([_binary(request, body, media, plan)], at)
 
 
 def _event(raw: bytes, plan: Plan) -> bytes:
-    """Return a structured event; what is no CloudEvent 1.0 stays as it is, and quarantine says what is wrong."""
+    """Convert a structured event. Anything but a CloudEvent 1.0 stays as sent, to be quarantined with a reason."""
     members = json_members(raw)
     if members is None or text_of(members.get("specversion")) != "1.0":
         return raw
-    return _built(dict(members), members.get("data"), plan, raw)
+    return _build(dict(members), members.get("data"), plan, raw)
 
 
 def _binary(request: Request, body: bytes, media: str, plan: Plan) -> bytes:
@@ -66,11 +66,11 @@ def _binary(request: Request, body: bytes, media: str, plan: Plan) -> bytes:
     described = _json.encode(attributes if data is None else attributes | {"data": data})
     if text_of(attributes.get("specversion")) != "1.0":
         return described
-    return _built(attributes, data, plan, described)
+    return _build(attributes, data, plan, described)
 
 
 def _data(body: bytes, media: str) -> msgspec.Raw | None:
-    """Return a body as JSON: JSON itself, or text; None if it is neither."""
+    """Return a body as JSON, text as a JSON string; None if it is neither."""
     try:
         if media in ("", "application/json") or media.endswith("+json"):
             return msgspec.json.decode(body, type=msgspec.Raw)
@@ -79,9 +79,9 @@ def _data(body: bytes, media: str) -> msgspec.Raw | None:
         return None
 
 
-def _built(attributes: dict[str, Any], data: msgspec.Raw | None, plan: Plan, whole: bytes) -> bytes:
-    found = {name: text_of(attributes.get(name)) for name in ("id", "source", "type")}
-    if None in found.values():
+def _build(attributes: dict[str, Any], data: msgspec.Raw | None, plan: Plan, whole: bytes) -> bytes:
+    required = {name: text_of(attributes.get(name)) for name in ("id", "source", "type")}
+    if None in required.values():
         return whole
     fields: dict[str, Any] = {name: raw for name, raw in attributes.items() if name not in _ATTRIBUTES}
     inner = json_members(data)
@@ -92,21 +92,21 @@ def _built(attributes: dict[str, Any], data: msgspec.Raw | None, plan: Plan, who
     if "data_base64" in attributes:
         fields["data_base64"] = attributes["data_base64"]
     names = plan.envelope
-    own = {name: fields.pop(getattr(names, name), None) for name in _WHO if getattr(names, name) in fields}
-    own["event_type"] = event_name(str(found["type"]), plan)
-    own["event_id"] = _id(str(found["source"]), str(found["id"]))
-    own["event_time"] = attributes.get("time") or own.get("event_time")
-    return build(names, own, {"source": attributes["source"]} | fields)
+    envelope = {name: fields.pop(getattr(names, name), None) for name in _WHO if getattr(names, name) in fields}
+    envelope["event_type"] = event_name(str(required["type"]), plan)
+    envelope["event_id"] = _id(str(required["source"]), str(required["id"]))
+    envelope["event_time"] = attributes.get("time") or envelope.get("event_time")
+    return build(names, envelope, {"source": attributes["source"]} | fields)
 
 
 def _id(source: str, identity: str) -> str:
-    """Return an id that is unique over sources."""
+    """Return an id that is unique across sources."""
     whole = f"{source}#{identity}"
     return whole if len(whole) <= MAX_ID_LENGTH else "sha256-" + hashlib.sha256(whole.encode()).hexdigest()
 
 
 def _text(value: bytes) -> str:
-    """Return an attribute's header as text: percent-encoded UTF-8, perhaps in quotes."""
+    """Decode an attribute's header: percent-encoded UTF-8, optionally in quotes."""
     text = value.decode("latin-1").strip()
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1].replace('\\"', '"').replace("\\\\", "\\")

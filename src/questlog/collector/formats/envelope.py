@@ -1,4 +1,4 @@
-"""Other people's events as this plan wants them: what every event has goes where the plan's envelope says."""
+"""Converts events of other formats: the parts every event has go where the plan's envelope puts them."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from questlog.plan import Envelope, Plan
 from questlog.record import NOT_JSON
 
 CLASHING = "sent_as"
-"""Where a field goes whose name the envelope has taken."""
+"""Holds fields whose names the envelope uses itself."""
 encode = msgspec.json.Encoder().encode
 _any = msgspec.json.Decoder()
 _UNNAMED = re.compile(r"[^a-z0-9]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
-def build(names: Envelope, own: Mapping[str, Any], fields: Mapping[str, Any]) -> bytes:
-    """Return an event. *own* are the envelope's parts by name; None is left out. Fields keep every digit."""
+def build(names: Envelope, parts: Mapping[str, Any], fields: Mapping[str, Any]) -> bytes:
+    """Return an event. *parts* of the envelope that are None are left out; numbers in *fields* keep every digit."""
     event: dict[str, Any] = {}
     clashing: dict[str, Any] = {}
-    place = event
-    for part in filter(None, names.fields.split(".")):
-        place = place.setdefault(part, {})
-    place.update(fields)
-    for name, value in own.items():
+    parent = event
+    for step in filter(None, names.fields.split(".")):
+        parent = parent.setdefault(step, {})
+    parent.update(fields)
+    for name, value in parts.items():
         if value is None:
             continue
-        *above, last = getattr(names, name).split(".")
-        place = event
-        for part in above:
-            if not isinstance(place.get(part), dict):
-                _set_aside(place, part, clashing)
-                place[part] = {}
-            place = place[part]
-        _set_aside(place, last, clashing)
-        place[last] = value
+        *path, last = getattr(names, name).split(".")
+        parent = event
+        for step in path:
+            if not isinstance(parent.get(step), dict):
+                _set_aside(parent, step, clashing)
+                parent[step] = {}
+            parent = parent[step]
+        _set_aside(parent, last, clashing)
+        parent[last] = value
     if clashing:
         event.setdefault(CLASHING, clashing)
     return encode(event)
 
 
-def _set_aside(place: dict[str, Any], name: str, clashing: dict[str, Any]) -> None:
-    if name in place:
-        clashing[name] = place.pop(name)
+def _set_aside(parent: dict[str, Any], name: str, clashing: dict[str, Any]) -> None:
+    if name in parent:
+        clashing[name] = parent.pop(name)
 
 
 def text_of(raw: msgspec.Raw | None) -> str | None:
-    """Return a JSON text, or the digits of a number; None for anything else and for an empty text."""
+    """Return a JSON string, or a number as written; None for anything else and for an empty string."""
     if raw is None or bytes(raw) == b"null":
         return None
     try:
@@ -63,7 +63,7 @@ def text_of(raw: msgspec.Raw | None) -> str | None:
 
 
 def event_name(sent: str, plan: Plan) -> str:
-    """Return the event type that a sender's own name means: as it is, in snake case, or its last part."""
+    """Return the event type for a sender's name: the name itself, in snake case, or its last part in snake case."""
     if sent in plan.events:
         return sent
     snake = snake_case(sent)
@@ -72,5 +72,5 @@ def event_name(sent: str, plan: Plan) -> str:
 
 
 def snake_case(sent: str) -> str:
-    """Return `Order Completed` and `orderCompleted` as `order_completed`."""
+    """Convert `Order Completed` and `orderCompleted` to `order_completed`."""
     return _UNNAMED.sub("_", _HUMP.sub("_", sent).lower()).strip("_")

@@ -1,4 +1,4 @@
-"""`POST /v1/events`: one JSON event, an array of them, or one a line; what a browser's sendBeacon sends as text too."""
+"""`POST /v1/events`: one JSON event, an array of events, or one per line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from questlog.plan import Plan
 JSON_TYPES = frozenset(
     {"", "application/json", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded"}
 )
-"""What JSON comes as: browsers send text without asking first, and `curl -d` calls everything a form."""
+"""Media types accepted as JSON: browsers send text/plain without a preflight, and `curl -d` declares a form."""
 LINE_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _value = msgspec.json.Decoder(msgspec.Raw)
@@ -21,7 +21,7 @@ _SPACE = b" \t\r\n"
 
 
 def read_events(request: Request, body: bytes, plan: Plan) -> Sent | Response:
-    """Return the events of a request, each as its sender wrote it."""
+    """Return the events of a request, each as it was sent."""
     media = media_type(request)
     if media not in JSON_TYPES and media not in LINE_TYPES and not media.endswith("+json"):
         return unsupported(media)
@@ -33,17 +33,19 @@ def read_events(request: Request, body: bytes, plan: Plan) -> Sent | Response:
 
 
 def split(body: bytes, *, lines: bool) -> Sequence[bytes] | Response:
-    """Return the events of *body*. What is no JSON is one event all the same: quarantine says what is wrong with it."""
+    """Return the events in *body*. A body that is not JSON is one event, to be quarantined with a reason."""
     body = body.strip(_SPACE)
     if not body:
-        return refuse(400, "empty", "the body holds no event", "send a JSON object, an array of them, or one a line")
+        return refuse(
+            400, "empty", "the body holds no event", "send a JSON object, an array of objects, or one object per line"
+        )
     if lines:
         return _lines(body)
     if body[:1] == b"[":
         try:
             return list(map(bytes, _array.decode(body)))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return refuse(400, "not_json", f"the array of events cannot be read: {error}", "nothing was recorded")
+            return refuse(400, "not_json", f"the array of events is not valid JSON: {error}", "nothing was recorded")
     if b"\n" in body and not _is_json(body) and _is_json(body.partition(b"\n")[0]):
         return _lines(body)
     return [body]
@@ -62,15 +64,18 @@ def _is_json(text: bytes) -> bool:
 
 
 def media_type(request: Request) -> str:
-    """Return the Content-Type without its parameters, "" if there is none."""
-    found = request.headers.get(b"content-type")
-    if found is None or found == b"application/json":
-        return "" if found is None else "application/json"
-    return found.decode("latin-1").partition(";")[0].strip().lower()
+    """Return the Content-Type without parameters; "" if there is none."""
+    value = request.headers.get(b"content-type")
+    if value is None or value == b"application/json":
+        return "" if value is None else "application/json"
+    return value.decode("latin-1").partition(";")[0].strip().lower()
 
 
 def unsupported(media: str) -> Response:
-    """Return the refusal of a body that this way in does not read."""
+    """Return the refusal of a media type that this endpoint does not read."""
     return refuse(
-        415, "unsupported_media_type", f"{media[:100]!r} is not read here", "application/json or application/x-ndjson"
+        415,
+        "unsupported_media_type",
+        f"the media type {media[:100]!r} is not supported",
+        "application/json or application/x-ndjson",
     )

@@ -12,27 +12,27 @@ from questlog.plan import Plan
 from questlog.types import from_text
 
 GIF = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
-_OWN = ("event_type", "event_id", "event_time", "player_id", "session_id", "sequence")
+_ENVELOPE = ("event_type", "event_id", "event_time", "player_id", "session_id", "sequence")
 
 
 def read_pixel(request: Request, body: bytes, plan: Plan) -> Sent | Response:
-    """Return the event of a query string; its texts become the numbers and truth values that the plan wants."""
-    found = query_of(request)
-    found.pop("key", None)
-    if not found.get("event_type"):
+    """Return the event of a query string; its values are converted to the numbers and booleans the plan declares."""
+    query = query_of(request)
+    query.pop("key", None)
+    if not query.get("event_type"):
         return refuse(400, "empty", "the query string names no event_type", "/v1/pixel.gif?event_type=mail_opened")
-    event = plan.events.get(found["event_type"])
+    event = plan.events.get(query["event_type"])
     types = {field.name: field.type for field in event.fields} if event else {}
-    own: dict[str, Any] = {name: found.pop(name) for name in _OWN if name in found}
+    parts: dict[str, Any] = {name: query.pop(name) for name in _ENVELOPE if name in query}
     for name in ("event_time", "sequence"):
-        if own.get(name, "").lstrip("-").isdigit() and len(own[name]) < 19:
-            own[name] = int(own[name])
-    fields = {name: from_text(text, types[name]) if name in types else text for name, text in found.items()}
-    return Sent([build(plan.envelope, own, fields)])
+        if parts.get(name, "").lstrip("-").isdigit() and len(parts[name]) < 19:
+            parts[name] = int(parts[name])
+    fields = {name: from_text(text, types[name]) if name in types else text for name, text in query.items()}
+    return Sent([build(plan.envelope, parts, fields)])
 
 
 def answer_pixel(request: Request, accepted: Accepted) -> Response:
-    """Return the picture, and what became of the event in a header: nobody reads the body of a picture."""
+    """Respond with the image; the outcome is in a header, because clients do not read an image's body."""
     receipt = accepted.receipts[0]
     outcome = f"x-questlog-outcome: {receipt.outcome} {receipt.reason}".rstrip().encode()
     return Response(200, GIF, b"image/gif", (b"cache-control: no-store", outcome))

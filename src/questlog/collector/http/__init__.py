@@ -1,4 +1,4 @@
-"""HTTP as the collector speaks it: a request that is whole, an answer, and what a handler must be."""
+"""HTTP in the collector: requests, responses, and the contract of a handler."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _STATUS_LINES = {each.value: b"HTTP/1.1 %d %s" % (each.value, each.phrase.encode
 
 
 class Request:
-    """One request. Header names are lower-case; a header sent twice is one value with a comma.
+    """One request. Header names are in lower case; the values of a repeated header are joined with commas.
 
-    `length` is what Content-Length says, None if the body comes in chunks. `body` is empty until all of it is here.
-    `key` is the write key that let it in.
+    `length` is the Content-Length, None for a chunked body. `body` is empty until it is complete. `key` is the write
+    key that authorized the request.
     """
 
     __slots__ = ("body", "headers", "key", "length", "method", "path", "peer", "query")
@@ -33,12 +33,12 @@ class Request:
 
     def header(self, name: bytes) -> str:
         """Return a header as text, "" if it was not sent."""
-        found = self.headers.get(name)
-        return "" if found is None else found.decode("latin-1").strip()
+        value = self.headers.get(name)
+        return "" if value is None else value.decode("latin-1").strip()
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """An answer. `headers` are lines without their ends, such as `b"allow: GET"`."""
+    """A response. `headers` are lines without line ends, such as `b"allow: GET"`."""
 
     status: int
     body: bytes = b""
@@ -46,7 +46,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     headers: tuple[bytes, ...] = ()
 
     def encode(self, *, date: bytes, close: bool, without_body: bool = False) -> bytes:
-        """Return what goes over the wire."""
+        """Return the bytes to send."""
         lines = [_STATUS_LINES[self.status], b"date: " + date]
         if self.status != 204:
             lines.append(b"content-type: " + self.content_type)
@@ -58,7 +58,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """Why a whole request is refused: a stable code, a sentence, and what to do next."""
+    """Why a whole request is refused: a stable code (see `openapi.ERRORS`), a sentence, and what to do next."""
 
     error: str
     message: str
@@ -66,7 +66,7 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 def refuse(status: int, error: str, message: str, hint: str = "", *headers: bytes) -> Response:
-    """Return the answer to a request of which nothing is recorded."""
+    """Return the response to a request of which nothing is recorded."""
     return Response(status, msgspec.json.encode(ErrorBody(error, message, hint)), headers=headers)
 
 
@@ -82,4 +82,4 @@ class Handler(Protocol):
         """Return the response if the headers alone decide it; otherwise the body is read."""
 
     def handle(self, request: Request, respond: Respond) -> None:
-        """Answer by calling *respond* once, now or later, from the loop's thread."""
+        """Call *respond* once, now or later, from the event loop's thread."""

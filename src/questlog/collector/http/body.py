@@ -1,4 +1,4 @@
-"""A body as it was before the sender compressed it, never larger than allowed: it is measured while it inflates."""
+"""Decompresses request bodies, and stops as soon as one exceeds the limit."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from questlog.collector.http import Request, Response, refuse
 
 CODINGS = ("gzip", "zstd")
 _WINDOW_BYTES = 8 << 20
-"""What a sender may ask of our memory: the largest window that RFC 9659 lets HTTP use."""
+"""Memory that one zstd body may require: the largest window RFC 9659 allows."""
 
 
 class _TooLarge(Exception):
-    """It goes on beyond what is allowed."""
+    """The decompressed body exceeds the limit."""
 
 
 def inflate(request: Request, limit: int) -> bytes | Response:
-    """Return the body of a request, or why it cannot be read."""
+    """Return the decompressed body of a request, or a refusal."""
     coding = request.headers.get(b"content-encoding")
     if coding is None or coding.strip().lower() == b"identity":
         return request.body
@@ -29,17 +29,17 @@ def inflate(request: Request, limit: int) -> bytes | Response:
         if name == "zstd":
             return _zstd(request.body, limit)
     except _TooLarge:
-        return refuse(413, "body_too_large", f"inflated beyond max_body_bytes, {limit}", "send smaller batches")
+        return refuse(413, "body_too_large", f"max_body_bytes is {limit}, decompressed", "send smaller batches")
     except (zlib.error, zstandard.ZstdError, EOFError) as error:
-        return refuse(400, "not_decodable", f"the body is not {name}: {error}")
+        return refuse(400, "not_decodable", f"the body is not valid {name}: {error}")
     return refuse(
-        415, "unsupported_encoding", f"the content coding {name[:50]!r} is not read here", ", ".join(CODINGS),
+        415, "unsupported_encoding", f"the content coding {name[:50]!r} is not supported", ", ".join(CODINGS),
         b"accept-encoding: gzip, zstd",
     )  # fmt: skip
 
 
 def _gzip(body: bytes, limit: int) -> bytes:
-    """Return what one or several gzip members hold."""
+    """Decompress one or more gzip members."""
     out = b""
     while body:
         member = zlib.decompressobj(wbits=31)
@@ -47,16 +47,16 @@ def _gzip(body: bytes, limit: int) -> bytes:
         if len(out) > limit:
             raise _TooLarge
         if not member.eof:
-            raise EOFError("it ends in the middle")
+            raise EOFError("the data is truncated")
         body = member.unused_data
     return out
 
 
 def _zstd(body: bytes, limit: int) -> bytes:
-    """Return what one or several zstd frames hold.
+    """Decompress one or more zstd frames.
 
-    Two passes: the first reads no more than allowed but does not see an end that is missing, the second sees that
-    but puts no bound on what a few bytes become.
+    Two passes: the first stops at the limit but does not notice a truncated frame; the second notices that, but puts
+    no bound on what a few bytes expand to.
     """
     with zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).stream_reader(
         body, read_across_frames=True
@@ -68,6 +68,6 @@ def _zstd(body: bytes, limit: int) -> bytes:
         frame = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompressobj()
         out.append(frame.decompress(body))
         if not frame.eof:
-            raise EOFError("it ends in the middle")
+            raise EOFError("the data is truncated")
         body = frame.unused_data
     return b"".join(out)

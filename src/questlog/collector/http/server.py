@@ -1,4 +1,4 @@
-"""Listens, counts connections, watches their deadlines, and ends in good order."""
+"""Listens, counts connections, enforces their deadlines, and shuts down gracefully."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from questlog.collector.http.connection import Connection, Exchange
 from questlog.collector.http.limits import LIMITS, Limits
 from questlog.errors import QuestlogError
 
-WATCH_SECONDS = 0.2
-"""How often deadlines are looked at: one look at all of them costs less than a timer for each."""
+CHECK_SECONDS = 0.2
+"""How often deadlines are checked: one pass over all of them costs less than a timer for each."""
 
 
 class HttpServer:
-    """Serves one handler on sockets that listen already."""
+    """Serves one handler on listening sockets."""
 
     def __init__(self, handler: Handler, limits: Limits = LIMITS, refused: Callable[[int], None] = lambda _: None):
         self.handler, self.limits = handler, limits
@@ -31,16 +31,16 @@ class HttpServer:
         self._of_address: Counter[str] = Counter()
         self.now = asyncio.get_running_loop().time
 
-    async def serve(self, sockets: Sequence[socket.socket], told_to_stop: Callable[[], bool]) -> None:
-        """Serve until told to stop, then finish what has begun.  1 close the door  2 finish  3 end the rest."""
+    async def serve(self, sockets: Sequence[socket.socket], should_stop: Callable[[], bool]) -> None:
+        """Serve until *should_stop*, then shut down.  1 stop listening  2 finish what has begun  3 close the rest."""
         loop = asyncio.get_running_loop()
         self._tick()
         listening = [
             await loop.create_server(lambda: Connection(self), sock=each, backlog=_BACKLOG) for each in sockets
         ]
-        while not told_to_stop():
+        while not should_stop():
             self._tick()
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
         for each in listening:
             each.close()
         self.stopping = True
@@ -49,7 +49,7 @@ class HttpServer:
         until = self.now() + self.limits.stop_seconds
         while self.connections and self.now() < until:
             self._tick()
-            await asyncio.sleep(WATCH_SECONDS / 10)
+            await asyncio.sleep(CHECK_SECONDS / 10)
         for connection in list(self.connections):
             connection.abort()
         await asyncio.sleep(0)
@@ -64,10 +64,10 @@ class HttpServer:
             else:
                 connection.expire()
 
-    # -- what connections ask --------------------------------------------------------------------
+    # -- the connections' calls -------------------------------------------------------------------
 
     def admit(self, connection: Connection) -> Response | None:
-        """Count a new connection; return why it may not stay."""
+        """Count a new connection; return a refusal if it exceeds a limit."""
         self.connections.add(connection)
         self._of_address[connection.peer] += 1
         if len(self.connections) > self.limits.max_connections:
@@ -77,19 +77,19 @@ class HttpServer:
         return None
 
     def forget(self, connection: Connection) -> None:
-        """Count a connection that has ended."""
+        """Stop counting a connection that has ended."""
         self.connections.discard(connection)
         self._of_address[connection.peer] -= 1
         if not self._of_address[connection.peer]:
             del self._of_address[connection.peer]
 
     def release(self, exchange: Exchange) -> None:
-        """Give back what a body took of the server's memory."""
+        """Subtract a body from `waiting_bytes`."""
         self.waiting_bytes -= exchange.size
         exchange.size = 0
 
     def refused(self, response: Response) -> None:
-        """Count a request that no handler saw."""
+        """Count a refusal that no handler saw."""
         self._on_refused(response.status)
 
 
@@ -97,19 +97,19 @@ _BACKLOG = 1024
 
 
 def listen(host: str, port: int, count: int) -> list[socket.socket]:
-    """Return *count* sockets that listen on one address: the kernel spreads connections over them.
+    """Return *count* sockets that listen on one address; the kernel spreads connections over them.
 
-    They are opened before the workers start, and stay open in their parent: what waits in the queue of a
-    worker that was killed is served by its successor.
+    The parent opens them before the workers start and keeps them open: connections queued for a worker that was
+    killed are served by its successor.
     """
     try:
-        family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except socket.gaierror as error:
-        raise QuestlogError(f"{host} is no address of this machine: {error}", hint="--host 127.0.0.1") from error
-    address: tuple[Any, ...] = found
+        raise QuestlogError(f"{host} is not an address of this machine: {error}", hint="--host 127.0.0.1") from error
+    address: tuple[Any, ...] = resolved
     sockets: list[socket.socket] = []
     try:
-        probe = _bind(family, address, shared=False)  # two programs that share a port would not know of each other
+        probe = _bind(family, address, shared=False)  # a second program must not share the port unnoticed
         if count == 1:
             sockets.append(probe)
         else:
@@ -123,25 +123,25 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
             each.close()
         raise QuestlogError(
             f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}",
-            hint="another --port, or stop what is there",
+            hint="use another --port, or stop the program that has this one",
         ) from error
     return sockets
 
 
 def _bind(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.socket:
-    found = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        found.bind(address)
-        found.setblocking(False)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+        bound.setblocking(False)
     except BaseException:
-        found.close()
+        bound.close()
         raise
-    return found
+    return bound
 
 
 def _full(limit: str) -> Response:

@@ -44,7 +44,7 @@ NEXT: tuple[frozenset[ConnectionState], ...] = (
 def durations(limits: Limits) -> tuple[float, ...]:
     """Return for each state how many seconds a connection may stay in it.
 
-    IDLE has no limit here: a response that waits for the disk takes as long as it takes, and `idle_seconds` begins
-    once none is due.
+    IDLE has no limit here: a response may have to wait for the disk, and `idle_seconds` starts once no response
+    is due.
     """
     return (NEVER, limits.head_seconds, limits.body_seconds, NEVER, limits.linger_seconds, NEVER)

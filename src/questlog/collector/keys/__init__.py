@@ -1,4 +1,4 @@
-"""Write keys: who may send. A key is shown once; what is kept is its SHA-256."""
+"""Write keys, which authorize senders. A key is shown once; only its SHA-256 is stored."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 PREFIX = "qlk_"
 _RANDOM_BYTES = 32
-_BODY = 43  # of base64 without its padding
+_BODY = 43  # characters of base64 without padding
 LENGTH = len(PREFIX) + _BODY + 8
 SIGNED_SECONDS = 300
-"""How far a signature's time may be from ours."""
+"""How far a signature's time may differ from the collector's clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is known of one write key. `rate` is events per second, 0 for no limit; times are milliseconds."""
+    """A write key without its text. `rate` is events per second, 0 for no limit; times are in milliseconds."""
 
     number: int
     id: str
@@ -31,35 +31,35 @@ class Key:
     created_ms: int = 0
     ends_ms: int | None = None
 
-    def is_over(self, now_ms: int) -> bool:
-        """Return whether it was revoked, or replaced long enough ago."""
+    def has_ended(self, now_ms: int) -> bool:
+        """Return whether the key has been revoked, or replaced and its grace period is over."""
         return self.ends_ms is not None and now_ms >= self.ends_ms
 
     def allows(self, origin: str) -> bool:
-        """Return whether a page of *origin* may use it; a key without a list can be used by any."""
+        """Return whether a page of *origin* may use the key; without a list of origins, any may."""
         return not self.origins or origin in self.origins
 
 
 def new_key() -> str:
-    """Return a new write key: 256 random bits between a prefix that people recognise and a checksum."""
+    """Return a new write key: a recognisable prefix, 256 random bits and a checksum."""
     body = base64.urlsafe_b64encode(secrets.token_bytes(_RANDOM_BYTES)).rstrip(b"=").decode()
     return f"{PREFIX}{body}{_checksum(body)}"
 
 
-def is_whole(text: str) -> bool:
-    """Return whether *text* can be a key at all: a key that was cut or mistyped is told apart from a wrong one."""
+def is_well_formed(text: str) -> bool:
+    """Return whether *text* is well-formed: distinguishes a truncated or mistyped key from an unknown one."""
     if len(text) != LENGTH or not text.startswith(PREFIX) or not text.isascii():
         return False
     return _checksum(text[len(PREFIX) : -8]) == text[-8:]
 
 
 def digest_of(text: str) -> bytes:
-    """Return what is kept of a key: it has 256 random bits, so nothing slower than SHA-256 is needed."""
+    """Return the digest stored for a key. A key has 256 random bits, so SHA-256 is slow enough."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 def sign(secret: bytes, seconds: str, body: bytes) -> str:
-    """Return the signature of a body at a time: HMAC-SHA256 of `<seconds>.<body>`, in hex."""
+    """Sign a body at a time: HMAC-SHA256 of `<seconds>.<body>`, in hex."""
     return hmac.new(secret, seconds.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 

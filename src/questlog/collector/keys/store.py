@@ -1,4 +1,4 @@
-"""Where keys lie: one SQLite file that only its owner may read, and one for the signatures that were used."""
+"""Stores write keys and used signatures, each in a SQLite file that only its owner may read."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _USED = "create table if not exists used (signature blob primary key, until_ms i
 
 
 class KeyStore:
-    """The keys of one project. For one thread; a process opens its own after it is forked."""
+    """The keys of one project. Not thread-safe; a forked process opens its own."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
 
     def exists(self) -> bool:
-        """Return whether anybody ever made a key here."""
+        """Return whether a key was ever created in this project."""
         return self._path.exists()
 
     def read(self) -> list[Key]:
-        """Return every key, also those that are over."""
+        """Return every key, including those that have ended."""
         if not self.exists():
             return []
         with self._readable():
@@ -49,13 +49,13 @@ class KeyStore:
             return self._open().execute("pragma data_version").fetchone() if self.exists() else None
 
     def create(self, source: str, origins: Sequence[str], rate: float, *, signed: bool) -> tuple[Key, str]:
-        """Make a key; return it and its text, which is kept nowhere."""
+        """Create a key; return it and its text, which is not stored."""
         secret = secrets.token_hex(32).encode() if signed else b""
         with self._change() as connection:
             return self._insert(connection, source, origins, rate, secret)
 
     def end(self, name: str, at_ms: int) -> list[Key]:
-        """Let the key of an id, or all keys of a source, end at a time; return those that it ended."""
+        """End the key with this id, or all keys of this source, at a time; return the keys that end."""
         keys = self._named(name, at_ms)
         with self._change() as connection:
             for key in keys:
@@ -63,16 +63,16 @@ class KeyStore:
         return keys
 
     def rotate(self, name: str, old_ends_ms: int) -> list[tuple[Key, Key, str]]:
-        """Replace keys: return each old one, which works on until then, with its successor and that one's text."""
-        found = []
+        """Replace keys; return each old key, which works until then, its successor, and the successor's text."""
+        rotated = []
         keys = self._named(name, old_ends_ms)
         with self._change() as connection:
             for old in keys:
                 secret = secrets.token_hex(32).encode() if old.secret else b""
                 new, text = self._insert(connection, old.source, old.origins, old.rate, secret)
                 connection.execute("update keys set ends_ms = ? where number = ?", (old_ends_ms, old.number))
-                found.append((old, new, text))
-        return found
+                rotated.append((old, new, text))
+        return rotated
 
     def _named(self, name: str, at_ms: int) -> list[Key]:
         keys = [
@@ -80,7 +80,7 @@ class KeyStore:
             if name in (key.id, key.source) and (key.ends_ms is None or key.ends_ms > at_ms)
         ]  # fmt: skip
         if not keys:
-            raise QuestlogError("no key in use has that id or source", hint="questlog key list")
+            raise QuestlogError("no active key has this id or source", hint="questlog key list")
         return keys
 
     def _insert(
@@ -112,31 +112,31 @@ class KeyStore:
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
-        """Say of a file that holds no keys, or that another process keeps, what can be done."""
+        """Report a file that is damaged or locked, and what to do about it."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             raise QuestlogError(
-                f"the write keys in {self._path.name} cannot be read: {error}",
-                hint="bring the file back from a copy, or move it away and make new keys",
+                f"cannot read the write keys in {self._path.name}: {error}",
+                hint="restore the file from a backup, or move it away and create new keys",
             ) from error
 
 
 class UsedSignatures:
-    """Signatures that came within the window, shared by all workers: each counts once."""
+    """Signatures used within the time window, shared by all workers: each can be used once."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = _connect(path, "off", _USED)  # after a power cut the window is open for five minutes
+        self._connection = _connect(path, "off", _USED)  # a power cut may allow replays for five minutes
 
     def use(self, signature: str, now_ms: int) -> bool:
-        """Take a signature; return False if somebody has already."""
+        """Mark a signature as used; return False if it already was."""
         self._connection.execute("delete from used where until_ms < ?", (now_ms,))
         until = now_ms + 2 * SIGNED_SECONDS * 1000
         row = (bytes.fromhex(signature), until)
         return self._connection.execute("insert or ignore into used values (?, ?)", row).rowcount == 1
 
-    def give_back(self, signature: str) -> None:
-        """Forget a signature whose request was not recorded: it may be sent again as it is."""
+    def release(self, signature: str) -> None:
+        """Forget a signature whose request was not recorded, so that the request can be sent again unchanged."""
         self._connection.execute("delete from used where signature = ?", (bytes.fromhex(signature),))
 
 
