@@ -19,7 +19,7 @@ from questlog.importer import Import, Source
 from questlog.lake.iceberg import IcebergTables
 from questlog.lake.ledger import Ledger, read_ledger
 from questlog.lake.upkeep import Upkeep
-from questlog.log.kafka.spool import needed, read_forwarding, read_handover
+from questlog.log.kafka.spool import keep_from, read_forwarding, read_handover
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.record import encode_record
 from support.paths import TESTS
@@ -136,7 +136,7 @@ def test_a_forwarders_memory_is_read(stored: Path) -> None:
     spool = stored / "spool"
     forwarding = read_forwarding(spool, spool / "log")
     assert (forwarding.sent, forwarding.landed) == ({0: 75, 1: 9}, {0: 60, 1: 7})
-    assert forwarding.trouble is not None and forwarding.trouble.hint == "start Kafka"
+    assert forwarding.error is not None and forwarding.error.hint == "start Kafka"
     handover = read_handover(spool)
     assert handover is not None and (handover.id, handover.state) == ("h1", "sealed")
-    assert needed(spool) == {0: 75, 1: 9}
+    assert keep_from(spool) == {0: 75, 1: 9}

@@ -205,7 +205,7 @@ class EmbeddedPipeline(_Stages):
 
     def lander(self) -> LandingLoop:
         from questlog.land.loop import LandingLoop
-        from questlog.log.kafka.spool import needed
+        from questlog.log.kafka.spool import keep_from
 
         settings = self.project.settings
         return LandingLoop(
@@ -216,7 +216,7 @@ class EmbeddedPipeline(_Stages):
             batch_records=settings.batch_records,
             land_seconds=settings.land_seconds,
             keep_log_hours=settings.keep_log_hours,
-            needed=lambda: needed(self.project.data),
+            keep_from=lambda: keep_from(self.project.data),
         )
 
     def backfill(self, into: str = "", records: int | None = None) -> QuarantineBackfill:

@@ -13,12 +13,13 @@ from click.testing import CliRunner
 from questlog.cli import cli
 from questlog.errors import QuestlogError
 from questlog.log import Batch, Gap, Position
-from questlog.log.kafka.spool import Handover, Spool, needed
+from questlog.log.kafka.spool import Handover, Spool, keep_from
 from questlog.log.sqlite import SqliteLog
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.promote.compare import Side, compare, differences, questions
-from questlog.promote.look import write_profile
+from questlog.promote.handover import abandon, advance, begin
 from questlog.promote.prefix import LogPrefix
+from questlog.promote.setup import write_profile
 from questlog.record import encode_record
 
 PLAN = '[game]\nname = "g"\n[events.join_guild.fields]\nguild = "string"\n'
@@ -138,16 +139,16 @@ def test_a_log_that_ends_somewhere_ends_there_for_what_is_lost_too() -> None:
 
 def test_a_hand_over_that_is_not_sealed_lets_nobody_else_forward(tmp_path: Path) -> None:
     begun = Handover("x", "schema s")
-    with Spool(tmp_path, tmp_path / "log", handing_over=True) as spool:
-        spool.hand_over(begun, {0: 7})
-    with pytest.raises(QuestlogError, match="not all in schema s yet"), Spool(tmp_path, tmp_path / "log"):
+    with Spool(tmp_path, tmp_path / "log", promoting=True) as spool:
+        begin(spool, begun, {0: 7})
+    with pytest.raises(QuestlogError, match="not yet all in schema s"), Spool(tmp_path, tmp_path / "log"):
         pass
-    with Spool(tmp_path, tmp_path / "log", handing_over=True) as spool:
+    with Spool(tmp_path, tmp_path / "log", promoting=True) as spool:
         assert (spool.handover, spool.sent) == (begun, {0: 7})
-        spool.seal("sealed", {0: 9, 1: 2})
+        advance(spool, "sealed", {0: 9, 1: 2})
     with Spool(tmp_path, tmp_path / "log") as spool:
         assert spool.sent == {0: 9, 1: 2}
-        spool.abandon()
+        abandon(spool)
         assert (spool.handover, spool.sent) == (None, {})
 
 
@@ -168,16 +169,16 @@ def test_the_laptops_lander_keeps_the_log_that_the_cluster_was_promised(tmp_path
     for _ in range(4):
         log.append(records(10))
     (partition,) = log.end()
-    with Spool(project.data, project.log_folder, handing_over=True) as spool:
-        spool.hand_over(Handover("x", "schema s"), {partition: 10})
-        spool.seal("sealing")
-    assert needed(project.data) == {partition: 10}
+    with Spool(project.data, project.log_folder, promoting=True) as spool:
+        begin(spool, Handover("x", "schema s"), {partition: 10})
+        advance(spool, "sealing")
+    assert keep_from(project.data) == {partition: 10}
     for _ in range(2):
         land()
     assert first_kept() == 10
-    with Spool(project.data, project.log_folder, handing_over=True) as spool:
-        spool.abandon()
-    assert needed(project.data) is None
+    with Spool(project.data, project.log_folder, promoting=True) as spool:
+        abandon(spool)
+    assert keep_from(project.data) is None
     for _ in range(2):
         land()
     assert first_kept() > 10
@@ -190,11 +191,11 @@ def test_status_says_that_a_promotion_was_begun_and_what_has_come_since(tmp_path
     pipeline = open_pipeline(tmp_path)
     pipeline.log.append(records(10))
     (partition,) = pipeline.log.end()
-    with Spool(pipeline.project.data, pipeline.project.log_folder, handing_over=True) as spool:
-        spool.hand_over(Handover("x", "schema s"), {partition: 4})
+    with Spool(pipeline.project.data, pipeline.project.log_folder, promoting=True) as spool:
+        begin(spool, Handover("x", "schema s"), {partition: 4})
         ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "status"])
         assert "the promotion to schema s is unfinished" in ran.output
-        spool.seal("sealed")
+        advance(spool, "sealed")
     ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "status"])
     assert "promoted to schema s: 6 records have been logged since" in ran.output
     ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "promote", "--abandon"])

@@ -83,8 +83,8 @@ def test_every_component_is_blocked(project: Path, monkeypatch: pytest.MonkeyPat
     def refuse_tables(*_: object) -> None:
         raise QuestlogError("Presto at y does not answer")
 
-    trouble = spool.Trouble("no broker", "try it", (NOW - 12) * 1000)
+    error = spool.ForwardError("no broker", "try it", (NOW - 12) * 1000)
     monkeypatch.setattr(topic, "describe_topic", refuse_topic)
-    monkeypatch.setattr(spool, "read_forwarding", returning(spool.Forwarding("abc", {0: 3}, {0: 1}, trouble, True)))
+    monkeypatch.setattr(spool, "read_forwarding", returning(spool.Forwarding("abc", {0: 3}, {0: 1}, error, True)))
     monkeypatch.setattr(PrestoEngine, "held", refuse_tables)
     assert status(project, code=1) == (HERE / "status-blocked.json").read_text()

@@ -59,18 +59,19 @@ def promote(folder: Path, check: bool, write: bool, abandon: bool, as_json: bool
 
 def _abandon(embedded: EmbeddedPipeline) -> None:
     from questlog.log.kafka.spool import Spool
+    from questlog.promote.handover import abandon
 
     project = embedded.project
     if load_settings(project.root / "questlog.toml").profile == "cluster":
         raise QuestlogError("this project is on the cluster profile", hint='set profile = "embedded" first')
-    with Spool(project.data, project.log_folder, handing_over=True) as spool:
-        known = spool.handover
-        if known is None:
+    with Spool(project.data, project.log_folder, promoting=True) as spool:
+        handover = spool.handover
+        if handover is None:
             click.echo("nothing was promoted from here")
             return
-        spool.abandon()
+        abandon(spool)
     click.echo(
-        f"given up; what was copied stays in {known.target}, and another promotion needs another schema and topic"
+        f"given up; what was copied stays in {handover.target}, and another promotion needs another schema and topic"
     )
 
 
@@ -107,7 +108,7 @@ def _check(embedded: EmbeddedPipeline, cluster: ClusterPipeline, as_json: bool) 
 def _promote(embedded: EmbeddedPipeline, cluster: ClusterPipeline, write: bool, as_json: bool) -> None:
     from questlog.log.kafka.spool import read_handover
     from questlog.promote import Promotion
-    from questlog.promote.look import refuse_what_is_missing, write_profile
+    from questlog.promote.setup import refuse_what_is_missing, write_profile
 
     def say(text: str) -> None:
         if not as_json:

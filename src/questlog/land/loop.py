@@ -58,9 +58,9 @@ class LandingLoop:
         batch_records: int = 50_000,
         land_seconds: float = 2.0,
         keep_log_hours: float = 24.0,
-        needed: Callable[[], Position | None] = lambda: None,
+        keep_from: Callable[[], Position | None] = lambda: None,
     ) -> None:
-        self._log, self._plan, self._needed = log, plan, needed
+        self._log, self._plan, self._keep_from = log, plan, keep_from
         self._catalog_path, self._warehouse = catalog_path, warehouse
         self._batch_records, self._land_seconds = batch_records, land_seconds
         self._keep_log_ms = int(keep_log_hours * _HOUR_MS)
@@ -237,8 +237,8 @@ class LandingLoop:
         """
         if time.monotonic() - self._trimmed >= TRIM_SECONDS:
             self._trimmed = time.monotonic()
-            if (needed := self._needed()) is not None:
-                checkpoint = {p: min(offset, needed.get(p, 0)) for p, offset in checkpoint.items()}
+            if (kept := self._keep_from()) is not None:
+                checkpoint = {p: min(offset, kept.get(p, 0)) for p, offset in checkpoint.items()}
             self._log.trim(checkpoint, time.time_ns() // 1_000_000 - self._keep_log_ms)
 
 

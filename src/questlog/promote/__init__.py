@@ -25,8 +25,9 @@ from questlog.log.kafka.wire import spool_position, spool_sequences
 from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.promote.compare import Answer, compare, questions
 from questlog.promote.copy import CopyTarget, copy_ids, copy_plans, copy_table, refuse_strangers, sources
-from questlog.promote.look import make_topic
+from questlog.promote.handover import advance, begin
 from questlog.promote.prefix import LogPrefix
+from questlog.promote.setup import make_topic
 from questlog.report.preflight import describe_target
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Promotion:
                 raise LanderBusy(
                     str(error), hint="stop questlog up, then promote; the game may go on writing"
                 ) from error
-            self._spool = stack.enter_context(Spool(self._data, self._embedded.project.log_folder, handing_over=True))
+            self._spool = stack.enter_context(Spool(self._data, self._embedded.project.log_folder, promoting=True))
             known = self._spool.handover
             if known is not None and known.target != self.target:
                 raise QuestlogError(
@@ -103,9 +104,9 @@ class Promotion:
             known = self._spool.handover
             handover = known or Handover(secrets.token_hex(8), self.target)
             if self._is_sealed(checkpoint):
-                if known is None:  # whoever deleted forward.db has lost nothing: the floor knows
-                    self._spool.hand_over(handover, {})
-                self._spool.seal("sealed", self._landed(checkpoint))
+                if known is None:  # forward.db was deleted; nothing is lost, the checkpoint has it
+                    begin(self._spool, handover, {})
+                advance(self._spool, "sealed", self._landed(checkpoint))
                 return None
             state = load_state(self._catalog)
             if any(
@@ -116,7 +117,7 @@ class Promotion:
             make_topic(self._cluster.project.settings)
             self._refuse_used(checkpoint)
             refuse_strangers(target, found, handover.id)
-            self._spool.hand_over(Handover(handover.id, self.target), state.checkpoint)
+            begin(self._spool, Handover(handover.id, self.target), state.checkpoint)
             total, done = sum(source.rows for source in found), 0
 
             def copied(rows: int) -> None:
@@ -129,9 +130,9 @@ class Promotion:
             adopt_plan(self._spark.tables, self._spark.state, self._embedded.plan)
             copy_plans(self._spark.state, self._catalog)
             copy_ids(self._spark.state, self._catalog)
-            self._spool.seal("sealing")
+            advance(self._spool, "sealing")
             self._seal(checkpoint, state, total)
-            self._spool.seal("sealed")
+            advance(self._spool, "sealed")
         return {source.name: source.rows for source in found}
 
     def catch_up(self) -> CaughtUp:
@@ -144,7 +145,7 @@ class Promotion:
             self._cluster.forwarder(self._spool, log).drain(threading.Event())
             self._spark.drain()
             checkpoint = self._spark.state.checkpoint()
-            self._spool.land(checkpoint.position)
+            self._spool.save_landed(checkpoint.position)
             landed = self._landed(checkpoint)
             missing = {p: o for p, o in through.items() if landed.get(p, 0) != o}
             if missing:

@@ -63,10 +63,10 @@ def _or_blocked(read: Callable[[], _Counts]) -> _Counts | Blocked:
 
 
 def _forwarder_blocked(forwarding: Forwarding) -> Blocked | None:
-    trouble = forwarding.trouble
-    if trouble is None:
+    error = forwarding.error
+    if error is None:
         return None
-    return Blocked(trouble.text, trouble.hint, round(time.time() - trouble.since_ms / 1000, 1))
+    return Blocked(error.text, error.hint, round(time.time() - error.since_ms / 1000, 1))
 
 
 def _topic(settings: Settings) -> TopicCounts:

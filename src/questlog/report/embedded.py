@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from questlog.lake.ledger import Ledger, read_ledger
 from questlog.land.lease import last_holder
-from questlog.log.kafka.spool import needed, read_handover
+from questlog.log.kafka.spool import keep_from, read_handover
 from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.report import ActiveLander, EmbeddedReport, PromotionState, TableCounts
 
@@ -118,6 +118,6 @@ def _promotion(data: Path, end: Position) -> PromotionState | None:
     handover = read_handover(data)
     if handover is None:
         return None
-    sent: Mapping[int, int] | None = needed(data)
+    sent: Mapping[int, int] | None = keep_from(data)
     since = None if sent is None else sum(offset - sent.get(partition, 0) for partition, offset in end.items())
     return PromotionState(handover.target, handover.state == "sealed", since)

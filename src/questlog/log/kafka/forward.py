@@ -48,7 +48,7 @@ class Forwarder:
         """Forward until told to stop; what is logged by then is forwarded if the brokers take it at once."""
         while not stop.is_set():
             count = self._try_step(stop)
-            self._spool.beat()
+            self._spool.heartbeat()
             if count is None:
                 stop.wait(1.0)
             elif not count:
@@ -70,10 +70,10 @@ class Forwarder:
         try:
             count = self.step(stop)
         except (LogUnavailable, QuestlogError) as error:
-            if self._spool.complain(str(error), error.hint):
+            if self._spool.record_error(str(error), error.hint):
                 logger.error("stage=forward waiting, events stay in the spool: %s; try: %s", error, error.hint)
             return None
-        if self._spool.praise():
+        if self._spool.clear_error():
             logger.info("stage=forward goes on")
         return count
 
@@ -88,7 +88,7 @@ class Forwarder:
             self._send(batch, delivery, stop)
         finally:
             if delivery.sent != sent:  # also the part that came through before an error
-                self._spool.remember(delivery.sent, delivery.places)
+                self._spool.save_sent(delivery.sent, delivery.offsets)
         return len(batch.entries)
 
     def _send(self, batch: Batch, delivery: _Delivery, stop: StopSignal) -> None:
@@ -138,7 +138,7 @@ class Forwarder:
         """Wait for delivery reports; when none comes for long, find out why, and raise."""
         before, silent = delivery.waiting, time.monotonic()
         while producer.poll(0.1) == 0 or delivery.waiting == before:  # poll serves other events than reports too
-            self._spool.beat()
+            self._spool.heartbeat()
             waited = time.monotonic() - silent
             if stop.is_set() or waited > ANSWER_SECONDS:
                 self._diagnose()  # raises, as a rule
@@ -194,7 +194,7 @@ class Forwarder:
             return
         self._looked = time.monotonic()
         try:
-            landed = self._spool.land(landed_offsets(self._config, self._topic))
+            landed = self._spool.save_landed(landed_offsets(self._config, self._topic))
             self._log.trim(landed, time.time_ns() // 1_000_000 - self._keep_ms)
         except LogUnavailable as error:
             logger.debug("stage=forward cannot ask what is landed: %s", error)
@@ -221,7 +221,7 @@ class _Delivery:
 
     def __init__(self, sent: Position) -> None:
         self.sent = dict(sent)
-        self.places: dict[int, tuple[int, int]] = {}
+        self.offsets: dict[int, tuple[int, int]] = {}
         self.failed: dict[int, int] = {}
         self.error: Any = None
         self.waiting = 0
@@ -237,7 +237,7 @@ class _Delivery:
                 self.failed.setdefault(partition, sequence)
             elif partition not in self.failed:
                 self.sent[partition] = sequence + 1
-                self.places[partition] = (message.partition(), message.offset() + 1)
+                self.offsets[partition] = (message.partition(), message.offset() + 1)
 
         return report
 

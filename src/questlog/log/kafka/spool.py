@@ -1,7 +1,7 @@
-"""What a spool remembers: its name, how far it is forwarded and landed, and what is in the way.
+"""The forwarder's database: the spool's name, how far it is forwarded and landed, and the error that blocks it.
 
-`forward.db` lies beside the log, the name inside the log's folder: whoever deletes one of them loses no
-event by that, at worst some are sent again under the old name, and the lander knows them.
+`forward.db` lies beside the log, the name inside the log's folder: deleting either of them loses no event. At worst
+some are sent again under the old name, and the lander drops them as repeats.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -38,8 +38,8 @@ create table if not exists handover (one integer primary key check (one = 1), id
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """What keeps events from being forwarded, since when, and what to do."""
+class ForwardError:
+    """The error that keeps events from being forwarded, what to do about it, and since when (ms)."""
 
     text: str
     hint: str
@@ -48,35 +48,45 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """How a spool stands: what is forwarded and landed per partition, who forwards, what is in the way."""
+    """How a spool stands: what is forwarded and landed per partition, whether a forwarder runs, what blocks it."""
 
     name: str = ""
     sent: Position = field(default_factory=dict)
     landed: Position = field(default_factory=dict)
-    trouble: Trouble | None = None
+    error: ForwardError | None = None
     alive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """How far `questlog promote` is: which target this log's events are copied to, and whether all of them are there.
+    """The promotion of this log's project to *target*; `promote/handover.py` has its steps.
 
-    `copying`: they are on their way; `sealing`: the target may say already that it holds them; `sealed`: it does.
+    `copying`: the tables are being copied; `sealing`: the target may already claim to hold them; `sealed`: it does.
     """
 
     id: str
     target: str
     state: str = "copying"
 
+    @property
+    def blocks_forwarding(self) -> bool:
+        """Whether only the promotion itself may forward: what follows the copy may not come before it."""
+        return self.state != "sealed"
+
+    @property
+    def keeps_log(self) -> bool:
+        """Whether the log must be kept for the target from the forwarded position on."""
+        return self.state != "copying"
+
 
 class Spool:
-    """The forwarder's memory; one process holds it at a time. Use as a context.
+    """The forwarder's checkpoint; one process holds it at a time. Use as a context.
 
-    A hand-over that is not sealed refuses everybody but who does it: what comes after it may not come first.
+    A promotion that is not sealed refuses every other process.
     """
 
-    def __init__(self, data: Path, log_folder: Path, *, handing_over: bool = False) -> None:
-        self._data, self._log_folder, self._handing_over = data, log_folder, handing_over
+    def __init__(self, data: Path, log_folder: Path, *, promoting: bool = False) -> None:
+        self._data, self._log_folder, self._promoting = data, log_folder, promoting
         self.name = ""
         self._lock = FileLock(data / "forward.lock")
 
@@ -88,13 +98,13 @@ class Spool:
         self.name = _name(self._log_folder)
         self._db = _open(self._data / "forward.db")
         handover = self.handover
-        if handover is not None and handover.state != "sealed" and not self._handing_over:
+        if handover is not None and handover.blocks_forwarding and not self._promoting:
             self.__exit__(None, None, None)
             raise QuestlogError(
-                f"the tables of this project are not all in {handover.target} yet",
-                hint="questlog promote goes on with it; questlog promote --abandon gives it up",
+                f"the tables of this project are not yet all in {handover.target}",
+                hint="questlog promote resumes the promotion; questlog promote --abandon cancels it",
             )
-        self.beat()
+        self.heartbeat()
         return self
 
     def __exit__(
@@ -104,112 +114,98 @@ class Spool:
         os.utime(self._data / "forward.lock", (0, 0))
         self._lock.release()
 
-    def beat(self) -> None:
-        """Show a sign of life."""
+    def heartbeat(self) -> None:
+        """Show that this forwarder is alive."""
         os.utime(self._data / "forward.lock")
+
+    # -- how far it is ---------------------------------------------------------------------------
 
     @property
     def sent(self) -> Position:
-        """Up to where each partition is in Kafka, by the brokers' own word."""
+        """Next offset per partition that the brokers have acknowledged."""
         return dict(self._db.execute("select partition, next from sent"))
 
-    def remember(self, sent: Position, places: Mapping[int, tuple[int, int]]) -> None:
-        """Note that partitions are forwarded up to *sent*, and where in Kafka (partition, end) that is."""
+    def save_sent(self, sent: Position, offsets: Mapping[int, tuple[int, int]]) -> None:
+        """Record that partitions are forwarded up to *sent*, and where in Kafka (partition, end) that is."""
         with self._db:
             self._db.executemany("insert or replace into sent values (?, ?)", list(sent.items()))
             self._db.executemany(
-                "insert or replace into marks values (?, ?, ?, ?)", [(p, sent[p], *places[p]) for p in places]
+                "insert or replace into marks values (?, ?, ?, ?)", [(p, sent[p], *offsets[p]) for p in offsets]
             )
             self._db.execute("delete from trouble")
 
-    def land(self, kafka: Position) -> Position:
-        """Return up to where each partition is landed, given how far the tables hold each *kafka* partition."""
+    def save_landed(self, kafka: Position) -> Position:
+        """Return the landed position of each partition, given how far the tables hold each *kafka* partition."""
         with self._db:
-            for partition, following, where, end in self._db.execute(
+            for partition, following, kafka_partition, end in self._db.execute(
                 "select partition, next, kafka_partition, kafka_end from marks order by partition, next"
             ).fetchall():
-                if kafka.get(where, 0) >= end:
+                if kafka.get(kafka_partition, 0) >= end:
                     self._db.execute("insert or replace into landed values (?, ?)", (partition, following))
                     self._db.execute("delete from marks where partition = ? and next <= ?", (partition, following))
         return dict(self._db.execute("select partition, next from landed"))
 
+    # -- promotion -------------------------------------------------------------------------------
+
     @property
     def handover(self) -> Handover | None:
-        """The hand-over that was begun, if one was."""
+        """The promotion that was begun, if one was."""
         return _handover(self._db)
 
-    def hand_over(self, handover: Handover, held: Position) -> None:
-        """Begin a hand-over, or go on with it: the target gets *held* as tables, and by Kafka what follows."""
+    @contextmanager
+    def rewriting(self) -> Iterator[sqlite3.Connection]:
+        """Give the promotion the database, for one transaction that changes the handover and the positions."""
         with self._db:
-            for table in ("sent", "landed", "marks"):
-                self._db.execute(f"delete from {table}")
-            for table in ("sent", "landed"):
-                self._db.executemany(f"insert into {table} values (?, ?)", list(held.items()))
-            self._db.execute("insert or replace into handover values (1, ?, ?, ?)", _row(handover))
+            yield self._db
 
-    def seal(self, state: str, held: Position | None = None) -> None:
-        """Note how far the hand-over is, and what the target is known to hold of each partition."""
-        with self._db:
-            self._db.execute("update handover set state = ?", (state,))
-            for table in ("sent", "landed"):
-                self._db.executemany(
-                    f"insert into {table} values (?, ?)"
-                    " on conflict (partition) do update set next = max(next, excluded.next)",
-                    list((held or {}).items()),
-                )
+    # -- what blocks it --------------------------------------------------------------------------
 
-    def abandon(self) -> None:
-        """Forget the hand-over: the log is the embedded profile's alone again."""
-        with self._db:
-            for table in ("sent", "landed", "marks", "handover"):
-                self._db.execute(f"delete from {table}")
-
-    def complain(self, text: str, hint: str) -> bool:
-        """Remember what is in the way; return whether it is news."""
-        known = self._db.execute("select text from trouble").fetchone()
+    def record_error(self, text: str, hint: str) -> bool:
+        """Record what blocks forwarding; return whether it is another error than before."""
+        before = self._db.execute("select text from trouble").fetchone()
         with self._db:
             self._db.execute(
                 "insert into trouble values (1, ?, ?, ?)"
                 " on conflict (one) do update set text = excluded.text, hint = excluded.hint",
                 (text, hint, time.time_ns() // 1_000_000),
             )
-        return known is None or known[0] != text
+        return before is None or before[0] != text
 
-    def praise(self) -> bool:
-        """Forget what was in the way; return whether there was something."""
+    def clear_error(self) -> bool:
+        """Clear the recorded error; return whether there was one."""
         with self._db:
             return self._db.execute("delete from trouble").rowcount > 0
 
 
 def read_forwarding(data: Path, log_folder: Path) -> Forwarding:
-    """Return how the spool stands, without disturbing who forwards."""
+    """Return how the spool stands, without disturbing the forwarder."""
     if not (data / "forward.db").exists():
         return Forwarding()
-    with closing(_look(data / "forward.db")) as db:
+    with closing(_open_to_read(data / "forward.db")) as db:
         sent = dict(db.execute("select partition, next from sent"))
         landed = dict(db.execute("select partition, next from landed"))
         row = db.execute("select text, hint, since_ms from trouble").fetchone()
     alive = time.time() - (data / "forward.lock").stat().st_mtime < STALE_SECONDS
     name = _read_name(log_folder)
-    return Forwarding(name[0] if name else "", sent, landed, Trouble(*row) if row else None, alive)
+    return Forwarding(name[0] if name else "", sent, landed, ForwardError(*row) if row else None, alive)
 
 
-def needed(data: Path) -> Position | None:
-    """Return from where on the log must be kept for the target of a hand-over; None if there is none."""
+def keep_from(data: Path) -> Position | None:
+    """Return the position from which the log must be kept for the cluster that the project is promoted to."""
     if not (data / "forward.db").exists():
         return None
-    with closing(_look(data / "forward.db")) as db:
+    with closing(_open_to_read(data / "forward.db")) as db:
         handover = _handover(db)
-        if handover is None or handover.state == "copying":
+        if handover is None or not handover.keeps_log:
             return None
         return dict(db.execute("select partition, next from sent"))
 
 
 def read_handover(data: Path) -> Handover | None:
-    """Return the hand-over that was begun, without disturbing who does it."""
+    """Return the promotion that was begun, without disturbing the process that runs it."""
     if not (data / "forward.db").exists():
         return None
-    with closing(_look(data / "forward.db")) as db:
+    with closing(_open_to_read(data / "forward.db")) as db:
         return _handover(db)
 
 
@@ -218,12 +214,8 @@ def _handover(db: sqlite3.Connection) -> Handover | None:
     return None if row is None else Handover(*row)
 
 
-def _row(handover: Handover) -> tuple[str, str, str]:
-    return handover.id, handover.target, handover.state
-
-
 def _open(path: Path) -> sqlite3.Connection:
-    """Open the memory to write, for who holds the lock; make it if it is not there."""
+    """Open the database to write, with the lock held; create it if it does not exist."""
     try:
         if not path.exists():
             create_sqlite(path, _TABLES)
@@ -232,8 +224,8 @@ def _open(path: Path) -> sqlite3.Connection:
         raise LogUnavailable(f"{path}: {error}", hint="questlog doctor", retry_after=1) from error
 
 
-def _look(path: Path) -> sqlite3.Connection:
-    """Open the memory to read it."""
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """Open the database to read it."""
     try:
         return read_sqlite(path)
     except (sqlite3.Error, OSError) as error:
@@ -249,10 +241,10 @@ def _read_name(folder: Path) -> tuple[str, int] | None:
 
 
 def _name(folder: Path) -> str:
-    """Return the spool's name; a copy of the folder gets one of its own.
+    """Return the spool's name; a copy of the folder gets a new one.
 
-    Two logs of one name would use the same sequence numbers for different events, and the lander would
-    take the ones that come second for repeats.
+    Two logs with one name would use the same sequence numbers for different events, and the lander would drop the
+    later ones as repeats.
     """
     folder.mkdir(parents=True, exist_ok=True)
     inode = folder.stat().st_ino
@@ -260,13 +252,13 @@ def _name(folder: Path) -> str:
     if found is not None and found[1] == inode:
         return found[0]
     name = "".join(secrets.choice(_LETTERS) for _ in range(6))
-    # a name that is gone after a power cut would send everything again under a new one
+    # a name lost in a power cut would send everything again under a new one
     write_file(folder / "spool", f"{name} {inode}\n")
     return name
 
 
 def forwarded(data: Path) -> Position:
-    """Return up to where the log is known to have been read, for a writer whose files are gone."""
+    """Return how far the log was forwarded, for a writer whose files are gone."""
     try:
         return read_forwarding(data, data).sent
     except (QuestlogError, OSError):
