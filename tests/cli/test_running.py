@@ -96,7 +96,7 @@ def test_a_lander_does_not_outlive_its_supervisor(project: Project, at: str) -> 
 PARTS = """
 import os, sys
 from pathlib import Path
-from questlog.cli.up import Supervisor
+from questlog.supervise import Supervisor, forked
 from questlog.messages import start_logging
 from questlog.errors import LanderReplaced
 
@@ -111,17 +111,17 @@ def lasting(folder, stop, ready):
 
 start_logging(False)
 parts = {"lander": replaced, "forwarder": lasting}
-sys.exit(Supervisor(Path(sys.argv[1]), {name: parts[name] for name in sys.argv[2:]}).run())
+sys.exit(Supervisor(forked(Path(sys.argv[1]), {name: parts[name] for name in sys.argv[2:]})).run())
 """
 
 
 def test_a_replaced_lander_is_not_started_again_and_the_other_parts_go_on(tmp_path: Path) -> None:
     words = [sys.executable, "-c", PARTS, str(tmp_path)]
     alone = subprocess.run([*words, "lander"], capture_output=True, text=True, timeout=60)
-    assert (alone.returncode, alone.stderr.count("not started again")) == (4, 1)
+    assert (alone.returncode, alone.stderr.count("not restarted")) == (4, 1)
     both = subprocess.Popen([*words, "lander", "forwarder"], stderr=subprocess.PIPE, text=True)
     assert both.stderr is not None
-    until(lambda: "not started again" in both.stderr.readline())
+    until(lambda: "not restarted" in both.stderr.readline())
     until((tmp_path / "begun").exists)
     both.terminate()
     assert (both.wait(60), (tmp_path / "begun").read_text()) == (4, "x")

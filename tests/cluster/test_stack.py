@@ -81,7 +81,7 @@ def test_a_killed_server_comes_back_with_its_data(stack: Stack, name: str) -> No
 def test_a_second_supervisor_is_refused(stack: Stack) -> None:
     refused = questlog(stack, "up", "--only", "kafka")
     assert refused.returncode == 3
-    assert "runs already" in refused.stderr
+    assert "is already running" in refused.stderr
 
 
 def test_down_ends_all_also_when_the_supervisor_was_killed(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from questlog.cli.up import Supervisor
 from questlog.messages import start_logging
 
 
@@ -32,11 +31,12 @@ def collect(folder: Path, host: str | None, port: int | None, workers: int, as_j
     """
     from questlog.collector.serve import DEFAULT_PORT, collector_workers
     from questlog.settings import find_project
+    from questlog.supervise import Supervisor, forked
 
     start_logging(as_json)
     settings = find_project(folder).settings
     host = settings.collect_host if host is None else host
     port = (settings.collect_port or DEFAULT_PORT) if port is None else port
-    code = Supervisor(folder, *collector_workers(folder, host, port, workers)).run()
+    code = Supervisor(forked(folder, *collector_workers(folder, host, port, workers))).run()
     if code:
         sys.exit(code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ import click
 from questlog.cli.terminal import uses_color
 from questlog.errors import ProjectNotFound, QuestlogError
 from questlog.settings import find_project, load_settings
-from questlog.stopping import when_told
 
 if TYPE_CHECKING:
     from questlog.stack import Stack
@@ -125,13 +123,12 @@ def up(where: tuple[Path, Path | None], only: str, trino: bool, spark: bool, det
 
 
 def _keep(mine: Stack) -> None:
-    from questlog.stack.supervisor import Supervisor
+    from questlog.stack.supervisor import StackSupervisor
 
     show = _Lines()
     mine.fetch(show)
     show.end()
-    supervisor = Supervisor(mine.settle(), mine.servers, lambda line: click.echo(line, err=True))
-    when_told(supervisor.stop, signal.SIGINT, signal.SIGTERM)
+    supervisor = StackSupervisor(mine.settle(), mine.servers, lambda line: click.echo(line, err=True))
     told = False
 
     def look() -> bool:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
 from questlog.errors import QuestlogError
 from questlog.stack import Stack
 from questlog.stack.processes import Identity, born
-from questlog.stack.supervisor import Supervisor
-from questlog.stopping import when_told
+from questlog.stack.supervisor import StackSupervisor
 
 
 def main() -> int:
@@ -25,8 +23,7 @@ def main() -> int:
     stack = Stack(said.folder, ports=said.ports, only=[name for name in said.only.split(",") if name])
     master = Identity(said.while_pid, born(said.while_pid)) if said.while_pid else None
     try:
-        supervisor = Supervisor(stack.settle(), stack.servers, lambda line: print(line, flush=True))
-        when_told(supervisor.stop, signal.SIGTERM, signal.SIGINT)
+        supervisor = StackSupervisor(stack.settle(), stack.servers, lambda line: print(line, flush=True))
         supervisor.run(wanted=lambda: master is None or master.alive())
     except QuestlogError as error:
         print(f"{error}" + (f"\n  try: {error.hint}" if error.hint else ""), flush=True)

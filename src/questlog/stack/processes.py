@@ -66,16 +66,17 @@ def recall(file: Path) -> Identity | None:
 
 def end(identity: Identity, seconds: float) -> bool:
     """Ask a process to end, and make it after *seconds*; return whether it ended by itself."""
-    _signal(identity, signal.SIGTERM)
-    _signal(identity, signal.SIGCONT)  # one that is frozen hears nothing
+    send_signal(identity, signal.SIGTERM)
+    send_signal(identity, signal.SIGCONT)  # one that is frozen hears nothing
     if _gone(identity, seconds):
         return True
-    _signal(identity, signal.SIGKILL)
+    send_signal(identity, signal.SIGKILL)
     _gone(identity, 10)
     return False
 
 
-def _signal(identity: Identity, number: signal.Signals) -> None:
+def send_signal(identity: Identity, number: signal.Signals) -> None:
+    """Send a signal to exactly this process, if it is still running."""
     if identity.alive():
         with contextlib.suppress(ProcessLookupError):
             os.kill(identity.pid, number)

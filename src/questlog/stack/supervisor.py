@@ -1,7 +1,7 @@
-"""Keeps the servers running: starts each when what it needs is healthy, restarts what dies, stops them in order.
+"""Keeps the servers running: starts each once those that it needs are healthy, and stops them in the opposite order.
 
-One supervisor per stack, held by a lock. It writes what it knows to `run/state.json`, which `status` reads.
-A supervisor that was killed leaves its servers running; the next one takes them over.
+One supervisor per stack, held by a lock. It writes the servers' states to `run/state.json`, which `status` reads.
+If it is killed its servers keep running, and the next supervisor adopts them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -21,27 +22,27 @@ from pathlib import Path
 from questlog.durable import FileLock, write_file
 from questlog.errors import NotInstalled, QuestlogError
 from questlog.stack.layout import StackLayout
-from questlog.stack.processes import Identity, end, holder_of, recall, remember
+from questlog.stack.processes import Identity, holder_of, recall, remember, send_signal
 from questlog.stack.servers import Server
+from questlog.supervise import Child, Supervisor
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-STEADY_SECONDS = 60.0
 START_SECONDS = 400.0
 ATTEMPTS = 3
-"""A server that ends so often before it ever worked will not start by trying again."""
+"""A server that ends this often before it was ever healthy will not start by trying again."""
+CHECK_SECONDS = 0.15
 Tell = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class State:
-    """What the supervisor knows of one server."""
+class ServerState:
+    """What the supervisor reports about one server."""
 
     name: str
     state: str = "waiting"
     pid: int = 0
     restarts: int = 0
     seconds: float = 0.0
-    """From its last start until it worked."""
+    """From its last start until it was healthy."""
     trouble: str = ""
 
 
@@ -51,54 +52,45 @@ class StackBusy(QuestlogError):
     exit_code = 3
 
 
-class Supervisor:
-    """Runs *servers* in *layout* until told to stop."""
+class StackSupervisor:
+    """Runs *servers* in *layout* until SIGINT or SIGTERM."""
 
     def __init__(self, layout: StackLayout, servers: Sequence[Server], tell: Tell = lambda line: None) -> None:
-        self._layout, self._servers, self._tell = layout, servers, tell
-        self.states = {server.name: State(server.name) for server in servers}
-        self._stop, self._failed = threading.Event(), ""
-        self._lock = threading.Lock()
+        self._layout = layout
+        states = _States(layout, [ServerState(server.name) for server in servers])
+        self._states = states
+        self._children = [
+            ServerChild(layout, server, states, tell, needs=[earlier.name for earlier in servers[:number]])
+            for number, server in enumerate(servers)
+        ]
 
     def run(self, wanted: Callable[[], bool] = lambda: True) -> None:
-        """Keep the servers until `stop`, or while *wanted*; raise if one cannot start at all."""
+        """Keep the servers while *wanted*; raise if one cannot start at all."""
         layout = self._layout
         layout.run.mkdir(parents=True, exist_ok=True)
         with _alone(layout):
             self._refuse_conflicts()
             layout.write_configuration()
             remember(layout.run / "supervisor.json", os.getpid())
-            threads = [threading.Thread(target=self._keep, args=(s,), name=f"keep-{s.name}") for s in self._servers]
-            for thread in threads:
-                thread.start()
             try:
-                while not self._stop.wait(0.2):
-                    if not wanted():
-                        self.stop()
+                Supervisor(self._children, wanted).run()
             finally:
-                self.stop()
-                for thread in threads:
-                    thread.join()
-                self._end_all()
                 (layout.run / "supervisor.json").unlink(missing_ok=True)
-        if self._failed:
-            raise QuestlogError(self._failed, hint="questlog stack logs SERVER shows all of what it said")
-
-    def stop(self) -> None:
-        """Ask `run` to end."""
-        self._stop.set()
+        for child in self._children:
+            if child.failure:
+                raise QuestlogError(child.failure, hint="questlog stack logs SERVER shows its whole output")
 
     def ready(self) -> bool:
-        """Return whether every server works."""
-        return all(state.state == "healthy" for state in self.states.values())
+        """Return whether every server is healthy."""
+        return self._states.all_healthy()
 
     def _refuse_conflicts(self) -> None:
-        """Name each port that somebody else holds, before anything starts."""
+        """Name each port that another process holds, before anything starts."""
         faults = []
-        for server in self._servers:
-            if recall(self._pid_file(server)) is not None:
+        for child in self._children:
+            if child.adopts():
                 continue
-            for name in server.ports:
+            for name in child.server.ports:
                 port = self._layout.ports[name]
                 if _is_held(port):
                     holder = holder_of(port) or "another process"
@@ -106,140 +98,200 @@ class Supervisor:
         if faults:
             raise QuestlogError("; ".join(faults), hint='stack_ports = "NAME=NUMBER …" moves one, "free" moves all')
 
-    def _pid_file(self, server: Server) -> Path:
-        return self._layout.run / f"{server.name}.json"
 
-    def _keep(self, server: Server) -> None:
-        """Keep one server until told to stop.  1 prepare  2 wait for its needs  3 start  4 watch; again from 3."""
-        try:
-            identity = recall(self._pid_file(server))
-            if identity is None:
-                self._prepare(server)
-            self._wait_for_needs(server)
-            pause, attempts, worked = FIRST_PAUSE, 0, False
-            while not self._stop.is_set():
-                started = time.monotonic()
-                process = None
-                if identity is None:
-                    identity, process = self._start(server)
-                healthy = self._await_health(server, identity, process, started)
-                worked = worked or healthy
-                self._watch(identity, process)
-                if self._stop.is_set():
-                    return
-                attempts += 1
-                if not worked and attempts >= ATTEMPTS:
-                    raise QuestlogError(f"ended {attempts} times before it worked{_last_words(self._log(server))}")
-                pause = FIRST_PAUSE if time.monotonic() - started > STEADY_SECONDS else min(2 * pause, LONGEST_PAUSE)
-                self._note(server, "restarting", restarts=self.states[server.name].restarts + 1)
-                self._tell(f"{server.name} ended; it starts again in {pause:.1f} s")
-                identity = None
-                self._stop.wait(pause)
-        except (QuestlogError, OSError) as error:
-            self._note(server, "failed", trouble=str(error))
-            self._failed = self._failed or f"{server.title} cannot start: {error}"
-            self.stop()
+class _States:
+    """The servers' states, written whole to `run/state.json` at each change."""
 
-    def _prepare(self, server: Server) -> None:
-        """Make what the server finds at its start: once, and anew if making it was interrupted."""
-        for name, command in server.prepare.items():
-            folder = self._layout.data / name
-            done = folder.with_suffix(".prepared")
-            if done.exists():
-                continue
-            self._note(server, "preparing")
-            shutil.rmtree(folder, ignore_errors=True)
-            with self._log(server).open("ab") as log:
-                ran = subprocess.Popen(command(self._layout), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                       cwd=self._layout.logs, env={**os.environ, **server.environment(self._layout)},
-                                       start_new_session=True)  # fmt: skip
-                while ran.poll() is None:
-                    if self._stop.wait(0.05):
-                        ran.kill()
-                        ran.wait()
-            if self._stop.is_set():
-                return
-            if ran.returncode:
-                raise QuestlogError(f"preparing it failed{_last_words(self._log(server))}")
-            done.touch()
+    def __init__(self, layout: StackLayout, states: Sequence[ServerState]) -> None:
+        self._layout, self._states = layout, {state.name: state for state in states}
+        self._lock = threading.Lock()
 
-    def _wait_for_needs(self, server: Server) -> None:
-        names = [name for name in server.needs if name in self.states]
-        while any(self.states[name].state != "healthy" for name in names) and not self._stop.wait(0.1):
-            pass
-
-    def _start(self, server: Server) -> tuple[Identity, subprocess.Popen[bytes]]:
-        """Start the process in a session of its own: Ctrl-C is for the supervisor, who stops in order."""
-        with self._log(server).open("ab") as log:
-            process = subprocess.Popen(
-                server.command(self._layout), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                cwd=self._layout.logs, env={**os.environ, **server.environment(self._layout)}, start_new_session=True,
-            )  # fmt: skip
-        identity = remember(self._pid_file(server), process.pid)
-        self._note(server, "starting", pid=process.pid)
-        return identity, process
-
-    def _await_health(
-        self, server: Server, identity: Identity, process: subprocess.Popen[bytes] | None, started: float
-    ) -> bool:
-        """Ask until it works, it ends, or too long; a server that only is slow is left to itself."""
-        self._note(server, "starting", pid=identity.pid)
-        while not self._stop.wait(0.15):
-            if not _lives(identity, process):
-                return False
-            try:
-                did = server.check(self._layout)
-            except NotInstalled:
-                raise
-            except Exception as error:  # whatever a client meets at a server that only begins
-                self._note(server, "starting", trouble=str(error))
-                if time.monotonic() - started > START_SECONDS:
-                    raise QuestlogError(f"it does not work after {START_SECONDS:g} s: {error}") from error
-                continue
-            seconds = time.monotonic() - started
-            self._note(server, "healthy", seconds=round(seconds, 1))
-            self._tell(f"{server.name:<10} healthy after {seconds:4.1f} s: {did}")
-            return True
-        return False
-
-    def _watch(self, identity: Identity, process: subprocess.Popen[bytes] | None) -> None:
-        while _lives(identity, process) and not self._stop.wait(0.2):
-            pass
-
-    def _end_all(self) -> None:
-        """End the servers, those that others need last."""
-        for server in reversed(self._servers):
-            identity = recall(self._pid_file(server))
-            if identity is not None:
-                self._note(server, "stopping")
-                if not end(identity, server.stop_seconds):
-                    self._tell(f"{server.name} did not end by itself and was killed")
-            self._pid_file(server).unlink(missing_ok=True)
-            if self.states[server.name].state != "failed":
-                self._note(server, "stopped", pid=0)
-
-    def _note(self, server: Server, state: str, **known: object) -> None:
-        """Write down what is known, for `status` and whoever waits."""
+    def note(self, name: str, state: str, **changes: object) -> None:
+        """Change one server's state."""
         with self._lock:
-            mine = self.states[server.name]
-            mine.state, mine.trouble = state, ""
-            for name, value in known.items():
-                setattr(mine, name, value)
-            states = json.dumps([asdict(each) for each in self.states.values()])
+            changed = self._states[name]
+            changed.state, changed.trouble = state, ""
+            for key, value in changes.items():
+                setattr(changed, key, value)
+            states = json.dumps([asdict(each) for each in self._states.values()])
             write_file(self._layout.run / "state.json", states)
 
-    def _log(self, server: Server) -> Path:
-        return self._layout.logs / f"{server.name}.log"
+    def is_healthy(self, name: str) -> bool:
+        """Return whether a server is healthy; one that does not belong to this stack counts as healthy."""
+        return name not in self._states or self._states[name].state == "healthy"
+
+    def all_healthy(self) -> bool:
+        return all(map(self.is_healthy, self._states))
+
+    def count_restart(self, name: str) -> int:
+        return self._states[name].restarts + 1
 
 
-def _lives(identity: Identity, process: subprocess.Popen[bytes] | None) -> bool:
-    return process.poll() is None if process is not None else identity.alive()
+class ServerChild(Child):
+    """One server. A thread prepares it, starts its command and checks it until it is healthy."""
+
+    attempts = ATTEMPTS
+
+    def __init__(
+        self, layout: StackLayout, server: Server, states: _States, tell: Tell, *, needs: Sequence[str]
+    ) -> None:
+        self.name, self.needs, self.stop_seconds = server.name, needs, server.stop_seconds
+        self.failure = ""
+        self.server = server
+        self._layout, self._states, self._tell = layout, states, tell
+        self._stop = threading.Event()
+        self._identity: Identity | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._healthy = self._killed = False
+        self._thread = threading.Thread()
+
+    def adopts(self) -> bool:
+        """Return whether it is running already: its last supervisor was killed."""
+        return recall(self._pid_file) is not None
+
+    def start(self) -> None:
+        self._identity, self._process, self._healthy = recall(self._pid_file), None, False
+        self._thread = threading.Thread(target=self._bring_up, name=f"keep-{self.name}")
+        self._thread.start()
+
+    def exit_code(self) -> int | None:
+        """Return the exit code; 0 for an adopted process, whose code is not ours to read."""
+        if self._thread.is_alive():
+            return None  # it notices by itself that the process has ended
+        if self._identity is None:
+            return 0 if self._stop.is_set() else 1
+        if self._process is not None:
+            return self._process.poll()
+        return None if self._identity.alive() else 0
+
+    def is_ready(self) -> bool:
+        return self._healthy
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._identity is not None:
+            self._note("stopping")
+            send_signal(self._identity, signal.SIGTERM)
+            send_signal(self._identity, signal.SIGCONT)  # a frozen process does not act on SIGTERM
+
+    def kill(self) -> None:
+        if self._identity is not None and not self._killed:
+            self._killed = True
+            send_signal(self._identity, signal.SIGKILL)
+            self._tell(f"{self.name} did not stop in {self.stop_seconds:g} s and was killed")
+
+    def restarting(self, code: int, seconds: float) -> None:
+        self._note("restarting", restarts=self._states.count_restart(self.name))
+        self._tell(f"{self.name} ended; restarting it in {seconds:.1f} s")
+
+    def given_up(self, code: int) -> None:
+        self._fail(f"ended {self.attempts} times before it was healthy{_last_words(self._log)}")
+
+    def stopped(self) -> None:
+        self._pid_file.unlink(missing_ok=True)
+        if not self.failure:
+            self._note("stopped", pid=0)
+
+    def _bring_up(self) -> None:
+        """1 prepare  2 wait for the servers that it needs  3 start the command  4 check until it is healthy."""
+        started = time.monotonic()
+        try:
+            if self._identity is None:
+                self._prepare()
+                while not all(map(self._states.is_healthy, self.server.needs)) and not self._stop.wait(0.1):
+                    pass
+                if self._stop.is_set():
+                    return
+                started = time.monotonic()
+                self._launch()
+            self._await_health(started)
+        except (QuestlogError, OSError) as error:
+            self._fail(str(error))
+
+    def _prepare(self) -> None:
+        """Create what the server finds at its start: once, and from scratch if that was interrupted."""
+        for name, command in self.server.prepare.items():
+            folder = self._layout.data / name
+            done = folder.with_suffix(".prepared")
+            if done.exists() or self._stop.is_set():
+                continue
+            self._note("preparing")
+            shutil.rmtree(folder, ignore_errors=True)
+            process = self._run(command(self._layout))
+            while process.poll() is None:
+                if self._stop.wait(0.05):
+                    process.kill()
+                    process.wait()
+                    return
+            if process.returncode:
+                raise QuestlogError(f"preparing it failed{_last_words(self._log)}")
+            done.touch()
+
+    def _launch(self) -> None:
+        self._process = self._run(self.server.command(self._layout))
+        self._identity = remember(self._pid_file, self._process.pid)
+        self._note("starting", pid=self._process.pid)
+        if self._stop.is_set():  # `stop` may have looked before there was a process
+            send_signal(self._identity, signal.SIGTERM)
+
+    def _run(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start a command in a session of its own: Ctrl-C goes to the supervisor, which stops servers in order."""
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self._layout.logs,
+                env={**os.environ, **self.server.environment(self._layout)},
+                start_new_session=True,
+            )
+
+    def _await_health(self, started: float) -> None:
+        """Check until it is healthy, has ended, or `START_SECONDS` have passed; a slow server is left alone."""
+        assert self._identity is not None
+        self._note("starting", pid=self._identity.pid)
+        while self._lives() and not self._stop.wait(CHECK_SECONDS):
+            try:
+                act = self.server.check(self._layout)
+            except NotInstalled:
+                raise
+            except Exception as error:  # whatever a client raises while the server is starting
+                self._note("starting", trouble=str(error))
+                if time.monotonic() - started > START_SECONDS:
+                    raise QuestlogError(f"it is not healthy after {START_SECONDS:g} s: {error}") from error
+                continue
+            seconds = time.monotonic() - started
+            self._healthy = True
+            self._note("healthy", seconds=round(seconds, 1))
+            self._tell(f"{self.name:<10} healthy after {seconds:4.1f} s: {act}")
+            return
+
+    def _lives(self) -> bool:
+        if self._process is not None:
+            return self._process.poll() is None
+        return self._identity is not None and self._identity.alive()
+
+    def _fail(self, reason: str) -> None:
+        self.failure = f"{self.server.title} cannot start: {reason}"
+        self._note("failed", trouble=reason)
+
+    def _note(self, state: str, **changes: object) -> None:
+        self._states.note(self.name, state, **changes)
+
+    @property
+    def _pid_file(self) -> Path:
+        return self._layout.run / f"{self.name}.json"
+
+    @property
+    def _log(self) -> Path:
+        return self._layout.logs / f"{self.name}.log"
 
 
-def read_states(run: Path) -> dict[str, State]:
+def read_states(run: Path) -> dict[str, ServerState]:
     """Return what the supervisor last wrote."""
     try:
-        return {each["name"]: State(**each) for each in json.loads((run / "state.json").read_text("utf-8"))}
+        return {each["name"]: ServerState(**each) for each in json.loads((run / "state.json").read_text("utf-8"))}
     except (OSError, ValueError):
         return {}
 
@@ -255,13 +307,13 @@ def _is_held(port: int) -> bool:
 
 
 def _last_words(log: Path) -> str:
-    """Return the lines of a log that say why, as part of a message."""
+    """Return the last lines of a log that name an error, as part of a message."""
     try:
         lines = log.read_text("utf-8", errors="replace").splitlines()[-200:]
     except OSError:
         return ""
-    faults = [line for line in lines if any(w in line for w in ("ERROR", "FATAL", "Exception", "Error"))] or lines
-    return ":\n  " + "\n  ".join(line[:200] for line in faults[-3:])
+    errors = [line for line in lines if any(w in line for w in ("ERROR", "FATAL", "Exception", "Error"))] or lines
+    return ":\n  " + "\n  ".join(line[:200] for line in errors[-3:])
 
 
 @contextlib.contextmanager
