@@ -16,7 +16,7 @@ from questlog.land.spark.lander import SparkLander
 from questlog.land.spark.source import commit_offsets
 from questlog.log.kafka.topic import describe_topic
 from questlog.query.presto import PrestoServer
-from questlog.query.presto.held import read_held
+from questlog.query.presto.committed import read_committed
 from support.cluster.spark_options import Kept
 
 __all__ = ["spark"]
@@ -45,14 +45,14 @@ class OnSpark:
         )  # fmt: skip
 
     def counts(self) -> contract.Counts:
-        held = read_held(self._server, 120)
+        committed = read_committed(self._server, 120)
         accepted = describe_topic(self._game.kafka, self._game.name).records
-        duplicate = held.counts.get("duplicate", 0)
-        missing = held.counts.get("records", 0) - held.landed - held.quarantined_records - duplicate
+        duplicate = committed.counts.get("duplicate", 0)
+        missing = committed.counts.get("records", 0) - committed.landed - committed.quarantined_records - duplicate
         return contract.Counts(
-            accepted, accepted - sum(held.floor.values()), missing, duplicate,
-            {name: table.rows for name, table in held.tables.items() if table.rows},
-            {(found.event_type, found.reason): found.rows for found in held.quarantined},
+            accepted, accepted - sum(committed.checkpoint.values()), missing, duplicate,
+            {name: table.rows for name, table in committed.tables.items() if table.rows},
+            {(found.event_type, found.reason): found.rows for found in committed.quarantined},
         )  # fmt: skip
 
     def ids(self) -> list[tuple[str, str]]:

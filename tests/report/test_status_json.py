@@ -14,19 +14,19 @@ from questlog.cli import cli
 from questlog.errors import QuestlogError
 from questlog.log.kafka import forward, spool, topic
 from questlog.query.presto import PrestoEngine
-from questlog.query.presto.held import Held, HeldTable, Quarantined
+from questlog.query.presto.committed import Committed, CommittedTable, Quarantined
 
 HERE = Path(__file__).parent
 NOW = 1_900_000_000
 PLAN = '[events.join_guild.fields]\nguild = { type = "string" }\n'
-HELD = Held(
+COMMITTED = Committed(
     tables={
-        "a": HeldTable(5, 2, 1234, (NOW - 3) * 1000, {0: 4, 1: 9}),
-        "b": HeldTable(0, 0, 0, 0, None),
-        "c": HeldTable(3, 1, 99999, (NOW - 90) * 1000, None),
-        "quarantine": HeldTable(4, 1, 77, (NOW - 4000) * 1000, {0: 4}),
+        "a": CommittedTable(5, 2, 1234, (NOW - 3) * 1000, {0: 4, 1: 9}),
+        "b": CommittedTable(0, 0, 0, 0, None),
+        "c": CommittedTable(3, 1, 99999, (NOW - 90) * 1000, None),
+        "quarantine": CommittedTable(4, 1, 77, (NOW - 4000) * 1000, {0: 4}),
     },
-    floor={0: 4, 1: 9},
+    checkpoint={0: 4, 1: 9},
     counts={"records": 13, "duplicate": 2, "resent": 1, "lost": 3},
     epoch=7,
     committed_ms=(NOW - 3) * 1000,
@@ -65,14 +65,14 @@ def test_every_component_answers(project: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(topic, "oldest_ms", returning((NOW - 7) * 1000))
     monkeypatch.setattr(forward, "landed_offsets", returning({0: 4, 1: 9}))
     monkeypatch.setattr(spool, "read_forwarding", returning(spool.Forwarding("abc", {0: 3}, {0: 1})))
-    monkeypatch.setattr(PrestoEngine, "held", returning(HELD))
+    monkeypatch.setattr(PrestoEngine, "committed", returning(COMMITTED))
     assert status(project, code=1) == (HERE / "status-counts.json").read_text(), "the ledger does not balance"
 
 
 def test_nothing_has_landed_yet(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topic, "describe_topic", returning(SimpleNamespace(partitions=[])))
     monkeypatch.setattr(forward, "landed_offsets", returning({}))
-    monkeypatch.setattr(PrestoEngine, "held", returning(Held()))
+    monkeypatch.setattr(PrestoEngine, "committed", returning(Committed()))
     assert status(project, code=0) == (HERE / "status-empty.json").read_text()
 
 
@@ -86,5 +86,5 @@ def test_every_component_is_blocked(project: Path, monkeypatch: pytest.MonkeyPat
     error = spool.ForwardError("no broker", "try it", (NOW - 12) * 1000)
     monkeypatch.setattr(topic, "describe_topic", refuse_topic)
     monkeypatch.setattr(spool, "read_forwarding", returning(spool.Forwarding("abc", {0: 3}, {0: 1}, error, True)))
-    monkeypatch.setattr(PrestoEngine, "held", refuse_tables)
+    monkeypatch.setattr(PrestoEngine, "committed", refuse_tables)
     assert status(project, code=1) == (HERE / "status-blocked.json").read_text()

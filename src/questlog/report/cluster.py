@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from questlog.log.kafka.spool import Forwarding
     from questlog.plan import Plan
     from questlog.query.presto import PrestoEngine
-    from questlog.query.presto.held import Held, HeldTable
+    from questlog.query.presto.committed import Committed, CommittedTable
     from questlog.settings import Project, Settings
 
 ANSWER_SECONDS = 15.0
@@ -37,9 +37,9 @@ def report_cluster(project: Project, plan: Plan, log: LogReader, engine: PrestoE
     forwarding = read_forwarding(project.data, project.log_folder)
     accepted = sum(log.end().values())
     with ThreadPoolExecutor(2) as pool:
-        held_later = pool.submit(_or_blocked, lambda: _held(engine, settings.metastore))
+        committed_later = pool.submit(_or_blocked, lambda: _committed(engine, settings.metastore))
         topic = _or_blocked(lambda: _topic(settings))
-        held = held_later.result()
+        committed = committed_later.result()
     return ClusterReport(
         project=project.root,
         profile=settings.profile,
@@ -50,7 +50,9 @@ def report_cluster(project: Project, plan: Plan, log: LogReader, engine: PrestoE
         forwarding=forwarding.alive,
         forwarder_blocked=_forwarder_blocked(forwarding),
         schema=settings.namespace,
-        lake=held if isinstance(held, Blocked) else _lake(held, topic if isinstance(topic, TopicCounts) else None),
+        lake=committed
+        if isinstance(committed, Blocked)
+        else _lake(committed, topic if isinstance(topic, TopicCounts) else None),
     )
 
 
@@ -87,10 +89,10 @@ def _topic(settings: Settings) -> TopicCounts:
     )
 
 
-def _held(engine: PrestoEngine, metastore: str) -> Held:
+def _committed(engine: PrestoEngine, metastore: str) -> Committed:
     """Return what the tables hold; if the engine cannot answer, find out whether the metastore is down."""
     try:
-        return engine.held(ANSWER_SECONDS)
+        return engine.committed(ANSWER_SECONDS)
     except QuestlogError as error:
         slow = str(error).startswith("stopped after")
         reason = f"{engine.address} takes more than {ANSWER_SECONDS:g} s for an answer" if slow else str(error)
@@ -119,31 +121,37 @@ _GET_NAME = b"\x80\x01\x00\x01\x00\x00\x00\x07getName\x00\x00\x00\x00\x00"
 """`getName` in Thrift's binary protocol: every metastore answers it."""
 
 
-def _lake(held: Held, topic: TopicCounts | None) -> LakeCounts:
+def _counts(topic: TopicCounts | Blocked) -> TopicCounts | None:
+    return topic if isinstance(topic, TopicCounts) else None
+
+
+def _lake(committed: Committed, topic: TopicCounts | None) -> LakeCounts:
     """Return the tables' counts, and the ledger: every record that was read has one outcome."""
     reasons, types = Counter[str](), Counter[str]()
-    for each in held.quarantined:
+    for each in committed.quarantined:
         reasons[each.reason] += each.rows
         types[each.event_type] += each.rows
-    read, duplicate, resent, lost = (held.counts.get(name, 0) for name in ("records", "duplicate", "resent", "lost"))
-    missing = read - held.landed - held.quarantined_records - duplicate
+    read, duplicate, resent, lost = (
+        committed.counts.get(name, 0) for name in ("records", "duplicate", "resent", "lost")
+    )
+    missing = read - committed.landed - committed.quarantined_records - duplicate
     return LakeCounts(
-        tables=[_table(name, table, held, topic) for name, table in held.tables.items()],
+        tables=[_table(name, table, committed, topic) for name, table in committed.tables.items()],
         ledger={
-            "read": read, "landed": held.landed, "quarantined": held.quarantined_records, "duplicate": duplicate,
-            "resent": resent, "lost": lost, "added": max(0, -missing),
+            "read": read, "landed": committed.landed, "quarantined": committed.quarantined_records,
+            "duplicate": duplicate, "resent": resent, "lost": lost, "added": max(0, -missing),
         },
-        half_landed=held.half_landed,
-        balanced=missing <= 0 or held.half_landed,
+        half_landed=committed.half_landed,
+        balanced=missing <= 0 or committed.half_landed,
         quarantine=dict(reasons.most_common()),
         quarantined_types=dict(types.most_common()),
-        lander=held.epoch or None,
-        committed_seconds=_seconds_since(held.committed_ms) if held.epoch else None,
+        lander=committed.epoch or None,
+        committed_seconds=_seconds_since(committed.committed_ms) if committed.epoch else None,
     )  # fmt: skip
 
 
-def _table(name: str, table: HeldTable, held: Held, topic: TopicCounts | None) -> ClusterTable:
-    position = merge(held.floor, table.position or {})
+def _table(name: str, table: CommittedTable, committed: Committed, topic: TopicCounts | None) -> ClusterTable:
+    position = merge(committed.checkpoint, table.position or {})
     ends: Mapping[int, int] = topic.ends if topic else {}
     landed_into = table.position is not None or not table.rows  # a new table of the plan has no position yet
     waiting = sum(max(0, end - position.get(p, 0)) for p, end in ends.items()) if ends and landed_into else None

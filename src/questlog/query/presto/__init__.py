@@ -19,7 +19,7 @@ from questlog.plan.columns import EVENTS_VIEW
 from questlog.query import Params
 from questlog.query.catalog import TableColumns, event_tables, shared_columns, unknown_table
 from questlog.query.presto.client import PrestoAnswer, PrestoError, PrestoServer, run
-from questlog.query.presto.held import Held, read_held
+from questlog.query.presto.committed import Committed, read_committed
 from questlog.query.presto.types import arrow_table, parse_type, plan_type
 from questlog.query.result import Result
 from questlog.query.show import show
@@ -111,9 +111,9 @@ class PrestoEngine:
         """Return who is asked, for a message."""
         return f"{self._server.dialect} at {self._server.url}"
 
-    def held(self, seconds: float) -> Held:
+    def committed(self, seconds: float) -> Committed:
         """Return what the tables hold, by their snapshots; a statement may take *seconds*."""
-        return read_held(self._server, seconds)
+        return read_committed(self._server, seconds)
 
     def close(self) -> None:
         """Nothing is kept open between statements."""

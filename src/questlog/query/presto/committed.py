@@ -1,4 +1,4 @@
-"""What the cluster's tables hold, by their own snapshots: Presto reads those without looking at a row."""
+"""What is committed to the cluster's tables, read through Presto from their snapshots without reading a row."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from questlog.query.presto.client import PrestoError, PrestoServer, run
 from questlog.query.text import quote_text
 
 GAP = "log_damaged"
-"""The reason of a row that stands for a lost part of a spool: it is no record."""
+"""The reason of a quarantine row that represents a lost part of a spool, and is not a record."""
 
 
 @dataclass(frozen=True, slots=True)
-class HeldTable:
+class CommittedTable:
     """One table now. `position` is None for a table that no lander wrote."""
 
     rows: int
@@ -28,7 +28,7 @@ class HeldTable:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """How many rows of quarantine claimed to be of a type and have a reason."""
+    """How many rows of quarantine have this event type and this reason."""
 
     event_type: str
     reason: str
@@ -36,11 +36,11 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Every table, and the floor: positions and counts that all of them hold. `epoch` counts landers."""
+class Committed:
+    """Every table, and the checkpoint: the position and the counts that all of them share. `epoch` counts landers."""
 
-    tables: Mapping[str, HeldTable] = field(default_factory=dict)
-    floor: Position = field(default_factory=dict)
+    tables: Mapping[str, CommittedTable] = field(default_factory=dict)
+    checkpoint: Position = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     epoch: int = 0
     committed_ms: int = 0
@@ -53,40 +53,40 @@ class Held:
 
     @property
     def quarantined_records(self) -> int:
-        """Rows of quarantine that stand for a record."""
+        """Rows of quarantine that represent a record."""
         table = self.tables.get(QUARANTINE_TABLE)
         return (table.rows if table else 0) - sum(q.rows for q in self.quarantined if q.reason == GAP)
 
     @property
     def half_landed(self) -> bool:
-        """Whether a table is ahead of the floor: a batch is just being committed."""
-        return any(merge(self.floor, t.position or {}) != self.floor for t in self.tables.values())
+        """Whether a table is ahead of the checkpoint: a batch is being committed."""
+        return any(merge(self.checkpoint, t.position or {}) != self.checkpoint for t in self.tables.values())
 
 
-def read_held(server: PrestoServer, seconds: float) -> Held:
-    """Return what the tables hold; none of its statements takes longer than *seconds*, half of it in silence.
+def read_committed(server: PrestoServer, seconds: float) -> Committed:
+    """Return what the tables hold. No statement takes longer than *seconds*, or half of that without an answer.
 
-    1 the floor  2 the tables: so they are never behind it  3 quarantine by reason
+    1 the checkpoint  2 the tables, which are therefore never behind it  3 quarantine by reason
     """
-    floor = _floor(server, seconds)
-    if floor is None:
-        return Held()
-    checkpoint, committed_ms = floor
+    newest = _checkpoint(server, seconds)
+    if newest is None:
+        return Committed()
+    checkpoint, committed_ms = newest
     tables = _tables(server, seconds)
-    return Held(
+    return Committed(
         tables, checkpoint.position, checkpoint.counts, checkpoint.epoch, committed_ms,
         _reasons(server, seconds) if tables.get(QUARANTINE_TABLE) else (),
     )  # fmt: skip
 
 
-def _floor(server: PrestoServer, seconds: float) -> tuple[Checkpoint, int] | None:
-    """Return the newest floor and when it was committed; None if nothing ever landed."""
-    own = f'"{server.schema}_state"."progress$snapshots"'
+def _checkpoint(server: PrestoServer, seconds: float) -> tuple[Checkpoint, int] | None:
+    """Return the newest checkpoint and when it was committed; None if nothing ever landed."""
+    snapshots = f'"{server.schema}_state"."progress$snapshots"'
     try:
-        rows = run(server, f"select {_NEWEST} from {own}", seconds, seconds / 2).rows
+        rows = run(server, f"select {_NEWEST} from {snapshots}", seconds, seconds / 2).rows
     except PrestoError as error:
         if error.name in _ABSENT or any(words in str(error) for words in ("does not exist", "Wrong table type")):
-            return None  # Presto takes the name of a table that is not there for one of another kind
+            return None  # Presto may report a missing table as a table of the wrong type
         raise
     ((*_, committed, text),) = rows
     return (decode_checkpoint(text), int(committed * 1000)) if text else None
@@ -99,7 +99,7 @@ _STATED = f"{_SUMMARY.format(STATE)} filter (where element_at(summary, '{STATE}'
 _NEWEST = f"{_COUNTED}, to_unixtime(max(committed_at)), {_STATED}"
 
 
-def _tables(server: PrestoServer, seconds: float) -> dict[str, HeldTable]:
+def _tables(server: PrestoServer, seconds: float) -> dict[str, CommittedTable]:
     listed = run(
         server,
         "select table_name from information_schema.tables"
@@ -110,11 +110,13 @@ def _tables(server: PrestoServer, seconds: float) -> dict[str, HeldTable]:
     parts = [f'select {quote_text(name)}, {_NEWEST} from "{name}$snapshots"' for (name,) in listed.rows]
     if not parts:
         return {}
-    found = {}
+    tables = {}
     for name, rows, files, size, committed, text in run(server, " union all ".join(parts), seconds, seconds / 2).rows:
         position = decode_checkpoint(text).position if text else None
-        found[name] = HeldTable(int(rows or 0), int(files or 0), int(size or 0), int((committed or 0) * 1000), position)
-    return dict(sorted(found.items()))
+        tables[name] = CommittedTable(
+            int(rows or 0), int(files or 0), int(size or 0), int((committed or 0) * 1000), position
+        )
+    return dict(sorted(tables.items()))
 
 
 def _reasons(server: PrestoServer, seconds: float) -> list[Quarantined]:
