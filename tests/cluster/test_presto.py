@@ -70,7 +70,7 @@ def test_values_may_be_given_apart(shop: "Shop") -> None:
     [
         ("select * from purchase", "did you mean purchases?"),
         ("select itme from purchases", "Column 'itme' cannot be resolved"),
-        ("selec 1", "selec is not a statement that only reads"),
+        ("selec 1", "selec is refused: only statements that read"),
         ("", "no statements"),
         ("select 1; select 2", "2 statements; run one at a time"),
         ("select 1 +", "mismatched input"),

@@ -88,7 +88,7 @@ def test_each_engine_keeps_a_view_of_all_events_that_it_can_read(shop: Shop, ask
     [
         ("select * from purchase", "did you mean purchases?"),
         ("select itme from purchases", "Column 'itme' cannot be resolved"),
-        ("drop table purchases", "drop is not a statement that only reads"),
+        ("drop table purchases", "drop is refused: only statements that read"),
     ],
 )
 def test_a_fault_is_a_sentence_that_helps(asked: Pipeline, statement: str, says: str) -> None:

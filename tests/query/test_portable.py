@@ -30,11 +30,11 @@ def test_what_runs_the_same_everywhere_is_found_portable() -> None:
         ("select cast(a as hugeint) from t", [(1, 18, "the type hugeint")]),
         ("select a as b, (select max(c) as d from t) from t", []),
         ("select 1 from t qualify row_number() over (order by a) = 1", [(1, 17, "qualify")]),
-        ("select 'c:\\dir' from t", [(1, 8, "a backslash in a text")]),
+        ("select 'c:\\dir' from t", [(1, 8, "a backslash in a string")]),
         ("with n(i) as (select 1) select i from n", []),
         ("show tables; describe t; -- strftime('x')\nselect 'strftime(1)'", []),
         ("select `a` from t", [(1, 8, "`"), (1, 10, "`")]),
-        ("select $$x$$", [(1, 8, "a text between dollars")]),
+        ("select $$x$$", [(1, 8, "a dollar-quoted string")]),
         ("select a ilike 'x' from t", [(1, 10, "ilike")]),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_value_that_is_missing_or_too_many_is_said(text: str, params: Mapping[
 
 def test_an_address_that_is_none_is_refused_with_an_example() -> None:
     for url in ("localhost:8080", "http://ann:secret@host", "ftp://host"):
-        with pytest.raises(QuestlogError, match="is no address") as refused:
+        with pytest.raises(QuestlogError, match="is not a valid address") as refused:
             open_engine({"url": url}, "s", no_plan)
         assert "secret" not in f"{refused.value} {refused.value.hint}"
     with pytest.raises(QuestlogError, match="unknown setting pasword"):

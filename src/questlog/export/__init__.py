@@ -1,6 +1,6 @@
-"""Plain Parquet for tools without Iceberg: a folder per day, files that any reader of Parquet understands.
+"""Plain Parquet for tools without Iceberg: a folder per day, in files that any Parquet reader understands.
 
-Snappy; timestamps as INT96 and decimals as bytes, which is what Hive, Presto, Impala and Spark agree on.
+Compression is Snappy, timestamps are INT96 and decimals bytes: the encodings that Hive, Presto, Impala and Spark share.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Protocol
 from questlog.stopping import StopSignal
 
 Shown = Callable[[int, int, int], None]
-"""To be told how many rows are written, and how many of how many days are done."""
+"""Called with the number of rows written, of days done, and of all days."""
 
 
 @dataclass(slots=True)
 class Exported:
-    """What became of one table: days written, days that had not changed, days that are gone, rows written."""
+    """The export of one table: days written, days unchanged, days deleted, rows written."""
 
     written: list[str] = field(default_factory=list)
     unchanged: int = 0
@@ -29,10 +29,10 @@ class Export(Protocol):
     """Writes the tables as plain Parquet, a folder per day."""
 
     def run(self, tables: Sequence[str], stop: StopSignal, shown: Shown) -> dict[str, Exported]:
-        """Write the days that have changed of *tables*, or of all tables; return what was done by then if stopped."""
+        """Write the changed days of *tables*, or of all tables; return what was written, also if stopped early."""
 
 
 def day_key(columns: Iterable[str]) -> str:
-    """Return the name of the folders' key: `day`, unless the table has a column of that name."""
-    taken = {name.lower() for name in columns}
-    return next(name for name in ("day", "received_day", "_export_day") if name not in taken)
+    """Return the name of the partition key: `day`, unless the table has a column of that name."""
+    names = {name.lower() for name in columns}
+    return next(name for name in ("day", "received_day", "_export_day") if name not in names)

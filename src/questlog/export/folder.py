@@ -1,4 +1,4 @@
-"""The embedded export: one file a day in a local folder, each replaced in one step."""
+"""The embedded export: one file per day in a local folder, each replaced in one step."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ _DAY = re.compile(r"=(\d{4}-\d\d-\d\d)/[^/]+$")
 
 
 class FolderExport:
-    """Writes what is acknowledged, landed or not, below *folder*: `<table>/day=2026-11-24/data.parquet`."""
+    """Writes every acknowledged event, landed or not, to `<table>/day=2026-11-24/data.parquet` below *folder*."""
 
     def __init__(self, engine: DuckDBEngine, folder: Path) -> None:
         self._engine, self._folder = engine, folder
 
     def run(self, tables: Sequence[str], stop: StopSignal, shown: Shown) -> dict[str, Exported]:
-        """Write the days that have changed of *tables*, or of all; return what was done, when told to stop too."""
+        """Write the changed days of *tables*, or of all tables; return what was written, also if stopped early."""
         known = {name: columns for name, columns in self._engine.tables().items() if name != EVENTS_VIEW}
         if unknown := sorted(set(tables) - set(known)):
             raise QuestlogError(f"there is no table {unknown[0]}", hint="questlog sql 'show tables'")
         names = list(tables) or sorted(known)
         sources = {name: self._days(name, repr(known[name])) for name in names}
-        total, done, found = sum(map(len, sources.values())), 0, {name: Exported() for name in names}
+        total, done, exported = sum(map(len, sources.values())), 0, {name: Exported() for name in names}
         for name, days in sources.items():
-            key, one = day_key(column.name for column in known[name]), found[name]
+            key, one = day_key(column.name for column in known[name]), exported[name]
             for day, source in sorted(days.items()):
                 if stop.is_set():
-                    return found
+                    return exported
                 path = self._folder / name / f"{key}={day}" / FILE
                 if _source_of(path) == source:
                     one.unchanged += 1
@@ -51,18 +51,18 @@ class FolderExport:
                     one.rows += self._write(name, day, path, source)
                     one.written.append(day)
                 done += 1
-                shown(sum(each.rows for each in found.values()), done, total)
+                shown(sum(each.rows for each in exported.values()), done, total)
             one.dropped = _drop(self._folder / name, key, days)
-        return found
+        return exported
 
     def _days(self, table: str, columns: str) -> dict[str, str]:
-        """Return each day that has rows, and a mark of what they come from: it changes when they may have."""
+        """Return each day that has rows, with a digest of their source, which changes if the rows may have."""
         state, tail = self._engine.holdings()
         parts: dict[str, list[str]] = {}
         for path in state.tables[table].files if table in state.tables else ():
             match = _DAY.search(path)
             if match is None:
-                raise QuestlogError(f"{path} lies in no day's folder", hint="questlog doctor")
+                raise QuestlogError(f"{path} is not in the folder of a day", hint="questlog doctor")
             parts.setdefault(match[1], []).append(path)
         if table in tail:
             rows = tail[table]
@@ -70,12 +70,12 @@ class FolderExport:
             for day in pc.unique(days).to_pylist():
                 parts.setdefault(day, []).extend(rows.column("event_id").filter(pc.equal(days, day)).to_pylist())
         return {
-            day: hashlib.sha256("\n".join([columns, *sorted(found)]).encode()).hexdigest()[:16]
-            for day, found in parts.items()
+            day: hashlib.sha256("\n".join([columns, *sorted(sources)]).encode()).hexdigest()[:16]
+            for day, sources in parts.items()
         }
 
     def _write(self, table: str, day: str, path: Path, source: str) -> int:
-        """Write a day's file: 1 beside the old one  2 fsync  3 in its place; return how many rows it has."""
+        """Write a day's file and return its number of rows.  1 write a draft  2 fsync  3 rename"""
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = 0
         with replacing(path) as file:
@@ -94,7 +94,7 @@ class FolderExport:
         return rows
 
     def _parts(self, table: str, day: str) -> Iterator[pa.Table]:
-        """Yield a day's rows hour by hour: so many are held in memory at a time."""
+        """Yield a day's rows by the hour, to limit how many are in memory."""
         start = dt.datetime.fromisoformat(day)
         statement = (
             f"select * from {quote_name(table)} where received_time >= $1 and received_time < $2"
@@ -108,7 +108,7 @@ class FolderExport:
 
 
 def _source_of(path: Path) -> str:
-    """Return the mark in a day's file; "" if there is none, or it is none of ours."""
+    """Return the digest in a day's file; "" if the file is missing or was not written by an export."""
     try:
         metadata = pq.read_metadata(path).metadata or {}
     except (OSError, pa.ArrowInvalid):
@@ -117,7 +117,7 @@ def _source_of(path: Path) -> str:
 
 
 def _drop(folder: Path, key: str, days: Mapping[str, str]) -> list[str]:
-    """Remove the files of days that have no rows any more; return the days."""
+    """Delete the files of days without rows; return these days."""
     gone = []
     for path in folder.glob(f"{key}=*/{FILE}"):
         day = path.parent.name.partition("=")[2]

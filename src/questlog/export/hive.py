@@ -1,7 +1,7 @@
-"""The cluster's export: Spark writes a day's files into a folder of their own, then the Metastore points at it.
+"""The cluster's export: Spark writes a day's files to a new folder, then the Metastore switches to it.
 
-So whoever reads through the Metastore sees of a day what one export wrote, the old or the new, never both.
-A folder is named after what its rows come from: a day whose folder has the right name is up to date.
+So a query through the Metastore sees a day as one export wrote it, either the old or the new one, never both. A folder
+is named after the source of its rows: a day whose folder has the right name is up to date.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 FILE_BYTES = 256 << 20
 KEEP_SECONDS = 3600.0
-"""How long files that a newer export has replaced are kept for queries that still read them."""
+"""How long replaced files are kept for queries that still read them."""
 _REPLACED = "_replaced"
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """One snapshot of an Iceberg table: what its days consist of."""
+    """One snapshot of an Iceberg table: day -> (digest of its files, bytes)."""
 
     table: str
     snapshot: int
@@ -56,17 +56,17 @@ class HiveExport:
         self._database, self._root, self._uris = database, f"{warehouse.rstrip('/')}/{database}.db", metastore
         self._keep_seconds = keep_seconds
         if not re.fullmatch("[a-z][a-z0-9_]*", database):
-            raise QuestlogError(f"{database!r} is no name of a database", hint="small letters, digits and _")
+            raise QuestlogError(f"{database!r} is not a valid database name", hint="lower-case letters, digits and _")
         if not metastore.startswith("thrift://"):
             raise QuestlogError(
-                f"plain Parquet is registered in a Hive Metastore, and {metastore} is an Iceberg REST catalog",
-                hint="its own tables are Parquet too: any engine that knows Iceberg reads them",
+                f"plain Parquet needs a Hive Metastore, but {metastore} is an Iceberg REST catalog",
+                hint="its own tables are Parquet too, and any engine with Iceberg support reads them",
             )
         if database in (namespace, f"{namespace}_state"):
             raise QuestlogError(f"database {database} holds the Iceberg tables", hint="--into another name")
 
     def run(self, tables: Sequence[str], stop: StopSignal, shown: Shown) -> dict[str, Exported]:
-        """Write the days that have changed of *tables*, or of all; return what was done, when told to stop too."""
+        """Write the changed days of *tables*, or of all tables; return what was written, also if stopped early."""
         spark = self._session()
         try:
             with open_metastore(spark, self._uris) as metastore:
@@ -83,16 +83,16 @@ class HiveExport:
             raise QuestlogError(f"there is no table {unknown[0]}", hint=f"tables: {', '.join(known)}")
         metastore.make_database(self._database, self._root)
         sources = [source for name in tables or known if (source := self._source(spark, name)) is not None]
-        total, done, found = sum(len(source.days) for source in sources), 0, dict[str, Exported]()
+        total, done, exported = sum(len(source.days) for source in sources), 0, dict[str, Exported]()
         for source in sources:
-            one = found[source.table] = Exported()
+            one = exported[source.table] = Exported()
             key, columns = day_key(source.schema.names), hive_columns(source.schema)
             root, name = f"{self._root}/{source.table}", f"{self._catalog}.{self._namespace}.{source.table}"
             metastore.make_table(self._database, source.table, columns, key, root, name, "")
             parts = metastore.parts(self._database, source.table)
             for day, (mark, size) in sorted(source.days.items()):
                 if stop.is_set():
-                    return found
+                    return exported
                 there = parts.get(day)
                 if there is not None and _is_current(there.location, mark, there.columns, columns):
                     one.unchanged += 1
@@ -102,35 +102,35 @@ class HiveExport:
                     metastore.put(self._database, source.table, day, columns, location, new=there is None)
                     one.written.append(day)
                 done += 1
-                shown(sum(each.rows for each in found.values()), done, total)
+                shown(sum(each.rows for each in exported.values()), done, total)
             for day in sorted(parts.keys() - source.days.keys()):
                 metastore.drop(self._database, source.table, day)
                 one.dropped.append(day)
             live = {part.location for part in metastore.parts(self._database, source.table).values()}
             _clean(spark, root, live, self._keep_seconds)
-        return found
+        return exported
 
     def _source(self, spark: SparkSession, table: str) -> _Source | None:
-        """Return the table's newest snapshot; None if there is none yet."""
+        """Return the table's newest snapshot, or None if it has none."""
         name = f"{self._catalog}.{self._namespace}.`{table}`"
         refs = spark.sql(f"select snapshot_id from {name}.refs where name = 'main'").collect()
         if not refs:
             return None
         files = spark.sql(f"select * from {name}.files version as of {refs[0].snapshot_id}").collect()
-        found: dict[str, list[Any]] = {}
+        by_day: dict[str, list[Any]] = {}
         for file in files:
             days = [value for value in (file.partition if "partition" in file else ()) if value is not None]
             if len(days) != 1 or not hasattr(days[0], "isoformat"):
                 raise QuestlogError(f"table {table} is not partitioned by day of received_time")
-            found.setdefault(days[0].isoformat(), []).append(file)
+            by_day.setdefault(days[0].isoformat(), []).append(file)
         marked = {
             day: (_mark(sorted(file.file_path for file in some)), sum(file.file_size_in_bytes for file in some))
-            for day, some in found.items()
+            for day, some in by_day.items()
         }
         return _Source(table, refs[0].snapshot_id, spark.table(name).schema, marked)
 
     def _write(self, spark: SparkSession, source: _Source, day: str, location: str, size: int) -> int:
-        """Write one day's files, a few large ones, in types that Hive reads; return how many rows they hold."""
+        """Write one day as a few large files, in types that Hive reads; return the number of rows."""
         from pyspark.sql.functions import col
 
         spark.conf.set("spark.sql.parquet.writeLegacyFormat", "true")
@@ -146,7 +146,7 @@ class HiveExport:
 
 
 def plain_type(type_: DataType) -> DataType:
-    """Return the type with instants for times without zone: only those become INT96, the one form Hive reads."""
+    """Return the type with TIMESTAMP for TIMESTAMP_NTZ: only that becomes INT96, which Hive reads."""
     from pyspark.sql.types import ArrayType, MapType, StructField, StructType, TimestampNTZType, TimestampType
 
     if isinstance(type_, TimestampNTZType):
@@ -169,7 +169,7 @@ def hive_columns(schema: StructType) -> list[HiveColumn]:
 
 
 def _is_current(location: str, mark: str, had: Any, columns: Sequence[HiveColumn]) -> bool:
-    """Return whether a day's files come from the same files, and lack at most columns that were added since."""
+    """Return whether a day was written from the same files, and lacks only columns that were added since."""
     now = {column.name: column.type for column in columns}
     return location.rsplit("/", 1)[-1].startswith(f"{mark}-") and all(now.get(n) == t for n, t in had.items())
 
@@ -179,17 +179,17 @@ def _mark(parts: Any) -> str:
 
 
 def _clean(spark: SparkSession, root: str, live: set[str], keep_seconds: float) -> None:
-    """Delete folders that no day points at and that nobody can still be reading or writing."""
+    """Delete the folders that belong to no day and that no query or export can still be using."""
     jvm: Any = spark._jvm
     path = jvm.org.apache.hadoop.fs.Path
     system = path(root).getFileSystem(spark._jsc.hadoopConfiguration())
     ends = {location.split("/", 3)[-1] for location in live}
-    for found in system.globStatus(path(f"{root}/*=*/*")) or ():
-        place = found.getPath()
-        if place.toString().split("/", 3)[-1] in ends:
+    for status in system.globStatus(path(f"{root}/*=*/*")) or ():
+        folder = status.getPath()
+        if folder.toString().split("/", 3)[-1] in ends:
             continue
-        replaced = path(place, _REPLACED)
-        if not system.exists(replaced):  # from now on nobody finds these files; who has found them reads them still
+        replaced = path(folder, _REPLACED)
+        if not system.exists(replaced):  # new queries no longer see these files; running ones may still read them
             system.create(replaced).close()
         elif time.time() - system.getFileStatus(replaced).getModificationTime() / 1000 > keep_seconds:
-            system.delete(place, True)
+            system.delete(folder, True)

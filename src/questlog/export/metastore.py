@@ -1,4 +1,4 @@
-"""External tables in the Hive Metastore, spoken to through the client that Spark brings along."""
+"""External tables in the Hive Metastore, managed through the client inside Spark."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from questlog.errors import QuestlogError
 
 MARK = "questlog.export"
-"""The parameter of a table that an export made; its value is where the rows come from."""
+"""The parameter of a table that an export created; its value is the source of the rows."""
 _FORMAT = "org.apache.hadoop.hive.ql.io.parquet."
 
 
 @dataclass(frozen=True, slots=True)
 class HiveColumn:
-    """A column as Hive knows it."""
+    """A column as Hive describes it."""
 
     name: str
     type: str
@@ -25,21 +25,21 @@ class HiveColumn:
 
 @dataclass(frozen=True, slots=True)
 class HivePartition:
-    """A partition that is there: where its files lie, and the columns they were written with."""
+    """An existing partition: the location of its files, and the columns they were written with."""
 
     location: str
     columns: Mapping[str, str]
 
 
 class Metastore:
-    """One Hive Metastore; `with` closes the connection."""
+    """A connection to a Hive Metastore."""
 
     def __init__(self, jvm: Any, client: Any) -> None:
         self._jvm, self._client = jvm, client
         self._api = jvm.org.apache.hadoop.hive.metastore.api
 
     def make_database(self, name: str, location: str) -> None:
-        """Make a database if it is not there."""
+        """Create a database if it does not exist."""
         if name not in set(self._client.getAllDatabases()):
             comment = "Plain Parquet, written by questlog export."
             self._client.createDatabase(self._api.Database(name, comment, location, self._jvm.java.util.HashMap()))
@@ -54,7 +54,7 @@ class Metastore:
         source: str,
         comment: str,
     ) -> None:
-        """Make the external table, or bring its columns up to date; refuse one that no export made."""
+        """Create the external table, or update its columns; refuse a table that no export created."""
         if not self._client.tableExists(database, name):
             table = self._api.Table()
             table.setDbName(database)
@@ -69,25 +69,26 @@ class Metastore:
         table = self._client.getTable(database, name)
         if dict(table.getParameters()).get(MARK) != source:
             raise QuestlogError(
-                f"table {database}.{name} is there, and no export of {source} made it", hint="--into another name"
+                f"table {database}.{name} exists, and was not created by an export of {source}",
+                hint="--into another name",
             )
-        there = [HiveColumn(f.getName(), f.getType(), f.getComment() or "") for f in table.getSd().getCols()]
-        if there != list(columns):
+        existing = [HiveColumn(f.getName(), f.getType(), f.getComment() or "") for f in table.getSd().getCols()]
+        if existing != list(columns):
             table.getSd().setCols([self._field(column) for column in columns])
             self._client.alter_table(database, name, table)
 
     def parts(self, database: str, name: str) -> dict[str, HivePartition]:
         """Return the partitions by day."""
-        found = {}
+        partitions = {}
         for part in self._client.listPartitions(database, name, -1):
             columns = {f.getName(): f.getType() for f in part.getSd().getCols()}
-            found[part.getValues()[0]] = HivePartition(part.getSd().getLocation(), columns)
-        return found
+            partitions[part.getValues()[0]] = HivePartition(part.getSd().getLocation(), columns)
+        return partitions
 
     def put(
         self, database: str, name: str, day: str, columns: Sequence[HiveColumn], location: str, *, new: bool
     ) -> None:
-        """Point a day at *location*, in one step."""
+        """Switch a day to *location*, in one step."""
         part = self._api.Partition()
         part.setDbName(database)
         part.setTableName(name)
@@ -100,7 +101,7 @@ class Metastore:
             self._client.alter_partition(database, name, part)
 
     def drop(self, database: str, name: str, day: str) -> None:
-        """Take a day out of the table; its files stay."""
+        """Remove a day from the table; its files stay."""
         self._client.dropPartition(database, name, [day], False)
 
     def _storage(self, columns: Sequence[HiveColumn], location: str) -> Any:
@@ -123,15 +124,15 @@ class Metastore:
         return self._api.FieldSchema(column.name, column.type, column.comment)
 
     def _map(self, values: Mapping[str, str]) -> Any:
-        found = self._jvm.java.util.HashMap()
+        java_map = self._jvm.java.util.HashMap()
         for key, value in values.items():
-            found.put(key, value)
-        return found
+            java_map.put(key, value)
+        return java_map
 
 
 @contextmanager
 def open_metastore(spark: Any, uris: str) -> Iterator[Metastore]:
-    """Give the Metastore at *uris*."""
+    """Connect to the Metastore at *uris*; close the connection at the end."""
     hive = spark._jvm.org.apache.hadoop.hive
     configuration = hive.conf.HiveConf()
     configuration.set("hive.metastore.uris", uris)

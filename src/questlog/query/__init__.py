@@ -16,8 +16,10 @@ Params = Sequence[object] | Mapping[str, object]
 
 
 class QueryEngine(Protocol):
-    """Answers SQL over events, each once: the embedded one over every event acknowledged before the call,
-    the cluster's over every event landed before it."""
+    """Answers SQL over events, each exactly once.
+
+    The embedded engine covers every event acknowledged before the call, the cluster's every event landed before it.
+    """
 
     def sql(self, text: str, params: Params = ()) -> pa.Table:
         """Run one reading statement; anything else raises `QueryError` and changes nothing."""

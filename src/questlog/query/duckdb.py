@@ -1,4 +1,4 @@
-"""DuckDB over landed files and everything logged after them: an acknowledged event is in the next query."""
+"""DuckDB over landed files and everything logged after them: an acknowledged event is in the very next query."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """One moment: what is landed, and the tail after exactly that."""
+    """The landed state, and the tail that begins exactly where it ends."""
 
     plan: Plan
     state: LakeState
     tail: Mapping[str, pa.Table]
 
     def columns(self) -> dict[str, list[ViewColumn]]:
-        """Return the columns of each table: of the plan, of the lake, and quarantine."""
-        found = {}
+        """Return the columns of each table of the plan and the lake, and of quarantine."""
+        columns = {}
         for name in sorted({*self.plan.tables, *self.state.tables, QUARANTINE_TABLE}):
             planned = table_columns(self.plan, name) if name in self.plan.tables or name == QUARANTINE_TABLE else ()
-            found[name] = view_columns(planned, self.state.tables[name].schema if name in self.state.tables else "")
-        return found
+            columns[name] = view_columns(planned, self.state.tables[name].schema if name in self.state.tables else "")
+        return columns
 
 
 class DuckDBEngine:
-    """Keeps the contract of `QueryEngine` for any number of threads; no process needs another's help.
+    """A `QueryEngine` inside this process, safe for any number of threads. It needs no other process.
 
-    A query may take *seconds* and DuckDB's buffers *memory_mb*.
+    A query may run for *seconds*, and DuckDB's buffers may use *memory_mb*.
     """
 
     def __init__(
@@ -84,16 +84,16 @@ class DuckDBEngine:
         self._catalog: sqlite3.Connection | None = None
 
     def _leave_to_parent(self) -> None:
-        """Start anew in a forked child: it has its parent's locks and connections, and may not close them."""
-        _keep_for_ever(self._database, self._catalog)
+        """Start over in a forked child: it inherits its parent's locks and connections, and must not close them."""
+        _keep_forever(self._database, self._catalog)
         self._reset()
 
     def sql(self, text: str, params: Params = ()) -> pa.Table:
-        """Run one reading statement; anything else raises `QueryError` and changes nothing."""
+        """Run one statement that reads; anything else raises `QueryError` and changes nothing."""
         return self.run(text, params).arrow()
 
     def run(self, text: str, params: Params = ()) -> Result:
-        """Run one reading statement over what is acknowledged now."""
+        """Run one statement that reads, over every event acknowledged before the call."""
         statement = only_statement(text)
         if self._pid != os.getpid():
             self._leave_to_parent()
@@ -102,7 +102,7 @@ class DuckDBEngine:
             try:
                 return self._attempt(cursor, statement, params)
             except duckdb.IOException as error:
-                # a file was merged away and deleted since its list was read: a new list has its rows elsewhere
+                # a merge replaced and deleted a file since its list was read: a new list has its rows in another file
                 cursor.close()
                 if attempt + 1 == _ATTEMPTS or not _is_missing_file(error):
                     raise _explained(error) from error
@@ -115,7 +115,7 @@ class DuckDBEngine:
         raise AssertionError("unreachable")
 
     def tables(self) -> TableColumns:
-        """Return the name and columns of everything that can be asked."""
+        """Return the name and columns of every table and of the view `events`."""
         state = LakeState()
         with self._lock:
             if self._catalog_path.exists():
@@ -125,12 +125,12 @@ class DuckDBEngine:
         return {**columns, **_events(snapshot.plan, columns)}
 
     def holdings(self) -> tuple[LakeState, Mapping[str, pa.Table]]:
-        """Return what is landed, and the rows of the tail after exactly that, as of one moment."""
+        """Return the landed state, and the rows of the tail that begins exactly where it ends."""
         snapshot = self._snapshot()
         return snapshot.state, snapshot.tail
 
     def close(self) -> None:
-        """Give back memory and files; the next query opens them again."""
+        """Release memory and files; the next query reopens them."""
         with self._lock:
             if self._pid == os.getpid():
                 for connection in (self._database, self._catalog):
@@ -140,7 +140,7 @@ class DuckDBEngine:
             self._tail.forget()
 
     def _attempt(self, cursor: duckdb.DuckDBPyConnection, statement: str, params: Params) -> Result:
-        """Run a statement.  1 is it a show?  2 does it only read?  3 take a snapshot  4 attach  5 run"""
+        """Run a statement.  1 answer SHOW  2 check that it only reads  3 take a snapshot  4 attach tables  5 run"""
         runs = show(statement, self._plan, self.tables)
         if runs is None:
             reading = check_reads(cursor, statement)
@@ -152,10 +152,10 @@ class DuckDBEngine:
         return Result(relation)
 
     def _within(self, cursor: duckdb.DuckDBPyConnection, work: Callable[[], Any]) -> Any:
-        """Run *work*, and stop it when its time is up or the caller presses Ctrl-C.
+        """Run *work*; stop it at the time limit, or when the caller presses Ctrl-C.
 
-        DuckDB looks for signals of the main thread too rarely: Ctrl-C took minutes. So the work is done in a
-        thread and this one waits.
+        DuckDB checks for signals too rarely in the main thread: Ctrl-C took minutes. So another thread does the work,
+        and this one waits.
         """
         done = threading.Event()
         outcome: list[tuple[Any, BaseException | None]] = []
@@ -184,7 +184,7 @@ class DuckDBEngine:
     def _snapshot(self) -> _Snapshot:
         """Return the landed state and the tail after it.
 
-        1 catalog  2 log  3 seen ids: in this order, so that what leaves the tail meanwhile is not missed.
+        1 catalog  2 log  3 seen ids, in this order: no record that leaves the tail meanwhile is missed.
         """
         with self._lock:
             for _ in range(_ATTEMPTS):
@@ -199,7 +199,7 @@ class DuckDBEngine:
                 tail, gaps = self._tail.rows(plan, state.checkpoint, positions, seen or _never_seen)
                 if not gaps or not self._moved(state):
                     break
-                self._tail.forget()  # the gap may be what was landed and trimmed since the catalog was read
+                self._tail.forget()  # the gap may be records that were landed and trimmed since the catalog was read
             return _Snapshot(plan, state, tail)
 
     def _moved(self, state: LakeState) -> bool:
@@ -211,7 +211,7 @@ class DuckDBEngine:
         return self._catalog
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
-        """Return a connection of its own to a database whose doors are shut."""
+        """Return a new connection to the restricted database."""
         with self._lock:
             if self._database is None:
                 self._database = _open_database(self._lake, self._memory_mb)
@@ -219,7 +219,7 @@ class DuckDBEngine:
 
 
 def _open_database(lake: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
-    """Open an empty database in memory that may read the lake's folder and change no setting."""
+    """Open an empty in-memory database that may read only the lake's folder, with its settings locked."""
     database = duckdb.connect(
         ":memory:",
         config={
@@ -239,32 +239,32 @@ def _open_database(lake: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
 
 
 def _attach(cursor: duckdb.DuckDBPyConnection, snapshot: _Snapshot, reading: Reading) -> None:
-    """Create the views a statement reads, for this cursor alone."""
+    """Create the views that a statement reads, for this cursor only."""
     columns = snapshot.columns()
     shared = _events(snapshot.plan, columns)
     known = {name.lower() for name in (*columns, *shared)}
     for name in sorted(reading.tables - known):
         raise unknown_table(name, (*columns, *shared))
     every = reading.everything or (EVENTS_VIEW in reading.tables and EVENTS_VIEW in shared)
-    for name, own in columns.items():
+    for name, described in columns.items():
         if every or name.lower() in reading.tables:
             tail = None
             if name in snapshot.tail:
                 tail = f"_tail_{name}"
                 cursor.register(tail, snapshot.tail[name])
             files = snapshot.state.tables[name].files if name in snapshot.state.tables else ()
-            cursor.execute(f"create temp view {quote_name(name)} as {view_sql(own, files, tail)}")
+            cursor.execute(f"create temp view {quote_name(name)} as {view_sql(described, files, tail)}")
     if every and EVENTS_VIEW in shared:
         cursor.execute(f"create temp view {EVENTS_VIEW} as {events_sql(shared[EVENTS_VIEW], event_tables(columns))}")
 
 
 def _events(plan: Plan, columns: TableColumns) -> TableColumns:
-    """Return the view `events` and its columns; nothing where an older plan has a table of that name."""
+    """Return the view `events` and its columns; nothing if an older plan has a table of that name."""
     return {} if EVENTS_VIEW in columns else {EVENTS_VIEW: shared_columns(plan, columns)}
 
 
-def _keep_for_ever(*parents: object) -> None:
-    """Let nothing close these: closing a database whose threads were left behind in the parent crashes."""
+def _keep_forever(*parents: object) -> None:
+    """Keep these from being closed: closing a database whose threads exist only in the parent crashes."""
     for each in parents:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
 
@@ -273,7 +273,7 @@ _engines: weakref.WeakSet[DuckDBEngine] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """Leave every engine's connections alone, also those of engines that only wait to be collected."""
+    """Keep every engine's inherited connections open, even those of engines that await garbage collection."""
     for engine in list(_engines):
         engine._leave_to_parent()
 
@@ -282,7 +282,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _interrupt(cursor: duckdb.DuckDBPyConnection, done: threading.Event) -> None:
-    """Stop what runs; once more each tenth of a second, as it may have been between two statements."""
+    """Stop the running statement; repeat every tenth of a second, since it may be between two statements."""
     while not done.wait(0.1):
         with contextlib.suppress(duckdb.Error):
             cursor.interrupt()
@@ -293,11 +293,11 @@ def _is_missing_file(error: duckdb.Error) -> bool:
 
 
 def _never_seen(event_id: str) -> None:
-    """There is no history yet."""
+    """Return None: no id has been seen before the first landing."""
 
 
 def _explained(error: duckdb.Error) -> QueryError:
-    """Return the engine's message without what only its authors need."""
+    """Return the engine's message as a `QueryError`, without the name of DuckDB's exception."""
     text = str(error)
     kind, _, rest = text.partition(": ")
     text = rest if kind.endswith("Error") else text

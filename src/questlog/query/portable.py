@@ -1,7 +1,7 @@
-"""Whether a statement means the same to DuckDB, Presto, Trino and Spark: said before it runs, with its place.
+"""Check whether a statement means the same to DuckDB, Presto, Trino and Spark, without running it.
 
-What is not known to be the same is reported. Every function and form allowed here is in `tests/cluster/corpus.sql`
-or was run on all three; the check errs on the side of speaking up.
+The check reports every construct that is not known to be portable. Every function and form that it allows is in
+`tests/cluster/corpus.sql` or was run on all engines; when in doubt, it reports.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _INSTEAD = {
 }  # fmt: skip
 _TYPES = frozenset(("boolean", "integer", "bigint", "double", "date", "timestamp", "decimal", "varchar"))
 _WORDS = {
-    "qualify": "put row_number() into a subquery and filter outside",
+    "qualify": "put row_number() in a subquery and filter outside",
     "pivot": "use count(*) filter (where …)",
     "unpivot": "use union all",
-    "summarize": "ask for each aggregate",
+    "summarize": "select each aggregate",
     "ilike": "use lower(x) like …",
     "offset": "filter by a row_number()",
-    "unnest": "lists open differently on each engine",
-    "lateral": "lists open differently on each engine",
+    "unnest": "lists are unnested differently on each engine",
+    "lateral": "lists are unnested differently on each engine",
     "asof": "use max_by",
     "tablesample": "use where",
 }
@@ -50,17 +50,17 @@ _SIGNS = {
     "::": "use cast(x as type)",
     "[": "the first element is 1 on DuckDB and Presto and 0 on Spark",
     "{": "structs are written differently on each engine",
-    "->": "functions of functions are written differently",
+    "->": "lambdas are written differently on each engine",
     "//": "use floor(cast(x as double) / y)",
     "%": "use mod(x, y)",
-    "=>": "named arguments are DuckDB's",
+    "=>": "only DuckDB has named arguments",
     "`": "use a name without quotes",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PortabilityIssue:
-    """A place in the text, 1-based, what stands there, and what works everywhere."""
+    """A construct that is not portable, its position (1-based), and what to write instead."""
 
     line: int
     column: int
@@ -69,7 +69,7 @@ class PortabilityIssue:
 
 
 def check_portable(text: str) -> list[PortabilityIssue]:
-    """Return what in *text* is not known to mean the same on every engine; empty means portable."""
+    """Return the constructs in *text* that are not known to mean the same on every engine."""
     try:
         from sqlglot.dialects.duckdb import DuckDB
         from sqlglot.errors import SqlglotError
@@ -78,12 +78,12 @@ def check_portable(text: str) -> list[PortabilityIssue]:
     try:
         tokens = DuckDB().tokenize(text)
     except SqlglotError as error:
-        return [PortabilityIssue(1, 1, f"this is no SQL: {error}", "")]
-    return [trouble for statement in _statements(tokens) for trouble in _check(statement, text)]
+        return [PortabilityIssue(1, 1, f"not valid SQL: {error}", "")]
+    return [issue for statement in _statements(tokens) for issue in _check(statement, text)]
 
 
 def _statements(tokens: Sequence[Token]) -> Iterator[list[Token]]:
-    """Yield the tokens of each statement; show and describe are questlog's own and left out."""
+    """Yield the tokens of each statement except SHOW and DESCRIBE, which questlog answers itself."""
     current: list[Token] = []
     for token in [*tokens, None]:
         if token is not None and token.text != ";":
@@ -98,74 +98,76 @@ def _check(tokens: list[Token], text: str) -> Iterator[PortabilityIssue]:
     first = tokens[0]
     if first.text.lower() not in ("select", "with", "values", "(", "explain"):
         yield _at(first, text, f"a statement that begins with {first.text}", "begin with select or with")
-    for place, token in enumerate(tokens):
-        before = tokens[place - 1].text.lower() if place else ""
-        after = tokens[place + 1] if place + 1 < len(tokens) else None
-        yield from _check_token(token, before, after, tokens, place, text)
+    for index, token in enumerate(tokens):
+        before = tokens[index - 1].text.lower() if index else ""
+        after = tokens[index + 1] if index + 1 < len(tokens) else None
+        yield from _check_token(token, before, after, tokens, index, text)
 
 
 def _check_token(
-    token: Token, before: str, after: Token | None, tokens: Sequence[Token], place: int, text: str
+    token: Token, before: str, after: Token | None, tokens: Sequence[Token], index: int, text: str
 ) -> Iterator[PortabilityIssue]:
     word, kind = token.text.lower(), token.token_type.name
     if kind == "HEREDOC_STRING":
-        yield _at(token, text, "a text between dollars", "use single quotes")
+        yield _at(token, text, "a dollar-quoted string", "use single quotes")
         return
     if kind == "STRING":
         if "\\" in token.text:
-            yield _at(token, text, "a backslash in a text", "Spark reads it as an escape; the others do not")
+            yield _at(token, text, "a backslash in a string", "Spark reads it as an escape; the others do not")
         return
     if kind == "IDENTIFIER":
-        yield _at(token, text, f'the quoted name "{token.text}"', "Spark reads it as a text; use a name without quotes")
+        yield _at(
+            token, text, f'the quoted name "{token.text}"', "Spark reads it as a string; use a name without quotes"
+        )
         return
     if word in _SIGNS and not token.text.isalpha():
         yield _at(token, text, token.text, _SIGNS[word])
     elif word in _WORDS and before != ".":
         yield _at(token, text, word, _WORDS[word])
     elif word == "all" and before.endswith(" by"):
-        yield _at(token, text, "by all", "name the columns, or count them: group by 1, 2")
-    elif word == "/" and not _has_double(tokens, place):
-        yield _at(token, text, "a division", "Presto cuts whole numbers: cast(x as double) / y")
+        yield _at(token, text, "by all", "name the columns, or use their numbers: group by 1, 2")
+    elif word == "/" and not _has_double(tokens, index):
+        yield _at(token, text, "a division", "Presto truncates integers: cast(x as double) / y")
     elif word == "interval" and after is not None:
         if after.token_type.name != "STRING" or not after.text.strip().lstrip("-").isdecimal():
             yield _at(token, text, "an interval without a quoted number", "write interval '30' minute")
-    elif word == "as" and after is not None and _is_cast(tokens, place):
-        yield from _check_cast(after, tokens, place, text)
+    elif word == "as" and after is not None and _is_cast(tokens, index):
+        yield from _check_cast(after, tokens, index, text)
     elif after is not None and after.text == "(" and (token.text.isidentifier() and before != "as"):
-        is_name = before in ("with", ",", "recursive") and _is_table_expression(tokens, place)
+        is_name = before in ("with", ",", "recursive") and _is_table_expression(tokens, index)
         if word not in FUNCTIONS | _WORDS_BEFORE_BRACKET and not is_name:
             yield _at(token, text, f"the function {word}", _INSTEAD.get(word, "it is not the same on every engine"))
 
 
-def _check_cast(type_: Token, tokens: Sequence[Token], place: int, text: str) -> Iterator[PortabilityIssue]:
+def _check_cast(type_: Token, tokens: Sequence[Token], index: int, text: str) -> Iterator[PortabilityIssue]:
     word = type_.text.lower()
     if word not in _TYPES:
         yield _at(type_, text, f"the type {word}", f"cast to one of {', '.join(sorted(_TYPES))}")
-    elif word == "varchar" and (place + 2 >= len(tokens) or tokens[place + 2].text != "("):
-        yield _at(type_, text, "varchar without a length", "Spark wants one: varchar(100)")
+    elif word == "varchar" and (index + 2 >= len(tokens) or tokens[index + 2].text != "("):
+        yield _at(type_, text, "varchar without a length", "Spark requires one: varchar(100)")
 
 
-def _is_cast(tokens: Sequence[Token], place: int) -> bool:
-    """Return whether the `as` at *place* stands directly in the brackets of a cast."""
+def _is_cast(tokens: Sequence[Token], index: int) -> bool:
+    """Return whether the `as` at *index* is directly inside the parentheses of a cast."""
     depth = 0
-    for index in range(place - 1, 0, -1):
-        depth += {")": 1, "(": -1}.get(tokens[index].text, 0)
+    for at in range(index - 1, 0, -1):
+        depth += {")": 1, "(": -1}.get(tokens[at].text, 0)
         if depth < 0:
-            return tokens[index - 1].text.lower() in ("cast", "try_cast")
+            return tokens[at - 1].text.lower() in ("cast", "try_cast")
     return False
 
 
-def _is_table_expression(tokens: Sequence[Token], place: int) -> bool:
-    """Return whether a name and its bracketed columns are followed by `as (`."""
-    for index in range(place, min(place + 40, len(tokens) - 1)):
-        if tokens[index].text == ")":
-            return bool(tokens[index + 1].text.lower() == "as")
+def _is_table_expression(tokens: Sequence[Token], index: int) -> bool:
+    """Return whether a name and its columns in parentheses are followed by `as`."""
+    for at in range(index, min(index + 40, len(tokens) - 1)):
+        if tokens[at].text == ")":
+            return bool(tokens[at + 1].text.lower() == "as")
     return False
 
 
-def _has_double(tokens: Sequence[Token], place: int) -> bool:
-    """Return whether a cast to double stands near the division; a far one may be another's, and is not counted."""
-    return any(token.text.lower() == "double" for token in tokens[max(0, place - 12) : place + 8])
+def _has_double(tokens: Sequence[Token], index: int) -> bool:
+    """Return whether a cast to double is near the division; one further away may belong to another operator."""
+    return any(token.text.lower() == "double" for token in tokens[max(0, index - 12) : index + 8])
 
 
 def _at(token: Token, text: str, what: str, instead: str) -> PortabilityIssue:

@@ -1,4 +1,4 @@
-"""The rows of one statement, as whatever the caller works with: tuples, Arrow, pandas, Polars."""
+"""The rows of one statement, as tuples, Arrow, pandas or Polars."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBERS = ("integer", "bigint", "double", "float", "decimal", "hugeint", "small
 
 
 class Result:
-    """The rows a statement returned, held in memory: reading them twice runs nothing twice."""
+    """The rows that a statement returned, in memory: reading them again does not run it again."""
 
     def __init__(self, relation: DuckDBPyRelation) -> None:
         self._relation = relation
@@ -36,7 +36,7 @@ class Result:
         return len(self._relation)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        if any("time zone" in type_ for type_ in self.types):  # DuckDB's own rows want pytz for these
+        if any("time zone" in type_ for type_ in self.types):  # DuckDB's own rows need pytz for these
             return iter(self.rows())
         return iter(self._relation.iter_rows(_BATCH))
 
@@ -67,12 +67,12 @@ class Result:
         return self._relation.pl()
 
     def texts(self, limit: int | None = None) -> Iterator[tuple[str | None, ...]]:
-        """Return up to *limit* rows with each value as DuckDB writes it; None is NULL."""
+        """Return up to *limit* rows, with each value in DuckDB's text form; None is NULL."""
         shown = self._relation if limit is None else self._relation.limit(limit)
         return iter(shown.project("cast(columns(*) as varchar)").iter_rows(_BATCH))
 
     def jsons(self) -> Iterator[str]:
-        """Return each row as one line of JSON: every digit of a number, times in ISO 8601, NaN and infinity as null."""
+        """Return each row as one line of JSON: all digits of numbers, times in ISO 8601, NaN and infinity as null."""
         encode = msgspec.json.Encoder(decimal_format="number", enc_hook=str).encode
         names = self.columns
         for row in self:
@@ -84,5 +84,5 @@ class Result:
 
 
 def _json_number(value: Any) -> Any:
-    """Return *value*, an integer of more than 64 bits as a decimal."""
+    """Return *value*; an integer of more than 64 bits becomes a decimal."""
     return Decimal(value) if type(value) is int and value.bit_length() > 63 else value

@@ -1,4 +1,4 @@
-"""The statements analysts know from Hive and Presto, answered with the plan's descriptions."""
+"""SHOW and DESCRIBE statements, as in Hive and Presto, answered with the plan's descriptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tail: what is logged and not landed, shaped once and kept until a commit takes it over."""
+"""The tail: records that are logged but not landed, shaped once and kept until a commit covers them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from questlog.log import Batch, LogReader, Position, merge
 from questlog.plan import Plan
 
-if TYPE_CHECKING:  # both import Arrow, which a question over an empty tail does not need
+if TYPE_CHECKING:  # both import Arrow, which a query over an empty tail does not need
     import pyarrow as pa
 
     from questlog.shape import FindSeen
@@ -19,7 +19,7 @@ _SEGMENT_RECORDS = 20_000
 
 @dataclass(slots=True)
 class _Segment:
-    """Records [after, through) as rows. `chosen`: some have ids their clients chose and may be duplicates."""
+    """Records [after, through) as rows. `chosen`: some have client-chosen ids, and may be duplicates."""
 
     after: Position
     through: Position
@@ -29,27 +29,27 @@ class _Segment:
 
 
 class Tail:
-    """The shaped tail of one process. Not for several threads at once: the engine holds its lock."""
+    """The shaped tail of one process. Not thread-safe: the engine calls it under its lock."""
 
     def __init__(self, log: LogReader) -> None:
         self._log = log
         self._segments: list[_Segment] = []
         self._through: Position = {}
-        self._places: dict[str, tuple[int, int, int]] = {}
+        self._positions_of_ids: dict[str, tuple[int, int, int]] = {}
         self._key: tuple[str, Position, Mapping[str, Position]] | None = None
-        self._held: Mapping[str, Position] = {}
+        self._committed: Mapping[str, Position] = {}
 
     def rows(
         self, plan: Plan, checkpoint: Position, positions: Mapping[str, Position], seen: FindSeen
     ) -> tuple[dict[str, pa.Table], bool]:
-        """Return the rows per table that no table holds yet, and whether the log had gaps.
+        """Return the rows of each table that are not landed yet, and whether the log had gaps.
 
-        1 drop what is landed  2 read what is new  3 shape only that.
+        1 drop landed segments  2 read new records  3 shape only those
         """
-        held = {name: merge(position, checkpoint) for name, position in positions.items()}
-        if self._key != (plan.version, checkpoint, held):
-            self._follow(plan, checkpoint, held, seen)
-            self._key = (plan.version, checkpoint, held)
+        committed = {name: merge(position, checkpoint) for name, position in positions.items()}
+        if self._key != (plan.version, checkpoint, committed):
+            self._follow(plan, checkpoint, committed, seen)
+            self._key = (plan.version, checkpoint, committed)
         gaps = self._take(plan, seen)
         tables: dict[str, list[pa.Table]] = {}
         for segment in self._segments:
@@ -58,30 +58,30 @@ class Tail:
         return {name: _joined(parts) for name, parts in tables.items()}, gaps
 
     def forget(self) -> None:
-        """Start anew at the next call."""
-        self._segments, self._places, self._key, self._through = [], {}, None, {}
+        """Drop everything; the next call reads the whole tail again."""
+        self._segments, self._positions_of_ids, self._key, self._through = [], {}, None, {}
 
-    def _follow(self, plan: Plan, checkpoint: Position, held: Mapping[str, Position], seen: FindSeen) -> None:
-        """Keep the segments that no commit touched; read the others again when they are next asked for.
+    def _follow(self, plan: Plan, checkpoint: Position, committed: Mapping[str, Position], seen: FindSeen) -> None:
+        """Keep the segments that no commit has reached; the others are read again at the next call.
 
-        Which of two records with one client-chosen id counts is the lander's choice once it is made, so with
-        such records every judgement is made again.
+        Once the lander has landed one of two records with the same client-chosen id, the other is the duplicate. So if
+        there are such records, all segments are shaped again.
         """
         same_plan = self._key is not None and self._key[0] == plan.version
         kept: list[_Segment] = []
         if same_plan and not any(segment.chosen for segment in self._segments):
-            furthest = merge(checkpoint, *held.values())
+            furthest = merge(checkpoint, *committed.values())
             while self._segments and _untouched(self._segments[-1], furthest):
                 kept.insert(0, self._segments.pop())
         self.forget()
-        self._held, self._through = held, dict(checkpoint)
+        self._committed, self._through = committed, dict(checkpoint)
         if kept:
             self._take(plan, seen, until=kept[0].after)
             self._segments += kept
             self._through = merge(self._through, *(segment.through for segment in kept))
 
     def _take(self, plan: Plan, seen: FindSeen, until: Position | None = None) -> bool:
-        """Read and shape from where reading stopped (up to *until*); return whether there were gaps."""
+        """Read and shape from where the last read stopped (up to *until*); return whether there were gaps."""
         gaps = False
         while until is None or any(self._through.get(p, 0) < offset for p, offset in until.items()):
             batch = self._log.read(self._through, _SEGMENT_RECORDS)
@@ -99,16 +99,16 @@ class Tail:
     def _shape(self, plan: Plan, batch: Batch, seen: FindSeen) -> _Segment:
         from questlog.shape import shape
 
-        def known(event_id: str) -> tuple[int, int, int] | None:
-            return self._places.get(event_id) or seen(event_id)
+        def first_position(event_id: str) -> tuple[int, int, int] | None:
+            return self._positions_of_ids.get(event_id) or seen(event_id)
 
-        shaped = shape(batch.entries, plan, committed=self._held, seen=known, gaps=batch.gaps)
-        self._places.update({event_id: (p, o, ms) for event_id, p, o, ms in shaped.seen})
+        shaped = shape(batch.entries, plan, committed=self._committed, seen=first_position, gaps=batch.gaps)
+        self._positions_of_ids.update({event_id: (p, o, ms) for event_id, p, o, ms in shaped.seen})
         chosen = bool(shaped.seen or shaped.duplicates)
         return _Segment(self._through, batch.through, dict(shaped.tables), len(batch.entries), chosen)
 
     def _compact(self) -> None:
-        """Join neighbours of like size: a poller adds a few rows a time and must not scan thousands of pieces."""
+        """Join neighbours of similar size: a poller adds a few rows at a time and must not scan thousands of pieces."""
         while len(self._segments) > 1 and self._segments[-2].records <= 2 * self._segments[-1].records:
             if self._segments[-2].records + self._segments[-1].records > _SEGMENT_RECORDS:
                 return
@@ -126,7 +126,7 @@ class Tail:
 
 
 def _untouched(segment: _Segment, furthest: Position) -> bool:
-    """Return whether no commit reached into the segment."""
+    """Return whether no commit has reached into the segment."""
     return all(
         furthest.get(partition, 0) <= segment.after.get(partition, 0)
         for partition, until in segment.through.items()

@@ -1,4 +1,4 @@
-"""One table as SQL: its files, mapped by Iceberg field id, and its tail, under the plan's names and types."""
+"""One table as an SQL view: its files, mapped by Iceberg field id, and its tail, with the plan's names and types."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from questlog.types import SCALARS, Type
 
 @dataclass(frozen=True, slots=True)
 class ViewColumn:
-    """A column as a query sees it. `field_id` is its place in the files, `in_tail` whether the plan still has it."""
+    """A column as a query sees it. `field_id` identifies it in the files; `in_tail`: the plan still has it."""
 
     name: str
     type: Type
@@ -31,7 +31,7 @@ class ViewColumn:
 
 
 def sql_type(type_: Type) -> str:
-    """Return DuckDB's name of a plan type."""
+    """Return the DuckDB type of a plan type."""
     if type_.kind == "decimal":
         return f"decimal({type_.precision},{type_.scale})"
     if type_.kind == "struct":
@@ -51,9 +51,9 @@ def _lake_fields(schema: str) -> dict[str, tuple[int, Type, str]]:
 
 
 def view_columns(planned: Sequence[Column], schema: str) -> list[ViewColumn]:
-    """Return the plan's columns, then those that only old files have; each as wide as both sides need.
+    """Return the plan's columns, then those that only old files have; each type is wide enough for both.
 
-    A column the plan renamed is found in the lake under its alias until the next landing renames it there.
+    Until the next landing renames it, the lake has a renamed column under its alias.
     """
     lake = _lake_fields(schema) if schema else {}
     columns, used = [], set()
@@ -65,7 +65,7 @@ def view_columns(planned: Sequence[Column], schema: str) -> list[ViewColumn]:
             field_id, in_lake, _ = lake[name]
             try:
                 type_ = widest(in_lake, column.type)
-            except ValueError:  # a plan that no lander accepts; text holds any value of both
+            except ValueError:  # a plan that no lander accepts; a string holds any value of both
                 type_ = Type("string")
         columns.append(ViewColumn(column.name, type_, column.comment, field_id, True))
     names = {column.name for column in columns}
@@ -106,7 +106,7 @@ def _select(columns: Sequence[ViewColumn], source: str, *, lake: bool) -> str:
 
 
 def events_columns(tables: Mapping[str, Sequence[ViewColumn]], headers: Sequence[str]) -> list[ViewColumn]:
-    """Return what every event has, whatever its type: the envelope, the kept headers, what is left over."""
+    """Return the columns that every event table has: the envelope, the kept headers and the last ones."""
     comments = {column.name: column for columns in tables.values() for column in columns}
     names = [c.name for c in ENVELOPE] + list(headers) + [c.name for c in LAST]
     types = {c.name: c.type for c in (*ENVELOPE, *LAST)}

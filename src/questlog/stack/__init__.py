@@ -142,19 +142,19 @@ class Stack:
     def _await(self, started: subprocess.Popen[bytes], tell: Tell) -> None:
         from questlog.stack.supervisor import StackBusy, read_states
 
-        deadline, told = time.monotonic() + UP_SECONDS, ""
+        deadline, last = time.monotonic() + UP_SECONDS, ""
         while True:
             if started.poll() is not None:
-                said = (self.folder / "logs" / "supervisor.log").read_text("utf-8").strip()
+                output = (self.folder / "logs" / "supervisor.log").read_text("utf-8").strip()
                 kind = StackBusy if started.returncode == StackBusy.exit_code else QuestlogError
-                raise kind(said or f"the supervisor ended with {started.returncode}", hint="questlog stack status")
+                raise kind(output or f"the supervisor exited with {started.returncode}", hint="questlog stack status")
             states = read_states(self.folder / "run")
             supervisor = recall(self.folder / "run" / "supervisor.json")
             mine = supervisor is not None and supervisor.pid == started.pid
             names = [server.name for server in self.servers]
             line = ", ".join(f"{name} {states[name].state}" for name in names if name in states)
-            if mine and line != told:
-                told = line
+            if mine and line != last:
+                last = line
                 tell(line)
             if mine and all(name in states and states[name].state == "healthy" for name in names):
                 return

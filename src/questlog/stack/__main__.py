@@ -19,9 +19,9 @@ def main() -> int:
     parser.add_argument("--ports", default="")
     parser.add_argument("--only", default="")
     parser.add_argument("--while", dest="while_pid", type=int, default=0)
-    said = parser.parse_args()
-    stack = Stack(said.folder, ports=said.ports, only=[name for name in said.only.split(",") if name])
-    master = Identity(said.while_pid, born(said.while_pid)) if said.while_pid else None
+    options = parser.parse_args()
+    stack = Stack(options.folder, ports=options.ports, only=[name for name in options.only.split(",") if name])
+    master = Identity(options.while_pid, born(options.while_pid)) if options.while_pid else None
     try:
         supervisor = StackSupervisor(stack.settle(), stack.servers, lambda line: print(line, flush=True))
         supervisor.run(wanted=lambda: master is None or master.alive())

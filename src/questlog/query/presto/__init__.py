@@ -1,4 +1,4 @@
-"""Presto, or Trino, over the cluster's Iceberg tables: the same statements, the same answers, the same formats."""
+"""Presto or Trino over the cluster's Iceberg tables, with the same statements, results and formats as on a laptop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PARAMETER = re.compile(r"\?|\$(\w+)")
 
 
 class PrestoEngine:
-    """Keeps the contract of `QueryEngine` over what is landed; one statement may take *seconds*."""
+    """A `QueryEngine` over landed events; a statement may run for *seconds*."""
 
     def __init__(self, server: PrestoServer, plan: Callable[[], Plan], *, seconds: float = 600.0) -> None:
         self._server, self._plan, self._seconds = server, plan, seconds
@@ -44,11 +44,11 @@ class PrestoEngine:
         self._view = ""
 
     def sql(self, text: str, params: Params = ()) -> pa.Table:
-        """Run one reading statement; anything else raises `QueryError` and changes nothing."""
+        """Run one statement that reads; anything else raises `QueryError` and changes nothing."""
         return self.run(text, params).arrow()
 
     def run(self, text: str, params: Params = ()) -> Result:
-        """Run one reading statement over what is landed now."""
+        """Run one statement that reads, over every event landed before the call."""
         statement = with_values(only_statement(text), params)
         shown = show(statement, self._plan, self._tables_with_events)
         if shown is not None:
@@ -62,12 +62,12 @@ class PrestoEngine:
         except PrestoError as error:
             if "view" not in str(error).lower():
                 raise
-            self._view = ""  # the other engine has written it meanwhile
+            self._view = ""  # the other engine has rewritten it meanwhile
             self.refresh_events()
             return _result(self._answer(statement))
 
     def tables(self) -> dict[str, list[ViewColumn]]:
-        """Return the name and columns of everything that can be asked, with the plan's descriptions."""
+        """Return the name and columns of every table and view, with the plan's descriptions."""
         text = (
             "select table_name, column_name, data_type, comment from information_schema.columns"
             f" where table_schema = {quote_text(self._server.schema)} order by table_name, ordinal_position"
@@ -77,23 +77,23 @@ class PrestoEngine:
         except PrestoError as error:
             if "Invalid view" not in str(error) or EVENTS_VIEW in self._plan().tables:
                 raise
-            # Trino has written our view, and Presto cannot even list the columns of a schema that holds its words
-            self._answer(f"create or replace view {EVENTS_VIEW} as select 1 as written_anew")
+            # Trino has rewritten our view, and Presto cannot even list the columns of a schema that contains it
+            self._answer(f"create or replace view {EVENTS_VIEW} as select 1 as rewritten")
             self._view = ""
             rows = self._answer(text).rows
-        found: dict[str, list[ViewColumn]] = {}
+        tables: dict[str, list[ViewColumn]] = {}
         for table, name, type_, comment in rows:
             column = ViewColumn(name, plan_type(parse_type(type_)), comment or "", None, True)
-            found.setdefault(table, []).append(column)
-        if EVENTS_VIEW in found and EVENTS_VIEW not in self._plan().tables:  # a view has no comments of its own
-            notes = {c.name: c.comment for columns in event_tables(found).values() for c in columns}
-            found[EVENTS_VIEW] = [replace(c, comment=c.comment or notes.get(c.name, "")) for c in found[EVENTS_VIEW]]
-        return found
+            tables.setdefault(table, []).append(column)
+        if EVENTS_VIEW in tables and EVENTS_VIEW not in self._plan().tables:  # a view has no comments of its own
+            notes = {c.name: c.comment for columns in event_tables(tables).values() for c in columns}
+            tables[EVENTS_VIEW] = [replace(c, comment=c.comment or notes.get(c.name, "")) for c in tables[EVENTS_VIEW]]
+        return tables
 
     def refresh_events(self) -> None:
-        """Make the view `events` hold every event table with the columns they have now.
+        """Update the view `events` to the present event tables and their columns.
 
-        It is a view of the catalog, so that Presto's own command line sees it too.
+        The view is stored in the catalog, so that Presto's own command line sees it too.
         """
         tables = self.tables()
         types = {name: columns for name, columns in event_tables(tables).items() if _is_event_table(columns)}
@@ -108,7 +108,7 @@ class PrestoEngine:
 
     @property
     def address(self) -> str:
-        """Return who is asked, for a message."""
+        """The engine and its address, for a message."""
         return f"{self._server.dialect} at {self._server.url}"
 
     def committed(self, seconds: float) -> Committed:
@@ -116,7 +116,7 @@ class PrestoEngine:
         return read_committed(self._server, seconds)
 
     def close(self) -> None:
-        """Nothing is kept open between statements."""
+        """Do nothing: no connection is kept open between statements."""
 
     def _answer(self, statement: str) -> PrestoAnswer:
         try:
@@ -135,17 +135,19 @@ class PrestoEngine:
 def open_engine(
     options: Mapping[str, str], schema: str, plan: Callable[[], Plan], *, seconds: float = 600.0
 ) -> PrestoEngine:
-    """Return the engine that *options* name: `url`, `user`, `password`, `ca.location`, `catalog`."""
+    """Return the engine of *options*: `url`, `user`, `password`, `ca.location`, `catalog`."""
     unknown = sorted(options.keys() - _OPTIONS.keys())
     if unknown:
         raise QuestlogError(f"presto: unknown setting {unknown[0]}", hint=f"settings: {', '.join(_OPTIONS)}")
-    said = {**_OPTIONS, **options}
-    if not re.fullmatch(r"(?:trino\+)?https?://[^/@]+/?", said["url"]):
+    values = {**_OPTIONS, **options}
+    if not re.fullmatch(r"(?:trino\+)?https?://[^/@]+/?", values["url"]):
         raise QuestlogError(
-            f"presto: {_masked(said['url'])!r} is no address",
-            hint="http://HOST:PORT, or trino+https://HOST:PORT for Trino; user and password are settings of their own",
+            f"presto: {_masked(values['url'])!r} is not a valid address",
+            hint="http://HOST:PORT, or trino+https://HOST:PORT for Trino; set user and password separately",
         )
-    server = PrestoServer(said["url"], said["catalog"], schema, said["user"], said["password"], said["ca.location"])
+    server = PrestoServer(
+        values["url"], values["catalog"], schema, values["user"], values["password"], values["ca.location"]
+    )
     return PrestoEngine(server, plan, seconds=seconds)
 
 
@@ -155,7 +157,7 @@ _OPTIONS = {
 
 
 def _masked(url: str) -> str:
-    """Return the address without what may be a password: a message is written to logs."""
+    """Return the address without a user and password, since messages are logged."""
     before, at, host = url.rpartition("@")
     return f"{before.partition('//')[0]}//…@{host}" if at else url
 
@@ -165,26 +167,28 @@ def _is_event_table(columns: Sequence[ViewColumn]) -> bool:
 
 
 def _result(answer: PrestoAnswer) -> Result:
-    """Return the rows in DuckDB's hands, which write them in every format as on a laptop."""
+    """Return the rows as a DuckDB result, which has the same formats as on a laptop."""
     table = arrow_table(answer.columns, answer.rows)
     return Result(duckdb.connect(":memory:").from_arrow(table))
 
 
 def check_reads(statement: str) -> None:
-    """Refuse what may change something.
+    """Raise `QueryError` unless *statement* only reads.
 
-    In Presto's grammar a statement that begins with one of these words is a query to its end; `explain` begins
-    another statement, which `analyze` runs.
+    In Presto's grammar, a statement that begins with one of these words is a query to its end. `explain` is followed by
+    another statement, which `explain analyze` runs.
     """
     text = without_comments(statement, ansi=True)
     text = _EXPLAIN.sub("", text, count=1) if text[:7].lower() == "explain" else text
     if not _READS.match(text):
         word = text.split(None, 1)[0] if text.split() else "nothing"
-        raise QueryError(f"{word} is not a statement that only reads", hint="select, show, describe and explain are")
+        raise QueryError(
+            f"{word} is refused: only statements that read are accepted", hint="use select, show, describe or explain"
+        )
 
 
 def with_values(statement: str, params: Params) -> str:
-    """Return *statement* with the values of `?`, `$1` and `$name` as SQL text; quoted text stays as it is."""
+    """Return *statement* with `?`, `$1` and `$name` replaced by SQL literals, except in quotes and comments."""
     if not params:
         return statement
     unnamed = iter(params if not isinstance(params, Mapping) else ())
@@ -209,12 +213,14 @@ def with_values(statement: str, params: Params) -> str:
         text = "".join(token.text for token in group)
         out.append(_PARAMETER.sub(value, text) if is_code else text)
     if not used:
-        raise QueryError("values were given, and the statement asks for none", hint="? or $name marks their places")
+        raise QueryError(
+            "the statement has no parameters, but values were given", hint="mark parameters with ? or $name"
+        )
     return "".join(out)
 
 
 def literal(value: object) -> str:
-    """Return a Python value as SQL."""
+    """Return a Python value as an SQL literal."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -230,11 +236,11 @@ def literal(value: object) -> str:
     if isinstance(value, bytes):
         return f"x'{value.hex()}'"
     if isinstance(value, dt.datetime):
-        moment = value.astimezone(dt.UTC).replace(tzinfo=None) if value.tzinfo else value
-        return f"timestamp '{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03}'"
+        utc = value.astimezone(dt.UTC).replace(tzinfo=None) if value.tzinfo else value
+        return f"timestamp '{utc:%Y-%m-%d %H:%M:%S}.{utc.microsecond // 1000:03}'"
     if isinstance(value, dt.date):
         return f"date '{value:%Y-%m-%d}'"
-    raise QueryError(f"a {type(value).__name__} cannot be a value of a statement")
+    raise QueryError(f"cannot pass a {type(value).__name__} as a parameter")
 
 
 __all__ = ["PrestoEngine", "PrestoServer", "check_reads", "literal", "open_engine", "with_values"]

@@ -1,4 +1,4 @@
-"""Presto's types as Arrow's and the plan's, and its JSON values as Python's."""
+"""Map Presto's types to those of Arrow and the plan, and its JSON values to Python."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOKEN = re.compile(r'\s*("(?:[^"]|"")*"|[(),]|[^\s(),"]+)')
 
 @dataclass(frozen=True, slots=True)
 class SqlType:
-    """A type as the server writes it: `array(row(a bigint))` is a tree. `names` are a row's."""
+    """A type as the server spells it, as a tree: `array(row(a bigint))`. `names` are the members of a row."""
 
     name: str
     inner: tuple[SqlType, ...] = ()
@@ -27,7 +27,7 @@ class SqlType:
 
 
 def parse_type(text: str) -> SqlType:
-    """Return the tree of a type's text."""
+    """Parse the text of a type."""
     type_, rest = _parse([match.group(1) for match in _TOKEN.finditer(text)])
     assert not rest, text
     return type_
@@ -56,16 +56,16 @@ def _parse(tokens: list[str]) -> tuple[SqlType, list[str]]:
 
 
 _ROWS = {row.presto.lower(): row for row in reversed([*SCALARS.values()])}
-"""Presto's type -> the first row that is stored as it."""
+"""Presto's type -> the first row of `SCALARS` that is stored as it."""
 _FOREIGN = {
     "tinyint": (pa.int8(), "int"), "smallint": (pa.int16(), "int"), "time": (pa.time64("us"), "string"),
     "timestamp with time zone": (pa.timestamp("us", "UTC"), "timestamp"),
 }  # fmt: skip
-"""Types that only a query's result can have: Arrow's type, and the nearest of the plan's."""
+"""Types that only the result of a query can have -> Arrow's type, and the nearest type of the plan."""
 
 
 def arrow_type(type_: SqlType) -> pa.DataType:
-    """Return the Arrow type; what Arrow has no word for is text, as the server writes it."""
+    """Return the Arrow type; a type that Arrow lacks becomes a string, as the server writes it."""
     if type_.name == "decimal":
         return pa.decimal128(type_.numbers[0], type_.numbers[1])
     if type_.name == "array":
@@ -82,7 +82,7 @@ def arrow_type(type_: SqlType) -> pa.DataType:
 
 
 def plan_type(type_: SqlType) -> Type:
-    """Return the plan's word for a column's type."""
+    """Return the plan type of a column."""
     if type_.name == "decimal":
         return Type("decimal", type_.numbers[0], type_.numbers[1])
     if type_.name == "array":
@@ -97,17 +97,17 @@ def plan_type(type_: SqlType) -> Type:
 
 
 def arrow_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]) -> pa.Table:
-    """Return *rows* as a table; a name that occurs twice is kept twice."""
+    """Return *rows* as a table; a duplicate column name is kept."""
     types = [parse_type(type_) for _, type_ in columns]
     arrays = []
-    for place, type_ in enumerate(types):
+    for index, type_ in enumerate(types):
         read = _reader(type_)
-        arrays.append(pa.array([read(row[place]) for row in rows], arrow_type(type_)))
+        arrays.append(pa.array([read(row[index]) for row in rows], arrow_type(type_)))
     return pa.Table.from_arrays(arrays, names=[name for name, _ in columns])
 
 
 def _reader(type_: SqlType) -> Callable[[Any], Any]:
-    """Return what makes a Python value of a JSON value of this type."""
+    """Return a function that converts a JSON value of this type to a Python value."""
     row = _ROWS.get(type_.name)
     read = (row.from_presto if row is not None else _READERS.get(type_.name)) or _same
     if type_.name == "array":
@@ -124,7 +124,7 @@ def _reader(type_: SqlType) -> Callable[[Any], Any]:
 
 
 def _key_reader(type_: SqlType, read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return the reader of a map's keys, which JSON has as text whatever their type."""
+    """Return a function that converts the keys of a map, which are strings in JSON whatever their type."""
     if type_.name in ("tinyint", "smallint", "integer", "bigint"):
         return int
     if type_.name == "boolean":
@@ -137,11 +137,11 @@ def _same(value: Any) -> Any:
 
 
 def _zoned(value: str) -> dt.datetime:
-    """Read `2026-01-02 03:04:05.678 UTC` or another zone's name or offset."""
-    moment, _, zone = value.rpartition(" ")
-    naive = dt.datetime.fromisoformat(moment)
+    """Parse `2026-01-02 03:04:05.678 UTC`, or a time with the name or offset of another zone."""
+    local, _, zone = value.rpartition(" ")
+    naive = dt.datetime.fromisoformat(local)
     if zone[0] in "+-":
-        return dt.datetime.fromisoformat(f"{moment}{zone}").astimezone(dt.UTC)
+        return dt.datetime.fromisoformat(f"{local}{zone}").astimezone(dt.UTC)
     from zoneinfo import ZoneInfo
 
     return naive.replace(tzinfo=ZoneInfo(zone)).astimezone(dt.UTC)
