@@ -15,6 +15,8 @@ from typing import Any
 
 from questlog.errors import ProjectNotFound, QuestlogError
 
+COLLECT_PORT = 8090
+"""The collector's port if no other is set."""
 SECRET = re.compile(r"password|secret|\.key\.pem$|token$|credential$|jaas")
 """What a key of a table is called whose value may stand in the environment or a file of its own only."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from questlog.messages import start_logging
+from questlog.settings import COLLECT_PORT, find_project
 
 
 @click.command()
@@ -15,7 +16,7 @@ from questlog.messages import start_logging
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help="0 picks a free one.  [default: the setting collect_port, or 8090]",
+    help=f"0 picks a free one.  [default: the setting collect_port, or {COLLECT_PORT}]",
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="How many processes.")
 @click.option("--json", "as_json", is_flag=True, help="Write log messages as lines of JSON.")
@@ -29,14 +30,13 @@ def collect(folder: Path, host: str | None, port: int | None, workers: int, as_j
     A worker that dies is restarted. `questlog land` moves collected events into tables; `questlog up --collect`
     runs the collector and the lander.
     """
-    from questlog.collector.serve import DEFAULT_PORT, collector_workers
-    from questlog.settings import find_project
+    from questlog.collector.serve import collector_workers
     from questlog.supervise import Supervisor, forked
 
     start_logging(as_json)
     settings = find_project(folder).settings
     host = settings.collect_host if host is None else host
-    port = (settings.collect_port or DEFAULT_PORT) if port is None else port
+    port = (settings.collect_port or COLLECT_PORT) if port is None else port
     code = Supervisor(forked(folder, *collector_workers(folder, host, port, workers))).run()
     if code:
         sys.exit(code)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from questlog.messages import start_logging
+from questlog.settings import COLLECT_PORT
 
 if TYPE_CHECKING:
     import socket
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--only", type=click.Choice(["forwarder", "lander"]), help="Run only this part.")
-@click.option("--collect", is_flag=True, help="Run a collector too, as if the setting collect_port were 8090.")
+@click.option("--collect", is_flag=True, help=f"Also run a collector, on collect_port or {COLLECT_PORT}.")
 @click.option("--json", "as_json", is_flag=True, help="Write log messages as lines of JSON.")
 @click.pass_obj
 def up(folder: Path, only: str | None, collect: bool, as_json: bool) -> None:
@@ -43,9 +44,9 @@ def up(folder: Path, only: str | None, collect: bool, as_json: bool) -> None:
     parts = _parts(folder, only)
     listening: Mapping[str, Sequence[socket.socket]] = {}
     if collect or (settings.collect_port and only is None):
-        from questlog.collector.serve import DEFAULT_PORT, collector_workers
+        from questlog.collector.serve import collector_workers
 
-        port = settings.collect_port or DEFAULT_PORT
+        port = settings.collect_port or COLLECT_PORT
         collectors, listening = collector_workers(folder, settings.collect_host, port, workers=1)
         parts |= collectors
     code = Supervisor(forked(folder, parts, listening)).run()

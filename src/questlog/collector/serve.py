@@ -27,18 +27,16 @@ from questlog.collector.pages import MetricsPage, Readiness
 from questlog.errors import QuestlogError
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.settings import find_project
+from questlog.supervise import Part
 
-DEFAULT_PORT = 8090
 PORT_WAIT_SECONDS = 2.0
 """How long a port may be in use before that is an error."""
-Worker = Callable[[Path, threading.Event, Callable[[], None]], None]
-"""Runs in a process of its own: project folder, the stop event, and what to call once it serves."""
 logger = logging.getLogger("questlog.collector")
 
 
 def collector_workers(
     folder: Path, host: str, port: int, workers: int
-) -> tuple[dict[str, Worker], dict[str, Sequence[socket.socket]]]:
+) -> tuple[dict[str, Part], dict[str, Sequence[socket.socket]]]:
     """Return a collector's workers by name, and the listening sockets that each serves.
 
     The sockets are bound before any worker starts, so that an address in use is reported at once.
@@ -58,7 +56,7 @@ def collector_workers(
     rates, counts = Rates(), Counts([each.path for each in ENDPOINTS], workers)
     names = ["collector"] if workers == 1 else [f"collector {number}" for number in range(1, workers + 1)]
     listening: dict[str, Sequence[socket.socket]] = {name: [each] for name, each in zip(names, sockets, strict=True)}
-    processes: dict[str, Worker] = {
+    processes: dict[str, Part] = {
         name: partial(run_worker, listening[name], rates, Metrics(counts, number), local)
         for number, name in enumerate(names)
     }
