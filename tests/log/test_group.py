@@ -1,12 +1,16 @@
-"""Group commit: who waits for whom. Time is no input here: a missed wake-up would hang and run into the limit."""
+"""Group commit: who waits for whom. No test depends on time: a missed wake-up would hang until the timeout."""
 
+import asyncio
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from questlog.errors import LogUnavailable
 from questlog.log import group
 from questlog.log.group import GroupCommit, Waiter
+from questlog.log.worker import BackgroundCommit, LoopCommit
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -27,15 +31,15 @@ class Commits:
             waiter.result = {1: 1}
 
     def append(self, line: bytes) -> threading.Thread:
-        """Append in a thread of its own, and return once it is in line or leads."""
-        seen = self.in_line()
-        thread = threading.Thread(target=self.commit.submit, args=(Waiter([line], 1),))
+        """Append in a thread of its own; return once it is queued or leads."""
+        seen = self.queued()
+        thread = threading.Thread(target=self.commit.submit, args=([line], 1))
         thread.start()
-        while self.in_line() == seen:
+        while self.queued() == seen:
             pass
         return thread
 
-    def in_line(self) -> int:
+    def queued(self) -> int:
         return len(self.commit._queue) + sum(map(len, self.groups))
 
 
@@ -46,12 +50,12 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
     return Commits()
 
 
-def test_what_comes_during_a_commit_shares_the_next_one(commits: Commits) -> None:
+def test_work_that_comes_during_a_commit_shares_the_next_one(commits: Commits) -> None:
     threads = [commits.append(b"a")]
     assert commits.begun.acquire(timeout=10)
     threads += [commits.append(line) for line in (b"b", b"c")]
     commits.go_on.release(2)
-    while not commits.commit._gathering:  # three were known to wait: the next leader waits for the third
+    while not commits.commit._is_gathering:  # three threads waited, so the next leader waits for a third
         pass
     threads.append(commits.append(b"d"))
     for thread in threads:
@@ -59,14 +63,16 @@ def test_what_comes_during_a_commit_shares_the_next_one(commits: Commits) -> Non
     assert sorted(map(len, commits.groups)) == [1, 3]
 
 
-def test_nobody_waits_for_others_when_alone(commits: Commits) -> None:
+def test_a_lone_thread_does_not_wait_for_others(commits: Commits) -> None:
     commits.go_on.release(3)
     for line in (b"a", b"b", b"c"):
         commits.append(line).join()
     assert commits.groups == [[b"a"], [b"b"], [b"c"]]
 
 
-def test_nobody_waits_for_others_while_there_is_time(commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_does_not_wait_for_others_while_the_process_is_idle(
+    commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(GroupCommit, "_is_busy", lambda self: False)
     threads = [commits.append(b"a")]
     assert commits.begun.acquire(timeout=10)
@@ -77,7 +83,7 @@ def test_nobody_waits_for_others_while_there_is_time(commits: Commits, monkeypat
     assert commits.groups == [[b"a"], [b"b", b"c"]]
 
 
-def test_a_leader_that_waits_in_vain_goes_on(commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_stops_waiting_for_threads_that_do_not_come(commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group, "GATHER_SECONDS", 0.01)
     commits.go_on.release(4)
     threads = [commits.append(b"a")]
@@ -86,4 +92,170 @@ def test_a_leader_that_waits_in_vain_goes_on(commits: Commits, monkeypatch: pyte
     for thread in threads:
         thread.join()
     assert commits.groups == [[b"a"], [b"b"]]
-    assert commits.commit._expected == 1, "and does not wait for them again"
+    assert commits.commit._expected == 1, "and it does not wait for them again"
+
+
+# -- a callback on an event loop -------------------------------------------------------------------
+
+
+class LoopCommits:
+    """A commit in a thread of its own that the test holds back."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.groups: list[list[str]] = []
+        self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self.commit = LoopCommit(self._run, name="test", **({"max_size": 100} | limits))
+
+    def _run(self, waiters: Sequence[Waiter]) -> None:
+        self.groups.append([waiter.work for waiter in waiters])
+        self.begun.release()
+        assert self.go_on.acquire(timeout=10)
+        for waiter in waiters:
+            if waiter.work == "bad":
+                waiter.error = ValueError("bad")
+            elif waiter.work == "stop":
+                raise SystemExit
+            else:
+                waiter.result = True
+
+    async def append(self, work: str) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Exception | None] = loop.create_future()
+        self.commit.submit(loop, work, 1, future.set_result)
+        error = await future
+        if error is not None:
+            raise error
+
+
+def test_work_of_one_turn_shares_a_commit_and_each_gets_its_own_error() -> None:
+    commits = LoopCommits()
+    commits.go_on.release(1)
+
+    async def story() -> list[object]:
+        return await asyncio.gather(*map(commits.append, ("a", "bad", "c")), return_exceptions=True)
+
+    answers = asyncio.run(story())
+    assert commits.groups == [["a", "bad", "c"]]
+    assert [answer and str(answer) for answer in answers] == [None, "bad", None]
+
+
+def test_work_that_arrives_during_a_commit_shares_the_next_one_and_groups_are_cut_by_size() -> None:
+    commits = LoopCommits(max_size=2)
+
+    async def story() -> None:
+        tasks = [asyncio.create_task(commits.append("a"))]
+        await asyncio.to_thread(commits.begun.acquire, timeout=10)
+        tasks += [asyncio.create_task(commits.append(work)) for work in ("b", "c", "d")]
+        await asyncio.sleep(0)
+        commits.go_on.release(3)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(story())
+    assert commits.groups == [["a"], ["b", "c"], ["d"]]
+    assert commits.commit.waiting == 0
+
+
+def test_a_stopped_commit_fails_its_group_and_the_thread_goes_on() -> None:
+    commits = LoopCommits()
+    commits.go_on.release(2)
+
+    async def story() -> None:
+        with pytest.raises(LogUnavailable, match="was stopped: SystemExit"):
+            await commits.append("stop")
+        await commits.append("after")
+
+    asyncio.run(story())
+
+
+def test_two_errors_of_one_commit_are_two_objects() -> None:
+    def refuse(waiters: Sequence[Waiter]) -> None:
+        raise LogUnavailable("full", hint="wait", retry_after=7)
+
+    commit, errors = LoopCommit(refuse, name="test", max_size=100), list[Any]()
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(2):
+            commit.submit(loop, "a", 1, errors.append)
+        while len(errors) < 2:
+            await asyncio.sleep(0)
+
+    asyncio.run(story())
+    assert [(str(error), error.hint, error.retry_after) for error in errors] == [("full", "wait", 7)] * 2
+    assert errors[0] is not errors[1]
+
+
+def test_a_closed_loop_does_not_stop_the_others() -> None:
+    commits, lost = LoopCommits(), list[object]()
+    closed_at_once, closed_later = asyncio.new_event_loop(), asyncio.new_event_loop()
+    commits.commit.submit(closed_at_once, "a", 1, lost.append)
+    closed_at_once.close()
+    commits.commit.submit(closed_later, "b", 1, lost.append)
+    closed_later.run_until_complete(asyncio.sleep(0))
+    assert commits.begun.acquire(timeout=10)
+    closed_later.close()
+    commits.go_on.release(2)
+    asyncio.run(asyncio.wait_for(commits.append("c"), 10))
+    assert commits.groups == [["a", "b"], ["c"]]
+    assert lost == []
+    assert commits.commit.waiting == 0
+
+
+def test_two_loops_share_a_commit() -> None:
+    commits = LoopCommits()
+    threads = [threading.Thread(target=lambda w=work: asyncio.run(commits.append(w))) for work in "abc"]  # type: ignore[misc]
+    threads[0].start()
+    assert commits.begun.acquire(timeout=10)
+    for thread in threads[1:]:
+        thread.start()
+    while commits.commit.waiting < 3:
+        pass
+    commits.go_on.release(3)
+    for thread in threads:
+        thread.join(10)
+    assert [sorted(group) for group in commits.groups] == [["a"], ["b", "c"]]
+
+
+def test_too_much_work_is_refused() -> None:
+    commits = LoopCommits(max_waiting_size=2)
+
+    async def story() -> None:
+        tasks = [asyncio.create_task(commits.append(work)) for work in "ab"]
+        await asyncio.sleep(0)
+        with pytest.raises(LogUnavailable, match="2 requests are already waiting"):
+            await commits.append("c")
+        commits.go_on.release(2)
+        await asyncio.gather(*tasks)
+        commits.go_on.release(1)
+        await commits.append("d")
+
+    asyncio.run(story())
+
+
+# -- fire and forget -------------------------------------------------------------------------------
+
+
+def test_background_work_is_committed_and_flushed_at_the_end() -> None:
+    groups: list[list[str]] = []
+    background = BackgroundCommit(
+        lambda waiters: groups.append([waiter.work for waiter in waiters]), name="test", max_size=2, gather_seconds=3600
+    )
+    assert all(background.put(work, 1) for work in "abcde")
+    assert background.close(10)
+    assert groups == [["a", "b"], ["c", "d"], ["e"]]
+    assert not background.put("late", 1)
+    assert background.close(10), "closing twice is harmless"
+
+
+def test_background_work_is_bounded() -> None:
+    background = BackgroundCommit(
+        lambda waiters: None, name="test", max_size=9, max_waiting=2, max_waiting_size=10, gather_seconds=3600
+    )
+    background.put("a", 9)
+    with pytest.raises(LogUnavailable, match="1 requests are already waiting"):
+        background.put("b", 2)
+    background.put("b", 1)
+    with pytest.raises(LogUnavailable, match="2 requests are already waiting"):
+        background.put("c", 0)
+    assert background.close(10)
+    assert background.waiting == 0

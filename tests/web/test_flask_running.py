@@ -97,7 +97,7 @@ def test_a_full_queue_refuses(app: Flask) -> None:
     client = app.test_client()
     client.get("/guild")
     sender = app.extensions["questlog"]._sender
-    sender.max_waiting = 3
+    sender.commits.max_waiting = 3
     statuses = [client.get("/guild").status_code for _ in range(10)]
     assert statuses == [200, 200] + [503] * 8
     assert sender.refused == 8

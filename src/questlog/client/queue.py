@@ -53,7 +53,7 @@ class Queue:
 
     def put(self, body: bytes) -> None:
         """Return only once the event would survive a power cut; threads share a commit."""
-        self._group.submit(Waiter(body, len(body)))
+        self._group.submit(body, len(body))
 
     def _commit(self, group: Sequence[Waiter]) -> None:
         def insert(connection: sqlite3.Connection) -> None:

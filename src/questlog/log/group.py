@@ -1,4 +1,8 @@
-"""Group commit: the first thread that waits commits for everybody who came meanwhile."""
+"""Group commit: work that arrives while a commit is under way shares the next one.
+
+The core, `Groups`, is a queue that is cut into groups. It has three faces: `GroupCommit` for a thread that waits, and
+in `worker.py` `LoopCommit` for an event loop that is called back, `BackgroundCommit` for a caller that does not wait.
+"""
 
 from __future__ import annotations
 
@@ -6,67 +10,131 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from questlog.errors import LogUnavailable
 
-_LOOK_SECONDS = 1.0  # how often a waiting thread makes sure that the one it waits for still lives
 GATHER_SECONDS = 0.005
-"""How long a leader waits at most for as many others as waited together a moment ago, while the process is
-busy. A commit costs it as much processor time as half a request: 64 clients of the development server made
-it commit for every second request, and for every fourteenth once the leader waited."""
-_BUSY = 0.4  # of a processor; below it there is time for small groups, and nobody waits for others
+"""The longest a leader waits for as many others as waited together a moment ago, while the process is busy. A commit
+costs it as much processor time as half a request: with 64 clients of the development server it committed for every
+second request, and for every fourteenth once the leader waited."""
+_LEADER_CHECK_SECONDS = 1.0  # how often a waiting thread checks that its leader is alive
+_BUSY = 0.4  # of a processor; below that, small groups are cheap enough and no leader waits for others
 
 
 class Waiter:
-    """One thread's work on its way, of a size; then either its result, which is true, or its error."""
+    """Work of a given size. Once it is committed it has a result, which is truthy, or an error of its own."""
 
-    __slots__ = ("error", "finished", "result", "size", "thread", "wake", "work")
+    __slots__ = ("error", "result", "size", "work")
 
     def __init__(self, work: Any, size: int) -> None:
         self.work = work
         self.size = size
         self.result: Any = None
         self.error: BaseException | None = None
-        self.finished = False
+
+
+Commit = Callable[[Sequence[Waiter]], None]
+"""Makes the work of a group durable and only then sets results. Sets the error of a waiter that fails alone."""
+W = TypeVar("W", bound=Waiter)
+
+
+class Groups(Generic[W]):
+    """Waiters in order of arrival, committed one group at a time.
+
+    A group holds at most *max_size*, but at least one waiter.
+    """
+
+    def __init__(self, commit: Commit, *, max_size: int) -> None:
+        self._commit = commit
+        self._max_size = max_size
+        self._lock = threading.Lock()
+        self._queue: list[W] = []
+
+    def _take(self) -> list[W]:
+        """Take the next group off the queue. The caller holds the lock."""
+        size = count = 0
+        for waiter in self._queue:
+            size += waiter.size
+            if count and size > self._max_size:
+                break
+            count += 1
+        group, self._queue = self._queue[:count], self._queue[count:]
+        return group
+
+    def _run(self, group: Sequence[W]) -> None:
+        """Commit a group. However this ends, each waiter has a result or an error."""
+        try:
+            self._commit(group)
+        except Exception as error:
+            _fail(group, error)
+        except BaseException as error:
+            _fail(group, _stopped(error))
+            raise
+
+
+def _fail(group: Sequence[Waiter], error: Exception) -> None:
+    for waiter in group:
+        if not waiter.result and waiter.error is None:
+            waiter.error = _copy(error)
+
+
+def _copy(error: Exception) -> Exception:
+    """Return a copy for one waiter: an error raised in several threads would collect all their tracebacks."""
+    if not isinstance(error, LogUnavailable):
+        return error
+    copy = type(error)(str(error), hint=error.hint, retry_after=error.retry_after)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def _stopped(cause: BaseException | None = None) -> LogUnavailable:
+    return LogUnavailable(f"the committing thread was stopped{f': {cause!r}' if cause else ''}", retry_after=1)
+
+
+class _ThreadWaiter(Waiter):
+    """A thread's work, and the lock on which that thread sleeps."""
+
+    __slots__ = ("is_finished", "thread", "wake")
+
+    def __init__(self, work: Any, size: int) -> None:
+        super().__init__(work, size)
+        self.is_finished = False
         self.thread = threading.current_thread()
         self.wake = threading.Lock()  # held until woken: a bare lock wakes a thread at a fifth of an Event's cost
         self.wake.acquire()
 
 
-class GroupCommit:
-    """Runs *commit* for one group at a time, in the thread of one of its waiters (the leader).
+class GroupCommit(Groups[_ThreadWaiter]):
+    """Runs *commit* in the thread of one of the waiters, the leader, so that no thread is woken to commit.
 
-    Groups are taken in the order of arrival and hold at most *max_size*, one waiter at least. A leader
-    that knows of nobody else does not wait for others. Whatever ends a leader, every waiter of its group
-    gets an answer and the next in line leads.
+    A leader that is alone does not wait for others. However a leader ends, every waiter of its group gets a result
+    or an error and the next in line leads.
     """
 
-    def __init__(self, commit: Callable[[Sequence[Waiter]], None], *, max_size: int) -> None:
-        self._commit = commit
-        self._max_size = max_size
-        self._lock = threading.Lock()
-        self._queue: list[Waiter] = []
-        self._group: Sequence[Waiter] = ()
-        self._leader: Waiter | None = None
+    def __init__(self, commit: Commit, *, max_size: int) -> None:
+        super().__init__(commit, max_size=max_size)
+        self._group: Sequence[_ThreadWaiter] = ()
+        self._leader: _ThreadWaiter | None = None
         self._expected = 1  # how many were waiting at once when the last group was answered
-        self._gathering = False
-        self._looked, self._used = time.monotonic(), time.process_time()
+        self._is_gathering = False
+        self._measured, self._used = time.monotonic(), time.process_time()
 
-    def submit(self, waiter: Waiter) -> Any:
-        """Return the waiter's result once its group is committed.  1 queue  2 wait or lead  3 answer."""
+    def submit(self, work: Any, size: int) -> Any:
+        """Return the result of *work* once its group is committed.  1 queue  2 wait or lead  3 answer."""
+        waiter = _ThreadWaiter(work, size)
         try:
             with self._lock:
                 self._queue.append(waiter)
                 if self._leader is None:
                     self._leader = waiter
-                elif self._gathering and len(self._queue) >= self._expected:
-                    self._gathering = False
+                elif self._is_gathering and len(self._queue) >= self._expected:
+                    self._is_gathering = False
                     _wake(self._leader)
-            while not waiter.finished:
+            while not waiter.is_finished:
                 if self._leader is waiter:
                     self._lead(waiter)
-                elif not waiter.wake.acquire(timeout=_LOOK_SECONDS):
+                elif not waiter.wake.acquire(timeout=_LEADER_CHECK_SECONDS):
                     self._replace_dead_leader()
         except BaseException:
             self._leave(waiter)
@@ -75,61 +143,48 @@ class GroupCommit:
             raise waiter.error
         return waiter.result
 
-    def _lead(self, own: Waiter) -> None:
-        """Commit everybody in line; *own* is first. *commit* sets results last, once they are durable."""
-        busy = self._is_busy()
+    def _lead(self, leader: _ThreadWaiter) -> None:
+        """Commit the next group; *leader* is the first of it."""
+        is_busy = self._is_busy()
         with self._lock:
-            self._gathering = busy and len(self._queue) < self._expected
-        if self._gathering:
-            own.wake.acquire(timeout=GATHER_SECONDS)
+            self._is_gathering = is_busy and len(self._queue) < self._expected
+        if self._is_gathering:
+            leader.wake.acquire(timeout=GATHER_SECONDS)
         with self._lock:
-            self._gathering = False
+            self._is_gathering = False
             group = self._group = self._take()
-        try:
-            self._commit(group)
-        except Exception as error:
-            _fail(group, error)
-        except BaseException as error:
-            _fail(group, LogUnavailable(f"the thread that wrote was stopped: {error!r}", retry_after=1))
-            raise
-        self._hand_over(group, own)
+        self._run(group)
+        self._hand_over(group, leader)
 
     def _is_busy(self) -> bool:
         """Return whether the process was busy since the last group."""
         now, used = time.monotonic(), time.process_time()
-        busy = used - self._used > _BUSY * (now - self._looked)
-        self._looked, self._used = now, used
-        return busy
+        is_busy = used - self._used > _BUSY * (now - self._measured)
+        self._measured, self._used = now, used
+        return is_busy
 
-    def _take(self) -> list[Waiter]:
-        size = taken = 0
-        for waiter in self._queue:
-            size += waiter.size
-            if taken and size > self._max_size:
-                break
-            taken += 1
-        group, self._queue = self._queue[:taken], self._queue[taken:]
-        return group
-
-    def _hand_over(self, group: Sequence[Waiter], own: Waiter) -> None:
-        """Let the next in line lead, then answer the group: it waits for the disk while we wake threads."""
+    def _hand_over(self, group: Sequence[_ThreadWaiter], leader: _ThreadWaiter) -> None:
+        """Let the next in line lead, then answer the group: the successor waits for the disk while threads wake up."""
         with self._lock:
             self._group = ()
             self._expected = len(group) + len(self._queue)
             successor = self._leader = self._queue[0] if self._queue else None
         if successor is not None:
             _wake(successor)
-        _finish(group, own)
+        for waiter in group:
+            waiter.is_finished = True
+            if waiter is not leader:
+                _wake(waiter)
 
-    def _leave(self, waiter: Waiter) -> None:
-        """Take a waiter out that gives up (Ctrl-C, a killed thread); nobody may wait for it."""
+    def _leave(self, waiter: _ThreadWaiter) -> None:
+        """Remove a waiter that gives up (Ctrl-C, a killed thread), so that nobody waits for it."""
         with self._lock:
             if waiter in self._queue:
                 self._queue.remove(waiter)
             if self._leader is not waiter:
                 return
             group = self._group
-        _fail(group, LogUnavailable("the thread that wrote was stopped", retry_after=1))
+        _fail(group, _stopped())
         self._hand_over(group, waiter)
 
     def _replace_dead_leader(self) -> None:
@@ -140,28 +195,6 @@ class GroupCommit:
         self._leave(leader)
 
 
-def _fail(group: Sequence[Waiter], error: Exception) -> None:
-    for waiter in group:
-        if not waiter.result and waiter.error is None:
-            waiter.error = _copy(error)
-
-
-def _copy(error: Exception) -> Exception:
-    """Return an error of its own for each thread: a shared one would collect every thread's traceback."""
-    if not isinstance(error, LogUnavailable):
-        return error
-    copy = type(error)(str(error), hint=error.hint, retry_after=error.retry_after)
-    copy.__cause__ = error.__cause__
-    return copy
-
-
-def _finish(group: Sequence[Waiter], own: Waiter) -> None:
-    for waiter in group:
-        waiter.finished = True
-        if waiter is not own:
-            _wake(waiter)
-
-
-def _wake(waiter: Waiter) -> None:
-    with contextlib.suppress(RuntimeError):  # woken already
+def _wake(waiter: _ThreadWaiter) -> None:
+    with contextlib.suppress(RuntimeError):  # already awake
         waiter.wake.release()

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import threading
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from questlog.errors import LogUnavailable
-from questlog.log.group import Waiter
 from questlog.web.batch import EventBatch
 from questlog.web.matcher import MatchedRequest, RequestMatcher, log_rejected
 from questlog.web.recorder import Recorder
@@ -21,7 +16,6 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-_MAX_GROUP_EVENTS = 5_000
 
 
 class ASGIMiddleware:
@@ -43,7 +37,7 @@ class ASGIMiddleware:
     ) -> None:
         self.app = app
         self.questlog = RequestMatcher(self, project=project, ack=ack, redirects=redirects, settings=settings)
-        self._appender = _Appender(self.questlog.recorder) if ack == "durable" else None
+        self._waits = ack == "durable"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,10 +56,10 @@ class ASGIMiddleware:
     async def record(self, batch: EventBatch) -> None:
         """Make the event durable while other requests continue, or queue it in the background."""
         recorder = self.questlog.recorder
-        if self._appender is None or recorder.captures:
-            recorder.record(batch)
+        if self._waits and not recorder.captures:
+            await _append(recorder, batch)
         else:
-            await self._appender.append(batch)
+            recorder.record(batch)
         log_rejected(batch)
 
 
@@ -97,71 +91,19 @@ class _HeldMessages:
         await self._send({"type": "http.response.body", "body": text})
 
 
-class _Appender:
-    """Appends in a thread of its own what any event loop asks for: all that has come meanwhile shares an fsync."""
+async def _append(recorder: Recorder, batch: EventBatch) -> None:
+    """Return once the events are durable; raise the reason if they are not."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Exception | None] = loop.create_future()
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-        self._reset()
-
-    def _reset(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[Waiter, asyncio.Future[Exception | None]]] = []
-        self._running = False
-        self._thread = ThreadPoolExecutor(1, "questlog-append")
-
-    async def append(self, batch: EventBatch) -> None:
-        """Return once the event is durable; raise why it is not."""
-        if self._pid != os.getpid():
-            self._reset()
-        future: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-        with self._lock:
-            self._waiting.append((Waiter(batch, len(batch.bodies)), future))
-            if not self._running:
-                self._running = True
-                self._thread.submit(self._run)
-        error = await future
-        if error is not None:
-            raise error
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                group, self._waiting = self._waiting[:_MAX_GROUP_EVENTS], self._waiting[_MAX_GROUP_EVENTS:]
-                if not group:
-                    self._running = False
-                    return
-            failure: Exception | None = None
-            try:
-                self._recorder.commit([waiter for waiter, _ in group])
-            except Exception as error:
-                failure = error
-            _answer(group, failure)
-
-
-def _answer(group: Sequence[tuple[Waiter, asyncio.Future[Exception | None]]], failure: Exception | None) -> None:
-    """Tell those who wait, each loop once."""
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Exception | None], Exception | None]]] = {}
-    for waiter, future in group:
-        error = waiter.error if isinstance(waiter.error, Exception) else failure
-        loops.setdefault(future.get_loop(), []).append((future, _own(error)))
-    for loop, answers in loops.items():
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
-            loop.call_soon_threadsafe(_settle, answers)
-
-
-def _settle(answers: Sequence[tuple[asyncio.Future[Exception | None], Exception | None]]) -> None:
-    for future, error in answers:
-        if not future.done():  # its client may have gone
+    def done(error: Exception | None) -> None:
+        if not future.done():  # the client may have gone away
             future.set_result(error)
 
-
-def _own(error: Exception | None) -> Exception | None:
-    """Return an error for one request alone: a shared one would collect everybody's traceback."""
-    if not isinstance(error, LogUnavailable):
-        return error
-    return type(error)(str(error), hint=error.hint, retry_after=error.retry_after)
+    recorder.submit(loop, batch, done)
+    error = await future
+    if error is not None:
+        raise error
 
 
 async def _read_body(request: MatchedRequest, receive: Receive) -> tuple[bytes, Receive]:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from questlog.errors import QuestlogError, Reject
 from questlog.log.group import GroupCommit, Waiter
+from questlog.log.worker import EventLoop, LoopCommit
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.plan import Plan
 from questlog.record import decode_record
@@ -46,7 +47,8 @@ class Recorder:
         self._plan: PreparedPlan | None = None
         self._plan_expires = 0.0
         self._put: Callable[[EventBatch], None] | None = None
-        self._group = GroupCommit(self.commit, max_size=_MAX_GROUP_EVENTS)
+        self._threads = GroupCommit(self.commit, max_size=_MAX_GROUP_EVENTS)
+        self._loops: LoopCommit | None = None
 
     def check(self) -> None:
         """Raise if the config, the project or its plan is invalid."""
@@ -103,7 +105,15 @@ class Recorder:
 
     def _append(self, batch: EventBatch) -> None:
         """Append events together with those of other threads."""
-        self._group.submit(Waiter(batch, len(batch.bodies)))
+        self._threads.submit(batch, len(batch.bodies))
+
+    def submit(self, loop: EventLoop, batch: EventBatch, done: Callable[[Exception | None], None]) -> None:
+        """Append events together with those of other requests, and call *done* on *loop* once they are durable."""
+        if self._loops is None:
+            with self._lock:
+                if self._loops is None:
+                    self._loops = LoopCommit(self.commit, name="questlog-append", max_size=_MAX_GROUP_EVENTS)
+        self._loops.submit(loop, batch, len(batch.bodies), done)
 
     def commit(self, group: Sequence[Waiter]) -> None:
         """Append the batches of a group in one step. A batch that cannot be encoded fails alone."""

@@ -82,7 +82,7 @@ class SqliteLog:
                 raise ValueError(f"a record of {len(record)} bytes; the log takes up to {_MAX_RECORD_BYTES}")
             size += len(record) + 1
         self._check_fork()
-        position: Position = self._group.submit(Waiter(records, size))
+        position: Position = self._group.submit(records, size)
         return position
 
     def _commit(self, group: Sequence[Waiter]) -> None:
