@@ -1,7 +1,7 @@
 """Does a commit stay as quick as the table ages? Ours against PyIceberg's own `append`, in the same run.
 
 Both get the same rows into an Iceberg table of the same schema with a SQLite catalog on the same disk. Ours
-also fsyncs every file, keeps the position and the ledger, and runs its upkeep (timed and reported apart).
+also fsyncs every file, keeps the position and the ledger, and runs its maintenance (timed and reported apart).
 Run: .venv/bin/python bench/commit.py [--commits 10000] [--peer-seconds 600] [--rows 100]
 """
 
@@ -22,8 +22,8 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.transforms import DayTransform
 
 from questlog.lake.iceberg import IcebergTables
+from questlog.lake.maintenance import Maintenance
 from questlog.lake.state import read_state
-from questlog.lake.upkeep import Upkeep
 from questlog.plan.columns import table_schema
 from questlog.plan.load import parse_plan
 
@@ -56,13 +56,13 @@ def batch(schema: pa.Schema, number: int, rows: int) -> pa.Table:
 
 
 class Ours:
-    """`IcebergTables.commit` and upkeep."""
+    """`IcebergTables.commit` and maintenance."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self.folder = folder
         self.tables = IcebergTables(folder / "catalog.db", folder / "lake")
-        self.upkeep = Upkeep(self.tables, lambda: None, grace_seconds=GRACE_SECONDS)
-        self.upkeep_seconds = 0.0
+        self.maintenance = Maintenance(self.tables, lambda: None, grace_seconds=GRACE_SECONDS)
+        self.maintenance_seconds = 0.0
         self.number = 0
 
     def append(self, rows: pa.Table) -> None:
@@ -71,13 +71,13 @@ class Ours:
 
     def after(self) -> None:
         started = time.perf_counter()
-        self.upkeep.step()
-        self.upkeep_seconds += time.perf_counter() - started
+        self.maintenance.step()
+        self.maintenance_seconds += time.perf_counter() - started
 
     def settle(self) -> dict[str, Any]:
-        """Do what upkeep is left once the last files that were replaced may be deleted."""
+        """Do what maintenance is left once the last files that were replaced may be deleted."""
         time.sleep(GRACE_SECONDS + 1)
-        while self.upkeep.step():
+        while self.maintenance.step():
             pass
         return self.facts()
 
@@ -102,7 +102,7 @@ class Peer:
         self.table.append(rows)
 
     def after(self) -> None:
-        """PyIceberg has no upkeep that `append` needs."""
+        """PyIceberg has no maintenance that `append` needs."""
 
     def facts(self) -> dict[str, Any]:
         return {"live files": len(self.table.inspect.files()), "files on disk": on_disk(self.folder)}
@@ -155,7 +155,7 @@ def run(commits: int, peer_seconds: float, rows: int) -> dict[str, Any]:
                 print(number, {name: marks(t).get(str(number)) for name, t in times.items()}, flush=True)
         assert ours.facts()["rows"] == commits * rows
         facts["questlog"]["when the last files replaced may be deleted"] = ours.settle()
-        upkeep = round(ours.upkeep_seconds * 1000 / commits, 2)
+        maintenance = round(ours.maintenance_seconds * 1000 / commits, 2)
         ours.tables.close()
     return {
         "commits": {name: len(t) for name, t in times.items()},
@@ -165,7 +165,7 @@ def run(commits: int, peer_seconds: float, rows: int) -> dict[str, Any]:
             name: {mark: round(m["wall ms"] / marks(t)["10"]["wall ms"], 2) for mark, m in marks(t).items()}
             for name, t in times.items()
         },
-        "upkeep ms per commit": upkeep,
+        "maintenance ms per commit": maintenance,
         "tables": facts,
     }
 

@@ -18,7 +18,7 @@ from questlog.collector.keys.store import KeyStore
 from questlog.importer import Import, Source
 from questlog.lake.iceberg import IcebergTables
 from questlog.lake.ledger import Ledger, read_ledger
-from questlog.lake.upkeep import Upkeep
+from questlog.lake.maintenance import Maintenance
 from questlog.log.kafka.spool import keep_from, read_forwarding, read_handover
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.record import encode_record
@@ -81,7 +81,7 @@ def test_its_tail_lands_once_and_the_ledger_balances(game: Pipeline) -> None:
 def test_its_files_are_merged_and_cleaned_up_without_a_row_lost(game: Pipeline) -> None:
     land(game)
     tables = IcebergTables(game.project.catalog, game.project.warehouse)
-    maintenance = Upkeep(tables, lambda: None, grace_seconds=0)
+    maintenance = Maintenance(tables, lambda: None, grace_seconds=0)
     before = tables.state.execute("select count(*) from questlog_files").fetchone()[0]
     while maintenance.step():
         pass

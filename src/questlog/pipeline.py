@@ -164,7 +164,7 @@ class _Stages:
             self.project.log_folder,
             min_free_bytes=settings.min_free_mb << 20,
             retry_after=settings.retry_after_seconds,
-            floor=checkpoint,
+            checkpoint=checkpoint,
         )
 
 

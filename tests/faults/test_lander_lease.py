@@ -124,4 +124,4 @@ def test_a_lease_held_shows_its_holder_and_number(tmp_path: Path) -> None:
         with Lease(catalog, stale_seconds=0) as second:
             assert second.epoch == 2
             with pytest.raises(Exception, match="number 1"):
-                first.beat()
+                first.heartbeat()

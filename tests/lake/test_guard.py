@@ -11,7 +11,7 @@ import pytest
 
 from questlog.errors import ProjectMoved, QuestlogError
 from questlog.lake.iceberg import IcebergTables
-from questlog.lake.upkeep import Upkeep
+from questlog.lake.maintenance import Maintenance
 from questlog.pipeline import open_pipeline
 from questlog.record import encode_record
 
@@ -37,7 +37,7 @@ def maintain(folder: Path, hours: float = 1, **settings: object) -> None:
     """Run table maintenance as if *hours* had passed, until it has nothing left to do."""
     project = open_pipeline(folder, **settings).project
     tables = IcebergTables(project.catalog, project.warehouse)
-    maintenance = Upkeep(tables, lambda: None, clock=lambda: time.time() + hours * 3600)
+    maintenance = Maintenance(tables, lambda: None, clock=lambda: time.time() + hours * 3600)
     while maintenance.step():
         pass
     tables.close()

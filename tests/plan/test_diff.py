@@ -14,7 +14,7 @@ from pyiceberg.schema import Schema
 
 from questlog.errors import PlanError
 from questlog.lake.evolve import refuse_breaking
-from questlog.lake.schema import grown
+from questlog.lake.schema import evolve_schema
 from questlog.plan import Plan
 from questlog.plan.columns import table_schema
 from questlog.plan.diff import diff_plans
@@ -151,7 +151,7 @@ def is_refused(old: Plan, new: Plan) -> bool:
     catalog.execute("create table questlog_plans (version)")
     catalog.execute("create table questlog_tables (name, schema)")
     for table in old.tables:
-        schema = grown(Schema(), table_schema(old, table), 0).schema
+        schema = evolve_schema(Schema(), table_schema(old, table), 0).schema
         catalog.execute("insert into questlog_tables values (?, ?)", (table, schema.model_dump_json()))
     try:
         refuse_breaking(new, catalog)

@@ -71,18 +71,18 @@ def copy(folder: Path, to: Path) -> Path:
 
 
 def land(folder: Path, **settings: Any) -> None:
-    """Land everything, with upkeep that finds work often."""
-    from questlog.lake import upkeep, version
+    """Land everything, with maintenance that finds work often."""
+    from questlog.lake import maintenance, version
 
-    upkeep.MERGE_FILES = 2
-    upkeep._CROWDED = upkeep._CROWDED.replace(f">= {8} limit", ">= 2 limit")
+    maintenance.MERGE_FILES = 2
+    maintenance._CROWDED = maintenance._CROWDED.replace(f">= {8} limit", ">= 2 limit")
     version.KEEP_SNAPSHOTS = version.KEEP_METADATA = 2
     version.FOLD_MANIFESTS = 3
     with open_pipeline(folder, batch_records=BATCH, **settings).lander() as lander:
-        lander._upkeep._grace_ms = 0
+        lander._maintenance._grace_ms = 0
         lander.drain()
         for _ in range(20):
-            if not lander._upkeep.step():
+            if not lander._maintenance.step():
                 break
 
 

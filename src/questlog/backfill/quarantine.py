@@ -48,7 +48,7 @@ class QuarantineBackfill:
                 for path, rows in files:
                     if stop.is_set():
                         break
-                    lease.beat()
+                    lease.heartbeat()
                     self._file(tables, plan, path, start, end, result)
                     read += rows
                     shown(result.records, read, total)

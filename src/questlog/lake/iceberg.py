@@ -18,12 +18,12 @@ from pyiceberg.transforms import DayTransform
 
 from questlog.errors import LakeUnavailable, QuestlogError
 from questlog.lake.checkpoint import Checkpoint, encode_position, merge_checkpoints, read_summary, summary_notes
-from questlog.lake.datafile import merge_files, read_rows, shape_of, write_rows
+from questlog.lake.datafile import layout_of, merge_files, read_rows, write_rows
 from questlog.lake.evolve import refuse_breaking
 from questlog.lake.fileio import NewFiles
 from questlog.lake.ledger import count_rows
 from questlog.lake.parquet import DAY_COLUMN, METRICS, aligned
-from questlog.lake.schema import Growth, grown, read_renamed, renamed_property
+from questlog.lake.schema import EvolvedSchema, evolve_schema, read_renamed, renamed_property
 from questlog.lake.state import (
     CATALOG,
     NAMESPACE,
@@ -107,14 +107,14 @@ class IcebergTables:
         query = "select table_name from iceberg_tables where catalog_name = ? and table_namespace = ? order by 1"
         return [name for (name,) in self.state.execute(query, (CATALOG, NAMESPACE))]
 
-    def replace(self, table: str, paths: Mapping[str, str], day: int | None, beat: Callable[[], None]) -> None:
+    def replace(self, table: str, paths: Mapping[str, str], day: int | None, heartbeat: Callable[[], None]) -> None:
         """Put the rows of the files *paths* (each with its manifest), all of one day, into one file."""
         base = self._version(table)
         assert base is not None
-        shape = shape_of(base.metadata.schema())
+        layout = layout_of(base.metadata.schema())
         notes = summary_notes(_checkpoint(base.metadata))
         with self._writing(table) as files:
-            merged = merge_files(list(paths), day, shape, _folder(base.metadata) / "data", files, beat)
+            merged = merge_files(list(paths), day, layout, _folder(base.metadata) / "data", files, heartbeat)
             change = next_version(base, base.metadata, files, added=[merged], removed=paths, notes=notes)
             self._move([_Step(table, base, change)], files, ())
 
@@ -138,7 +138,7 @@ class IcebergTables:
         """Return the rows of one of the table's files, under the columns that it has now."""
         found = self._version(table)
         assert found is not None
-        return read_rows(path, shape_of(found.metadata.schema()))
+        return read_rows(path, layout_of(found.metadata.schema()))
 
     def version(self, table: str) -> Version | None:
         """Return the table's current version, or None if there is no such table."""
@@ -199,23 +199,23 @@ class IcebergTables:
         aliases = self._aliases(table)
         metadata = base.metadata
         renamed = read_renamed(metadata.properties)
-        growth = grown(metadata.schema(), rows.schema, metadata.last_column_id, aliases, renamed)
-        metadata = _with_growth(metadata, growth)
-        shape = shape_of(metadata.schema())
+        evolved = evolve_schema(metadata.schema(), rows.schema, metadata.last_column_id, aliases, renamed)
+        metadata = _with_evolved(metadata, evolved)
+        layout = layout_of(metadata.schema())
         notes = summary_notes(Checkpoint(merge(_checkpoint(base.metadata).position, through), plan_version))
-        added = write_rows(aligned(rows, shape.arrow, growth.moved), shape, _folder(metadata) / "data", files)
+        added = write_rows(aligned(rows, layout.arrow, evolved.moved), layout, _folder(metadata) / "data", files)
         return _Step(table, base, next_version(base, metadata, files, added=added, notes=notes))
 
     def _kept(self, table: str, keep: Mapping[str, pa.Table], files: NewFiles) -> _Step:
         """Write the version that has of the files in *keep* only those rows."""
         base = self._version(table)
         assert base is not None
-        shape = shape_of(base.metadata.schema())
+        layout = layout_of(base.metadata.schema())
         query = "select manifest from questlog_files where table_name = ? and path = ?"
         removed = {path: self.state.execute(query, (table, path)).fetchone()[0] for path in keep}
         notes = summary_notes(_checkpoint(base.metadata))
         folder = _folder(base.metadata) / "data"
-        added = [file for rows in keep.values() if rows.num_rows for file in write_rows(rows, shape, folder, files)]
+        added = [file for rows in keep.values() if rows.num_rows for file in write_rows(rows, layout, folder, files)]
         return _Step(table, base, next_version(base, base.metadata, files, added=added, removed=removed, notes=notes))
 
     def _move(self, steps: Sequence[_Step], files: NewFiles, counted: Sequence[LedgerRow]) -> None:
@@ -326,15 +326,15 @@ def _adopt_version(connection: sqlite3.Connection, table: str, version: Version)
 
 def _blank(location: Path, columns: pa.Schema) -> Version:
     """Return a table that does not exist yet; its first commit creates it."""
-    growth = grown(Schema(), columns, 0)
-    day = PartitionField(growth.schema.find_field(DAY_COLUMN).field_id, 1000, DayTransform(), "received_day")
+    evolved = evolve_schema(Schema(), columns, 0)
+    day = PartitionField(evolved.schema.find_field(DAY_COLUMN).field_id, 1000, DayTransform(), "received_day")
     metadata = {
         "format-version": 2,
         "location": str(location),
         "table-uuid": uuid.uuid4(),
-        "schemas": [growth.schema],
+        "schemas": [evolved.schema],
         "current-schema-id": 0,
-        "last-column-id": growth.last_id,
+        "last-column-id": evolved.last_id,
         "partition-specs": [PartitionSpec(day, spec_id=0)],
         "default-spec-id": 0,
         "last-partition-id": 1000,
@@ -345,21 +345,21 @@ def _blank(location: Path, columns: pa.Schema) -> Version:
     return Version(TableMetadataV2.model_validate(metadata))
 
 
-def _with_growth(metadata: TableMetadataV2, growth: Growth) -> TableMetadataV2:
+def _with_evolved(metadata: TableMetadataV2, evolved: EvolvedSchema) -> TableMetadataV2:
     """Return the metadata with the grown schema as current; an equal schema of the past is used again."""
-    properties = {**metadata.properties, **renamed_property(metadata.properties, growth)}
-    known = next((s for s in metadata.schemas if s == growth.schema), None)
+    properties = {**metadata.properties, **renamed_property(metadata.properties, evolved)}
+    known = next((s for s in metadata.schemas if s == evolved.schema), None)
     if known is not None and known.schema_id == metadata.current_schema_id and properties == metadata.properties:
         return metadata
     schemas = list(metadata.schemas)
     if known is None:
-        known = growth.schema.model_copy(update={"schema_id": max(s.schema_id for s in schemas) + 1})
+        known = evolved.schema.model_copy(update={"schema_id": max(s.schema_id for s in schemas) + 1})
         schemas.append(known)
     return metadata.model_copy(
         update={
             "schemas": schemas,
             "current_schema_id": known.schema_id,
-            "last_column_id": max(metadata.last_column_id, growth.last_id),
+            "last_column_id": max(metadata.last_column_id, evolved.last_id),
             "properties": properties,
         }
     )

@@ -1,6 +1,6 @@
-"""Columns of a table: Arrow and plan types as Iceberg's, and how a table grows when a plan does.
+"""Columns of a table: Arrow and plan types as Iceberg's, and how a table's schema evolves with the plan.
 
-A table's columns only ever grow. Field ids, not names, say which column is which.
+Columns are added and widened, never removed. A column is identified by its field id, not by its name.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _WIDER = {
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
-    """A schema that takes the plan's columns. `moved` maps their names to the table's where these differ.
+class EvolvedSchema:
+    """A schema that can store the plan's columns. `moved` maps their names to the table's where these differ.
 
-    `renamed` remembers every former name of a column, so that a process with the old plan still finds it.
+    `renamed` keeps every former name of a column, so that a process with the old plan still finds it.
     """
 
     schema: Schema
@@ -39,17 +39,17 @@ class Growth:
     last_id: int
 
 
-def grown(
+def evolve_schema(
     schema: Schema,
     columns: pa.Schema,
     last_id: int,
     aliases: Mapping[str, Sequence[str]] | None = None,
     renamed: Mapping[str, str] | None = None,
-) -> Growth:
-    """Return *schema* so grown that it takes *columns*.
+) -> EvolvedSchema:
+    """Return *schema* evolved so that it can store *columns*.
 
-    A column that is missing and whose alias is a column that the plan no longer has is that column,
-    renamed. What is missing still is added at the end; a type grows to hold both; nothing is ever removed.
+    If a column is missing and one of its aliases names a column that the plan no longer has, that column is
+    renamed. Any other missing column is added at the end, and types are widened to hold both. Nothing is removed.
     """
     ids = count(last_id + 1)
     fields = {field.name: field for field in schema.fields}
@@ -72,16 +72,16 @@ def grown(
         former.pop(name, None)
     order = {field.field_id: place for place, field in enumerate(schema.fields)}
     ordered = sorted(fields.values(), key=lambda field: order.get(field.field_id, field.field_id + len(order)))
-    return Growth(Schema(*ordered), moved, former, next(ids) - 1)
+    return EvolvedSchema(Schema(*ordered), moved, former, next(ids) - 1)
 
 
 def _may_move(name: str, fields: Mapping[str, NestedField], column: pa.Field, planned: Sequence[str]) -> bool:
-    """Return whether *column*, once renamed to *name*, may be written there: the plan that renamed it is away."""
+    """Return whether *column*, which was renamed to *name*, may be written there: an older plan is in use again."""
     if name not in fields or name in planned:
         return False
     try:
         _merged(fields[name].field_type, column.type, count(0), name)
-    except QuestlogError:  # another field that took the old name
+    except QuestlogError:  # another field has taken the old name
         return False
     return True
 
@@ -101,7 +101,7 @@ def _new_type(type_: pa.DataType, ids: Iterator[int]) -> IcebergType:
 
 
 def _merged(old: IcebergType, new: pa.DataType, ids: Iterator[int], path: str) -> IcebergType:
-    """Return the type that holds values of both; members that are only in *old* stay."""
+    """Return the type that holds the values of both; members that exist only in *old* are kept."""
     if isinstance(old, StructType) and pa.types.is_struct(new):
         members = {f.name: f for f in old.fields}
         for f in new:
@@ -155,7 +155,7 @@ def _arrow_type(type_: IcebergType) -> pa.DataType:
 
 
 def names_by_id(file: pa.Schema, current: Schema) -> dict[str, str]:
-    """Return a file's column names -> the table's names now, by field id."""
+    """Map a file's column names to the table's current names, by field id."""
     now = {field.field_id: field.name for field in current.fields}
     return {
         column.name: now[int(column.metadata[b"PARQUET:field_id"])]
@@ -165,16 +165,16 @@ def names_by_id(file: pa.Schema, current: Schema) -> dict[str, str]:
 
 
 _RENAMED = "questlog.renamed"
-"""The table property that holds `Growth.renamed`."""
+"""The table property that holds `EvolvedSchema.renamed`."""
 
 
 def read_renamed(properties: Mapping[str, str]) -> dict[str, str]:
-    """Return the former names of columns, each with the column's name now, from a table's *properties*."""
+    """Return the former names of columns, each with its current name, from a table's *properties*."""
     return dict(json.loads(properties.get(_RENAMED, "{}")))
 
 
-def renamed_property(properties: Mapping[str, str], growth: Growth) -> dict[str, str]:
-    """Return the property to set on the table for what *growth* renamed; none if nothing was ever renamed."""
-    if not (growth.renamed or read_renamed(properties)):
+def renamed_property(properties: Mapping[str, str], evolved: EvolvedSchema) -> dict[str, str]:
+    """Return the table property that records the renamed columns; empty if none was ever renamed."""
+    if not (evolved.renamed or read_renamed(properties)):
         return {}
-    return {_RENAMED: json.dumps(dict(growth.renamed), sort_keys=True)}
+    return {_RENAMED: json.dumps(dict(evolved.renamed), sort_keys=True)}

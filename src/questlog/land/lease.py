@@ -64,7 +64,7 @@ class Lease:
                 (self.epoch, os.getpid(), _command(), time.time_ns() // 1_000_000, int(self._locked)),
             )
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Show that this lander lives; raise `LanderFenced` if it was replaced."""
         assert self._connection is not None
         check_epoch(self._connection, self.epoch)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from questlog.errors import LakeUnavailable, LogUnavailable, PlanError
 from questlog.lake.iceberg import IcebergTables
+from questlog.lake.maintenance import Maintenance
 from questlog.lake.state import (
     DAMAGED,
     DUPLICATE,
@@ -23,7 +24,6 @@ from questlog.lake.state import (
     save_seen,
     unavailable,
 )
-from questlog.lake.upkeep import Upkeep
 from questlog.land import Landed, StopSignal
 from questlog.land.landed_time import with_landed_time
 from questlog.land.lease import Lease
@@ -74,7 +74,7 @@ class LandingLoop:
             self._lease = stack.enter_context(Lease(self._catalog_path))
             self._tables = IcebergTables(self._catalog_path, self._warehouse, epoch=self._lease.epoch)
             stack.callback(self._tables.close)
-            self._upkeep = Upkeep(self._tables, self._lease.beat)
+            self._maintenance = Maintenance(self._tables, self._lease.heartbeat)
             self._tables.adopt(self._plan())
             self._stack = stack.pop_all()
         return self
@@ -86,9 +86,9 @@ class LandingLoop:
     def _db(self) -> sqlite3.Connection:
         return self._tables.state
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Show that this lander lives while it does not land; raise `LanderFenced` if it was replaced."""
-        self._lease.beat()
+        self._lease.heartbeat()
 
     def step(self) -> Landed:
         """Land one batch, or raise `LakeUnavailable` and leave the rest of it for the next step."""
@@ -99,7 +99,7 @@ class LandingLoop:
 
     def _land(self) -> Landed:
         """1 read  2 shape  3 ids  4 commit each table  5 commit checkpoint, last."""
-        self._lease.beat()
+        self._lease.heartbeat()
         checkpoint, positions = read_checkpoint(self._db), read_positions(self._db)
         plan, until = self._unfinished(positions, checkpoint) or (self._plan(), None)
         self._tables.adopt(plan)
@@ -111,10 +111,10 @@ class LandingLoop:
         shaped = shape(batch.entries, plan, committed=held, seen=partial(find_seen, self._db), gaps=batch.gaps)
         if shaped.seen:
             save_seen(self._db, shaped.seen, max(e.received_ms for e in batch.entries), self._lease.epoch)
-            self._upkeep.remembered(len(shaped.seen))
+            self._maintenance.remembered(len(shaped.seen))
         now_ms = time.time_ns() // 1_000_000
         for name, rows in shaped.tables.items():
-            self._lease.beat()
+            self._lease.heartbeat()
             self._tables.commit(name, with_landed_time(rows, now_ms), batch.through, plan.version)
         lost = sum(gap.until - gap.first for gap in batch.gaps)
         tables = {name: event.table for name, event in plan.events.items()}
@@ -123,7 +123,7 @@ class LandingLoop:
         save_checkpoint(self._db, batch.through, counted, self._lease.epoch)
         if batch.entries and shaped.seen:
             oldest = min(entry.received_ms for entry in batch.entries)
-            self._upkeep.forget_ids(oldest - int((plan.dedup_hours + 1) * _HOUR_MS))
+            self._maintenance.forget_ids(oldest - int((plan.dedup_hours + 1) * _HOUR_MS))
         return Landed(len(batch.entries), {n: t.num_rows for n, t in shaped.tables.items()}, shaped.duplicates)
 
     def _unfinished(
@@ -149,7 +149,7 @@ class LandingLoop:
         while True:
             before = read_checkpoint(self._db)
             landed = self.step()
-            self._upkeep_quietly()
+            self._maintain()
             total += landed
             if shown is not None:
                 shown(total.records, waiting)
@@ -169,7 +169,7 @@ class LandingLoop:
             if landed is None:
                 stop.wait(WAIT_SECONDS)
             elif landed.records:
-                self._upkeep_quietly()
+                self._maintain()
                 self._trim(read_checkpoint(self._db))
                 self._rest(stop)
             else:
@@ -189,7 +189,7 @@ class LandingLoop:
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 logger.error("stage=land waiting, events stay in the log: %s %s", error, error.hint)
-            self._lease.beat()
+            self._lease.heartbeat()
             return None
         if self._trouble:
             logger.info("stage=land goes on")
@@ -202,12 +202,12 @@ class LandingLoop:
             )  # fmt: skip
         return landed
 
-    def _upkeep_quietly(self) -> bool:
-        """Do a piece of upkeep; if the disk is full it can wait."""
+    def _maintain(self) -> bool:
+        """Do a piece of maintenance; if the disk is full it can wait."""
         try:
-            return self._upkeep.step()
+            return self._maintenance.step()
         except (LakeUnavailable, sqlite3.Error, OSError) as error:
-            logger.warning("stage=upkeep put off: %s", error)
+            logger.warning("stage=maintenance put off: %s", error)
             return False
 
     def _rest(self, stop: StopSignal) -> None:
@@ -221,8 +221,8 @@ class LandingLoop:
     def _idle(self, stop: StopSignal) -> None:
         """Return when there is something to land."""
         while not stop.is_set() and not self._waiting():
-            self._lease.beat()
-            if not self._upkeep_quietly():
+            self._lease.heartbeat()
+            if not self._maintain():
                 stop.wait(POLL_SECONDS)
 
     def _waiting(self) -> int:

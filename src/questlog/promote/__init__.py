@@ -170,15 +170,15 @@ class Promotion:
         """Show that the laptop's lander lives while it does not land, or another would take its place."""
         stop, lost = threading.Event(), list[BaseException]()
 
-        def beat() -> None:
+        def heartbeat() -> None:
             try:
                 while not stop.wait(BEAT_SECONDS):
-                    self._lander.beat()
+                    self._lander.heartbeat()
             except BaseException as error:
                 lost.append(error)
 
-        self._lander.beat()
-        thread = threading.Thread(target=beat, name="questlog-promote", daemon=True)
+        self._lander.heartbeat()
+        thread = threading.Thread(target=heartbeat, name="questlog-promote", daemon=True)
         thread.start()
         try:
             yield

@@ -10,7 +10,7 @@ from pyiceberg.schema import Schema
 
 from questlog.errors import PlanError
 from questlog.lake.evolve import breaking_faults, table_columns
-from questlog.lake.schema import Growth, arrow_schema, grown, read_renamed, renamed_property
+from questlog.lake.schema import EvolvedSchema, arrow_schema, evolve_schema, read_renamed, renamed_property
 from questlog.land.spark.state import LanderState
 from questlog.land.spark.tables import SparkTables, iceberg_schema
 from questlog.land.spark.workers import Target
@@ -62,21 +62,23 @@ def _try_to_evolve(tables: SparkTables, plan: Plan, name: str) -> Target:
     events = plan.tables.get(name, [])
     aliases = {field.name: field.aliases for event in events for field in event.fields if field.aliases}
     properties = metadata["properties"]
-    growth = grown(schema, table_schema(plan, name), metadata["last-column-id"], aliases, read_renamed(properties))
-    wanted = renamed_property(properties, growth)
+    evolved = evolve_schema(
+        schema, table_schema(plan, name), metadata["last-column-id"], aliases, read_renamed(properties)
+    )
+    wanted = renamed_property(properties, evolved)
     if description := " ".join(event.description for event in events if event.description):
         wanted[COMMENT] = description
     changed = {key: text for key, text in wanted.items() if properties.get(key) != text}
-    if growth.schema != schema or changed:
-        _commit(tables, name, growth, changed)
-    return Target(arrow_schema(growth.schema), growth.moved)
+    if evolved.schema != schema or changed:
+        _commit(tables, name, evolved, changed)
+    return Target(arrow_schema(evolved.schema), evolved.moved)
 
 
-def _commit(tables: SparkTables, name: str, growth: Growth, properties: Mapping[str, str]) -> None:
+def _commit(tables: SparkTables, name: str, evolved: EvolvedSchema, properties: Mapping[str, str]) -> None:
     """Swap the table's metadata for one with the new schema; fails if another commit was faster."""
     operations = tables.catalog.table(tables.namespace, name).operations()
     base = operations.current()
     iceberg: Any = tables.catalog.spark._jvm.org.apache.iceberg
-    schema = iceberg.SchemaParser.fromJson(growth.schema.model_dump_json())
-    change = iceberg.TableMetadata.buildFrom(base).setCurrentSchema(schema, growth.last_id)
+    schema = iceberg.SchemaParser.fromJson(evolved.schema.model_dump_json())
+    change = iceberg.TableMetadata.buildFrom(base).setCurrentSchema(schema, evolved.last_id)
     operations.commit(base, change.setProperties(dict(properties)).build())

@@ -21,7 +21,7 @@ from questlog.durable import is_disk_full
 from questlog.errors import LogFull, LogUnavailable
 from questlog.log import START, Batch, Position
 from questlog.log.group import GroupCommit, Waiter
-from questlog.log.sqlite.partition import Displaced, Floor, Trimmer, Writer, claim
+from questlog.log.sqlite.partition import Displaced, ReadCheckpoint, Trimmer, Writer, claim
 from questlog.log.sqlite.reader import Reader
 
 UNLIMITED = 2**62
@@ -41,7 +41,7 @@ class SqliteLog:
         min_free_bytes: int = 64 << 20,
         min_free_files: int = 100,
         retry_after: float = 5.0,
-        floor: Floor | None = None,
+        checkpoint: ReadCheckpoint | None = None,
         segment_bytes: int = 32 << 20,
         segment_seconds: float = 3600.0,
         trim_grace_seconds: float = 60.0,
@@ -50,7 +50,7 @@ class SqliteLog:
         self.min_free_bytes = min_free_bytes
         self.min_free_files = min_free_files
         self.retry_after = retry_after
-        self._floor = floor
+        self._checkpoint = checkpoint
         self._segment_bytes, self._segment_seconds = segment_bytes, segment_seconds
         self._grace_seconds = trim_grace_seconds
         self._reset()
@@ -120,7 +120,7 @@ class SqliteLog:
         self._refuse_when_full()
         if self._writer is None:
             self._writer = claim(
-                self.folder, self._floor, segment_bytes=self._segment_bytes, segment_seconds=self._segment_seconds
+                self.folder, self._checkpoint, segment_bytes=self._segment_bytes, segment_seconds=self._segment_seconds
             )
         self._writer.probe()
 
@@ -132,7 +132,7 @@ class SqliteLog:
                 return self._writer.append(rows), self._writer.partition
             self._drop_writer()
         self._writer = claim(
-            self.folder, self._floor, segment_bytes=self._segment_bytes, segment_seconds=self._segment_seconds
+            self.folder, self._checkpoint, segment_bytes=self._segment_bytes, segment_seconds=self._segment_seconds
         )
         return self._writer.append(rows), self._writer.partition
 

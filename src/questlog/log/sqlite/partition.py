@@ -34,8 +34,8 @@ _NAME = re.compile(r"^(\d{10})-(\d{16})\.db$")
 _GONE = re.compile(r"^(\d{10})\.gone$")
 _LOOK_SECONDS = 0.1
 
-Floor = Callable[[], Position]
-"""Returns how far the log has been read, as the readers remember it."""
+ReadCheckpoint = Callable[[], Position]
+"""Returns how far the log has been read, according to its readers."""
 _Behind = Callable[[int, int], bool]
 
 
@@ -151,7 +151,7 @@ class Writer:
         self._lock.release()
 
 
-def claim(folder: Path, floor: Floor | None, *, segment_bytes: int, segment_seconds: float) -> Writer:
+def claim(folder: Path, checkpoint: ReadCheckpoint | None, *, segment_bytes: int, segment_seconds: float) -> Writer:
     """Claim a partition nobody writes to, or begin a new one. The lock dies with the process.
 
     A partition's number is drawn at random, once: it is its identity. A log folder that was deleted or
@@ -160,7 +160,7 @@ def claim(folder: Path, floor: Floor | None, *, segment_bytes: int, segment_seco
     make_folder(folder)
     taken = list_gone(folder)
     known = [partition for partition in list_segments(folder) if partition not in taken]
-    behind = _below_floor(floor if known else None)
+    behind = _behind_checkpoint(checkpoint if known else None)
     for partition in known:
         writer = _reclaim(folder, partition, behind, segment_bytes, segment_seconds)
         if writer is not None:
@@ -174,7 +174,7 @@ def claim(folder: Path, floor: Floor | None, *, segment_bytes: int, segment_seco
 
 def seal(folder: Path, partition: int) -> None:
     """Begin a new last segment in a partition nobody writes to, so that the old one may be trimmed."""
-    writer = _reclaim(folder, partition, _below_floor(None), 0, 0)
+    writer = _reclaim(folder, partition, _behind_checkpoint(None), 0, 0)
     if writer is not None:
         writer.close()
 
@@ -244,12 +244,12 @@ def _reclaim(
     return Writer(folder, partition, lock, end, segment_bytes=segment_bytes, segment_seconds=segment_seconds)
 
 
-def _below_floor(floor: Floor | None) -> _Behind:
+def _behind_checkpoint(checkpoint: ReadCheckpoint | None) -> _Behind:
     """Return a test: was *partition* read beyond *end*? Then it is an old copy, and is not written to."""
-    if floor is None:
+    if checkpoint is None:
         return lambda partition, end: False
     try:
-        reached = floor()
+        reached = checkpoint()
     except Exception:  # whatever keeps the readers' memory from being read must not keep events out
         return lambda partition, end: True
     return lambda partition, end: reached.get(partition, 0) > end

@@ -1,7 +1,7 @@
-"""Upkeep of the lake, a bounded piece at a time: small files merged, dead files deleted, old ids forgotten.
+"""Maintenance of the tables, a bounded piece at a time: small files merged, dead files deleted, old ids forgotten.
 
 Every piece is one commit or can be repeated: a crash in its middle costs its work, nothing else.
-Snapshots and metadata files need no upkeep, each commit drops the oldest of them.
+Snapshots and metadata files need no maintenance, each commit drops the oldest of them.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ and day < (select max(day) from questlog_files where table_name = f.table_name)
 group by table_name, day having count(*) > 1 limit 1"""
 
 
-class Upkeep:
-    """Keeps commits, files and look-ups as quick as on the first day. One per lander; *beat* shows it lives."""
+class Maintenance:
+    """Keeps commits, files and look-ups as quick as on the first day. One per lander; *heartbeat* shows it lives."""
 
     def __init__(
         self,
         tables: IcebergTables,
-        beat: Callable[[], None],
+        heartbeat: Callable[[], None],
         *,
         grace_seconds: float = GRACE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._tables, self._beat = tables, beat
+        self._tables, self._heartbeat = tables, heartbeat
         self._grace_ms = int(grace_seconds * 1000)
         self._clock = clock
         self._swept = -SWEEP_SECONDS
@@ -83,7 +83,7 @@ class Upkeep:
             if total >= TARGET_BYTES and len(chosen) > 1:
                 break
         in_order = sorted(chosen, key=lambda path: chosen[path][1])
-        self._tables.replace(table, {path: chosen[path][0] for path in in_order}, day, self._beat)
+        self._tables.replace(table, {path: chosen[path][0] for path in in_order}, day, self._heartbeat)
         return True
 
     def _delete(self) -> bool:
@@ -123,7 +123,7 @@ class Upkeep:
         root = self._tables.warehouse / NAMESPACE
         found = 0
         for folder in sorted(root.iterdir()) if root.is_dir() else ():
-            self._beat()
+            self._heartbeat()
             version = self._tables.version(folder.name)
             files = {str(p.relative_to(self._tables.warehouse)): str(p) for p in folder.rglob("*") if p.is_file()}
             live, garbage = self._named(folder.name, version)
