@@ -1,4 +1,4 @@
-"""The cluster's export: Presto's hive catalog, Spark's Hive support and the Iceberg tables give the same answers."""
+"""The cluster's export: Presto's hive catalog and Spark's Hive support return the rows of the Iceberg tables."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ spark.stop()
 
 
 class Exports:
-    """The shop's tables, and where they are exported to."""
+    """The shop's tables, and the target of the export."""
 
     def __init__(self, shop: Shop, stack: Stack) -> None:
         self.shop, self.stack = shop, stack
@@ -79,7 +79,7 @@ def exports(shop: Shop, stack: Stack) -> Iterator[Exports]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value of any engine in one form."""
+    """Return a value of any engine in a common form."""
     if hasattr(value, "asDict"):
         return plain(value.asDict())
     if isinstance(value, dict):
@@ -123,7 +123,7 @@ def test_sparks_hive_support_answers_like_the_iceberg_tables(exports: Exports) -
         assert lines(rows) == lines(json.loads(json.dumps(wanted, default=str))), text
 
 
-def test_only_days_that_changed_are_written_again_and_old_files_go_later(exports: Exports) -> None:
+def test_only_changed_days_are_rewritten_and_old_files_are_deleted_later(exports: Exports) -> None:
     again = exports.run("purchases", "join_guild", "quarantine")
     assert [one.written for one in again.values()] == [[], [], []]
     spark = exports.shop.spark
@@ -164,7 +164,7 @@ def folders(spark: Any, root: str) -> list[str]:
     return [status.getPath().getName() for status in system.listStatus(path)]
 
 
-def test_a_table_that_something_else_made_is_left_alone(exports: Exports) -> None:
+def test_a_table_that_no_export_created_is_left_alone(exports: Exports) -> None:
     exports.hive._answer("create table stranger (x bigint)")
     make_grown(exports, "stranger")
     with pytest.raises(QuestlogError, match="no export of"):

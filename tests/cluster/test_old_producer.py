@@ -1,4 +1,4 @@
-"""A game that has no questlog in it goes on as it was, and lands in the same tables."""
+"""A game without questlog keeps working, and its events land in the same tables."""
 
 from __future__ import annotations
 

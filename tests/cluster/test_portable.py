@@ -1,4 +1,4 @@
-"""Analysts' questions, typed once, answered the same by DuckDB, Spark and Presto."""
+"""Analysts' queries, written once, with the same results on DuckDB, Spark and Presto."""
 
 import math
 import re
@@ -17,7 +17,7 @@ QUERIES = [(name, sql.strip()) for name, sql in re.findall(r"^-- (.*)\n((?:(?!--
 
 
 def plain(value: Any) -> Any:
-    """Return a value so that engines which differ only in the type of a number agree."""
+    """Return a value in a form that is equal if engines differ only in the type of a number."""
     if isinstance(value, Decimal | float | int) and not isinstance(value, bool):
         return None if isinstance(value, float) and math.isnan(value) else round(Decimal(str(value)), 6).normalize()
     return value
@@ -27,7 +27,7 @@ def plain_rows(rows: Any) -> list[tuple[Any, ...]]:
     return [tuple(map(plain, row)) for row in rows]
 
 
-def test_the_corpus_is_read_whole() -> None:
+def test_the_corpus_is_read_completely() -> None:
     assert len(QUERIES) == TEXT.count(";\n") >= 40
 
 
@@ -41,7 +41,7 @@ def test_three_engines_agree(shop: "Shop", name: str, sql: str) -> None:
 
 
 def _spark_events(shop: "Shop") -> None:
-    """Give Spark the view that the catalog holds in Presto's own words."""
+    """Create the view `events` for Spark: the one in the catalog is in Presto's dialect."""
     shared = ", ".join(c.name for c in shop.presto.tables()["events"])
     parts = [f"select {shared} from lake.{shop.server.schema}.{table}" for table in ("purchases", "join_guild")]
     shop.spark.sql("create or replace temp view events as " + " union all ".join(parts))

@@ -1,4 +1,4 @@
-"""Presto through questlog: the contract of every query engine, its types, its errors, its limits."""
+"""Presto through questlog: types, errors and limits."""
 
 import datetime as dt
 import threading
@@ -26,7 +26,7 @@ select true, cast(1 as tinyint), cast(2 as smallint), 3, bigint '4', real '0.5',
 """
 
 
-def test_values_arrive_in_their_types(shop: "Shop") -> None:
+def test_values_have_their_types(shop: "Shop") -> None:
     table = shop.presto.sql(TYPED)
     (row,) = zip(*(column.to_pylist() for column in table.columns), strict=True)
     assert row[7] != row[7]
@@ -38,7 +38,7 @@ def test_values_arrive_in_their_types(shop: "Shop") -> None:
     assert table.column(9).type == pa.decimal128(5, 3)
 
 
-def test_every_column_of_a_table_is_what_was_landed(shop: "Shop") -> None:
+def test_every_column_holds_the_landed_values(shop: "Shop") -> None:
     text = "select * from purchases order by event_id"
     assert shop.presto.run(text).rows() == shop.embedded.sql(text).rows()
     text = "select * from quarantine order by event_id"
@@ -53,7 +53,7 @@ def test_show_and_describe_answer_as_on_a_laptop(shop: "Shop", statement: str) -
     assert shop.presto.run(statement).rows() == shop.embedded.sql(statement).rows()
 
 
-def test_values_may_be_given_apart(shop: "Shop") -> None:
+def test_parameters_are_passed_separately(shop: "Shop") -> None:
     ask = shop.presto.run
     assert ask("select ?, ?", [1, "it's ?"]).rows() == [(1, "it's ?")]
     assert ask(
@@ -66,7 +66,7 @@ def test_values_may_be_given_apart(shop: "Shop") -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "says"),
+    ("statement", "message"),
     [
         ("select * from purchase", "did you mean purchases?"),
         ("select itme from purchases", "Column 'itme' cannot be resolved"),
@@ -77,10 +77,10 @@ def test_values_may_be_given_apart(shop: "Shop") -> None:
         ("describe nothing", "there is no table nothing"),
     ],
 )
-def test_a_fault_is_a_sentence_that_helps(shop: "Shop", statement: str, says: str) -> None:
+def test_an_error_explains_the_cause(shop: "Shop", statement: str, message: str) -> None:
     with pytest.raises(QueryError) as refused:
         shop.presto.run(statement)
-    assert says in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def _running(shop: "Shop") -> Sequence[object]:
     return run(shop.server, f"{question} and query not like '%system.runtime%'", 20).rows
 
 
-def test_a_statement_that_takes_too_long_is_stopped_on_the_server_too(shop: "Shop") -> None:
+def test_a_statement_at_the_time_limit_is_stopped_on_the_server_too(shop: "Shop") -> None:
     impatient = PrestoEngine(shop.server, lambda: shop.embedded.plan, seconds=1)
     with pytest.raises(QueryError, match="stopped after 1 s"):
         impatient.run(SLOW)
     until(lambda: not _running(shop), "it no longer runs", every=0.2)
 
 
-def test_many_threads_ask_at_once(shop: "Shop") -> None:
+def test_many_threads_query_at_once(shop: "Shop") -> None:
     answers: list[object] = []
 
     def ask() -> None:
@@ -134,18 +134,18 @@ def test_many_threads_ask_at_once(shop: "Shop") -> None:
     assert answers == [shop.embedded.sql("select count(*), sum(price) from purchases").rows()] * 18
 
 
-def test_a_long_answer_comes_whole(shop: "Shop") -> None:
+def test_a_long_result_is_complete(shop: "Shop") -> None:
     text = "select x * 1000 + y from unnest(sequence(0, 99)) a(x) cross join unnest(sequence(0, 999)) b(y)"
     assert sorted(shop.presto.sql(text).column(0).to_pylist()) == list(range(100_000))
 
 
-def test_nobody_at_the_address_is_said_plainly() -> None:
+def test_an_unreachable_server_is_reported() -> None:
     nobody = PrestoEngine(PrestoServer("http://127.0.0.1:9", "iceberg", "shop"), lambda: None, seconds=1)  # type: ignore[arg-type,return-value]
     with pytest.raises(QueryError, match=r"Presto at http://127.0.0.1:9 does not answer"):
         nobody.run("select 1")
 
 
-def test_a_password_never_goes_unencrypted() -> None:
+def test_a_password_is_never_sent_unencrypted() -> None:
     plain = PrestoServer("http://127.0.0.1:9", "iceberg", "shop", "ann", "secret")
     assert "secret" not in repr(plain)
     with pytest.raises(QueryError, match="unencrypted"):
@@ -158,7 +158,7 @@ def test_a_password_never_goes_unencrypted() -> None:
      "select host as host, count(*) as count from join_guild group by host order by 1",
      "select count(*) as count from join_guild"],
 )  # fmt: skip
-def test_a_project_on_the_cluster_answers_as_one_on_a_laptop(shop: "Shop", statement: str) -> None:
+def test_a_cluster_project_answers_like_a_laptop_project(shop: "Shop", statement: str) -> None:
     options = {"url": shop.server.url}
     with open_pipeline(
         shop.embedded.project.root, profile="cluster", namespace=shop.server.schema, presto=options

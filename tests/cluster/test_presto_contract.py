@@ -1,4 +1,4 @@
-"""Presto keeps the contract of query engines: the suite of tests/contracts, on the cluster's tables."""
+"""Run the contract of query engines, tests/contracts/test_query.py, on Presto and the cluster's tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presto, and Trino, that ask for TLS and a password: SQL gets through, and no word of the secret gets out."""
+"""Presto and Trino with TLS and a password: queries work, and the password never leaks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from cluster.conftest import Shop
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.full]
-"""The first use fetches them."""
+"""The first use downloads them."""
 USER, PASSWORD, WRONG = "ada", "s3cret: Ünd mehr", "wr0ng-s3cret"
-"""What the header must bear: a colon, a space, a letter beyond ASCII."""
+"""Characters that the header must encode: a colon, a space, a non-ASCII letter."""
 
 
 @pytest.fixture(scope="module", params=["presto", "trino"])
@@ -50,7 +50,7 @@ def engine(
 
 @pytest.fixture
 def folder(engine: SecureEngine, stack: Stack, shop: Shop, tmp_path: Path) -> Path:
-    """The shop's project on the cluster, its password in a file of its own."""
+    """The shop's project on the cluster, with its password in a file."""
     shutil.copy(shop.embedded.project.plan_path, tmp_path)
     at = stack.addresses
     (tmp_path / "secret").write_text(PASSWORD + "\n")
@@ -71,7 +71,7 @@ def opened(folder: Path) -> ClusterPipeline:
     return found
 
 
-def test_sql_answers_as_on_a_laptop_and_the_secret_stays(
+def test_sql_answers_as_on_a_laptop_without_leaking_the_password(
     engine: SecureEngine, folder: Path, shop: Shop, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -83,7 +83,7 @@ def test_sql_answers_as_on_a_laptop_and_the_secret_stays(
     assert PASSWORD not in said
 
 
-def test_the_commands_take_the_password_from_the_environment_and_show_it_nowhere(
+def test_the_commands_read_the_password_from_the_environment_and_never_show_it(
     engine: SecureEngine, folder: Path, shop: Shop
 ) -> None:
     settings = folder / "questlog.toml"
@@ -109,7 +109,7 @@ def test_the_commands_take_the_password_from_the_environment_and_show_it_nowhere
 
 
 def processes() -> str:
-    """Return the command lines of all processes, as `ps` shows them to everybody."""
+    """Return the command lines of all processes, as `ps` shows them."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -119,7 +119,7 @@ def processes() -> str:
     return "\n".join(found)
 
 
-def test_a_wrong_password_is_said_as_that_at_once(engine: SecureEngine, folder: Path) -> None:
+def test_a_wrong_password_is_reported_at_once(engine: SecureEngine, folder: Path) -> None:
     for wrong in (WRONG, ""):
         (folder / "secret").write_text(wrong)
         started = time.monotonic()
@@ -133,7 +133,7 @@ def test_a_wrong_password_is_said_as_that_at_once(engine: SecureEngine, folder: 
         assert WRONG not in f"{refused.value!r} {refused.value.hint} {refused.value.__cause__!r}"
 
 
-def test_a_server_of_an_unknown_authority_is_told_nothing(engine: SecureEngine, folder: Path) -> None:
+def test_no_password_is_sent_to_a_server_of_an_unknown_authority(engine: SecureEngine, folder: Path) -> None:
     settings = folder / "questlog.toml"
     settings.write_text("\n".join(line for line in settings.read_text().splitlines() if "ca.location" not in line))
     with opened(folder) as pipeline, pytest.raises(QueryError, match="certificate") as refused:

@@ -1,4 +1,4 @@
-"""The servers as a user has them: up, healthy by real acts, restarted when killed, gone when told, data kept."""
+"""The stack as users run it: started, checked by real operations, restarted when killed, stopped, its data kept."""
 
 import json
 import os
@@ -22,14 +22,14 @@ SERVERS = ["kafka", "namenode", "datanode", "metastore", "presto"]
 
 
 def questlog(stack: Stack, *words: str, seconds: float = 120, path: str = "") -> subprocess.CompletedProcess[str]:
-    """Run `questlog stack …` on *stack*, where need be with another PATH."""
+    """Run `questlog stack …` on *stack*, optionally with another PATH."""
     command = [sys.executable, "-m", "questlog", "stack", "--dir", str(stack.folder), *words]
     environment = {**os.environ, "QUESTLOG_STACK_PORTS": "free", "PATH": path or os.environ["PATH"]}
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Return who runs with *folder* in its command line, this process aside."""
+    """Return the other processes with *folder* in their command line."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if process.pid != os.getpid() and any(str(folder) in word for word in process.info["cmdline"] or ()):
@@ -37,7 +37,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def test_every_server_is_healthy_by_a_real_act(stack: Stack) -> None:
+def test_every_server_passes_its_health_check(stack: Stack) -> None:
     answer = questlog(stack, "status", "--json")
     found = {each["name"]: each for each in json.loads(answer.stdout)}
     assert answer.returncode == 0
@@ -61,7 +61,7 @@ def test_the_tools_find_the_servers(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_killed_server_comes_back_with_its_data(stack: Stack, name: str) -> None:
+def test_a_killed_server_restarts_with_its_data(stack: Stack, name: str) -> None:
     questlog(stack, "exec", "hadoop", "fs", "-mkdir", "-p", "/kept")
     questlog(stack, "exec", "kafka-topics", "--create", "--if-not-exists", "--topic", "kept")
     before = {each.name: each for each in stack.status()}[name]
@@ -84,7 +84,7 @@ def test_a_second_supervisor_is_refused(stack: Stack) -> None:
     assert "is already running" in refused.stderr
 
 
-def test_down_ends_all_also_when_the_supervisor_was_killed(tmp_path: Path) -> None:
+def test_down_stops_all_servers_even_if_the_supervisor_was_killed(tmp_path: Path) -> None:
     alone = Stack(tmp_path / "s", ports="free", only=["kafka"])
     alone.up(while_pid=os.getpid())
     try:
@@ -105,7 +105,7 @@ def test_down_ends_all_also_when_the_supervisor_was_killed(tmp_path: Path) -> No
     assert processes_of(alone.folder) == []
 
 
-def test_ctrl_c_ends_what_runs_in_the_foreground(tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_stack_in_the_foreground(tmp_path: Path) -> None:
     environment = {**os.environ, "QUESTLOG_STACK_PORTS": "free"}
     words = [sys.executable, "-m", "questlog", "stack", "--dir", str(tmp_path / "s"), "up", "--only", "kafka"]
     running = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_what_runs_in_the_foreground(tmp_path: Path) -> None:
     assert processes_of(tmp_path / "s") == []
 
 
-def test_servers_end_with_the_process_they_are_tied_to(tmp_path: Path) -> None:
+def test_servers_stop_with_the_process_that_owns_them(tmp_path: Path) -> None:
     program = (
         "import os, sys; from questlog.stack import Stack;"
         "Stack(sys.argv[1], ports='free', only=['kafka']).up(while_pid=os.getpid()); os.kill(os.getpid(), 9)"
@@ -126,7 +126,7 @@ def test_servers_end_with_the_process_they_are_tied_to(tmp_path: Path) -> None:
     until(lambda: not processes_of(folder), seconds=30)
 
 
-def test_an_interrupted_fetch_begins_anew_and_two_at_once_are_safe(
+def test_an_interrupted_fetch_starts_over_and_two_at_once_are_safe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -142,7 +142,7 @@ def test_an_interrupted_fetch_begins_anew_and_two_at_once_are_safe(
     assert len(list(part_folder("spark").glob("*.jar"))) == 6
 
 
-def test_a_file_that_is_not_what_was_recorded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_another_checksum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from questlog.stack import fetch as module
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -154,7 +154,7 @@ def test_a_file_that_is_not_what_was_recorded_is_refused(tmp_path: Path, monkeyp
     assert not part_folder("spark").exists()
 
 
-def test_a_port_in_use_is_named_with_who_holds_it(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named_with_its_process(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         busy = Stack(tmp_path / "s", ports=f"kafka={port}", only=["kafka"])

@@ -1,4 +1,4 @@
-"""The story that must always work, on real servers: ApacheBench in; kcat, hadoop, Metastore and Presto out."""
+"""The end-to-end story on real servers: ApacheBench sends; kcat, hadoop, Metastore and Presto read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.timeout(1200)
 
 @pytest.fixture(scope="module")
 def game(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """The game has been played, while `questlog up` forwarded and landed; all of it is in the tables."""
+    """A game that was played while `questlog up` forwarded and landed; all events are in the tables."""
     project = Project(tmp_path_factory.mktemp("game"), stack)
     assert "created with 2 partition(s)" in project.run("topic", "create").stdout
     with project.running("up") as up, serving(project.folder, "game") as port:
@@ -88,13 +88,13 @@ def test_the_metastore_lists_the_tables(game: Project) -> None:
     transport.close()
 
 
-def test_the_lander_has_made_the_view_for_prestos_own_command_line(game: Project) -> None:
-    """Before any `questlog sql`, which makes it too: no test above this one asks that way."""
+def test_the_lander_has_created_the_view_for_prestos_own_command_line(game: Project) -> None:
+    """Runs before any `questlog sql`, which creates the view too."""
     until(lambda: {"Table": "events"} in game.presto("show tables"), "the view is there", seconds=180)
     assert game.presto("select count(*) as count from events") == [{"count": SENT}]
 
 
-def test_the_answers_are_25_and_25_and_25_and_50(game: Project) -> None:
+def test_the_results_are_25_and_25_and_25_and_50(game: Project) -> None:
     assert len(game.presto(STATEMENTS[2])) == len(game.sql(STATEMENTS[2])) == 25
     by_host = [{"host": "foo.gmail.com", "count": 25}, {"host": "user1.comcast.com", "count": 25}]
     assert sorted(game.presto(STATEMENTS[3]), key=lambda row: row["host"]) == by_host
@@ -117,7 +117,7 @@ def test_the_five_statements_answer_the_same_in_questlog_and_in_prestos_own_comm
 
 
 def by_id(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return rows by their id, times in one spelling: JSON has none of its own."""
+    """Return rows by their id, with times in a common spelling, since JSON has no time type."""
     return {row["event_id"]: {name: spelled(value) for name, value in row.items()} for row in rows}
 
 
@@ -128,7 +128,7 @@ def spelled(value: Any) -> Any:
     return value
 
 
-def test_events_and_quarantine_are_there_too(game: Project) -> None:
+def test_events_and_quarantine_can_be_queried_too(game: Project) -> None:
     question = "select event_type, count(*) as count from events group by event_type order by event_type"
     counts = [("default", 1), ("join_guild", 50), ("purchase_sword", 25)]
     for ask in (game.sql, game.presto):
@@ -137,7 +137,7 @@ def test_events_and_quarantine_are_there_too(game: Project) -> None:
 
 
 def complete(game: Project) -> dict[str, Any]:
-    """Return a report for which every server answered in time: on a busy machine not the first one."""
+    """Return a report that every server answered in time; on a busy machine, the first may not be."""
     report: dict[str, Any] = {}
 
     def answered() -> bool:
@@ -149,7 +149,7 @@ def complete(game: Project) -> dict[str, Any]:
     return report
 
 
-def test_status_says_where_everything_is_and_that_it_balances(game: Project) -> None:
+def test_status_shows_every_event_and_a_balanced_ledger(game: Project) -> None:
     report = complete(game)
     assert report["spool"] | {"name": ""} == {
         "name": "",
@@ -176,7 +176,7 @@ def test_status_says_where_everything_is_and_that_it_balances(game: Project) -> 
     assert re.search(r"^join_guild +50 +0 +\d+ .* 0  +0\.0 s", text, re.M), text
 
 
-def test_a_collectors_metrics_say_the_same(game: Project) -> None:
+def test_a_collectors_metrics_show_the_same(game: Project) -> None:
     collector = [sys.executable, "-m", "questlog", "-C", str(game.folder), "collect", "--port", "0"]
     figures: dict[str, str] = {}
     with beside(collector, game.folder, environment()):
@@ -208,7 +208,7 @@ def test_a_collectors_metrics_say_the_same(game: Project) -> None:
     assert float(figures["questlog_commit_age_seconds"]) > 0
 
 
-def test_what_the_page_says_to_watch_is_in_the_report(game: Project) -> None:
+def test_the_fields_to_monitor_are_in_the_report(game: Project) -> None:
     """docs/how-to/run-your-own-cluster.md names fields of `questlog status --json`."""
     page = (ROOT / "docs" / "how-to" / "run-your-own-cluster.md").read_text("utf-8")
     named = set(re.findall(r"`\.((?:\w+\.)*\w+)`", page))
@@ -230,7 +230,7 @@ def test_tail_shows_the_topics_last_events(game: Project) -> None:
 
 
 def test_tail_follows_events_of_other_machines_and_status_counts_bad_ones(game: Project) -> None:
-    """Last of this file: what an old producer sends meanwhile is shown when it comes, then lands in quarantine."""
+    """The last test: an event of an old producer is shown when it arrives, then lands in quarantine."""
     command = [sys.executable, "-m", "questlog", "-C", str(game.folder), "tail", "-n", "0", "--json"]
     following = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
     assert following.stdout is not None
@@ -252,7 +252,7 @@ def test_tail_follows_events_of_other_machines_and_status_counts_bad_ones(game: 
 
 
 def send(game: Project, value: bytes) -> None:
-    """Send what a producer without questlog sends."""
+    """Send a record as a producer without questlog does."""
     producer = Producer({"bootstrap.servers": game.stack.addresses.kafka})
     producer.produce(game.topic, value)
     producer.flush()

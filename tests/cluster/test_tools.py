@@ -37,7 +37,7 @@ def run(stack: Stack, *words: str, seconds: float = 120, **more: str) -> str:
 
 @pytest.fixture(scope="module")
 def name() -> str:
-    """A name that nothing on the stack has: topic, folder and schema of these tests."""
+    """A name that is unique on the stack, for the topic, folder and schema of these tests."""
     return f"tools_{uuid.uuid4().hex[:8]}"
 
 
@@ -141,7 +141,7 @@ spark.stop()
 """
 
 
-def test_what_a_spark_job_writes_every_tool_reads(stack: Stack, name: str, tmp_path: Path) -> None:
+def test_every_tool_reads_the_table_of_a_spark_job(stack: Stack, name: str, tmp_path: Path) -> None:
     """spark-submit writes an Iceberg table; spark-sql, pyspark, Presto's own command line and HDFS see it."""
     (tmp_path / "job.py").write_text(JOB)
     assert "rows 5" in run(stack, "spark-submit", *SMALL, str(tmp_path / "job.py"), name, seconds=240)
@@ -160,7 +160,7 @@ def test_what_a_spark_job_writes_every_tool_reads(stack: Stack, name: str, tmp_p
 
 
 class Terminal:
-    """A program that believes a person sits before it."""
+    """A program on a pseudo-terminal."""
 
     def __init__(self, stack: Stack, *words: str) -> None:
         self._screen, inner = pty.openpty()
@@ -186,8 +186,8 @@ class Terminal:
         return self._process.wait(60)
 
 
-def test_presto_fills_in_server_catalog_and_schema(stack: Stack, tmp_path: Path) -> None:
-    """In a project's folder the schema is the project's; what the user says himself stays."""
+def test_presto_gets_server_catalog_and_schema(stack: Stack, tmp_path: Path) -> None:
+    """In a project's folder the schema is the project's; options that the user gives take precedence."""
     (tmp_path / "plan.toml").write_text("[events.default]\n")
     (tmp_path / "questlog.toml").write_text('namespace = "information_schema"\n')
     command = [

@@ -1,4 +1,4 @@
-"""Trino beside Presto, on the same tables: the same statements, the same answers, its own command line."""
+"""Trino beside Presto, on the same tables: the same statements and results, and Trino's own command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cluster.conftest import Shop
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.full]
-"""The first use fetches it."""
+"""The first use downloads it."""
 FIVE = [
     "show tables",
     "describe purchases",
@@ -30,7 +30,7 @@ FIVE = [
     "select host as host, count(*) as count from join_guild group by host order by host",
     "select count(*) as count from join_guild",
 ]
-"""The statements of the story, on the shop's tables."""
+"""The statements of the story test, on the shop's tables."""
 
 
 def free_port() -> int:
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def trino(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Trino alone, on the metastore and the files of the servers that all tests share."""
+    """Trino alone, on the metastore and files of the shared stack."""
     if "QUESTLOG_TRINO_STACK" in os.environ:
         yield Stack(os.environ["QUESTLOG_TRINO_STACK"])
         return
@@ -56,7 +56,7 @@ def trino(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 
 @pytest.fixture(scope="module")
 def asked(shop: Shop, trino: Stack) -> Iterator[Pipeline]:
-    """The shop's project on the cluster profile, with its SQL asked of Trino."""
+    """The shop's project on the cluster profile, with Trino as its query engine."""
     options = {"url": addresses(trino.folder).trino}
     with open_pipeline(
         shop.embedded.project.root, profile="cluster", namespace=shop.server.schema, presto=options
@@ -70,12 +70,12 @@ def test_the_five_statements_answer_as_on_a_laptop(shop: Shop, asked: Pipeline, 
 
 
 @pytest.mark.parametrize(("name", "sql"), QUERIES, ids=[name for name, _ in QUERIES])
-def test_it_agrees_on_the_corpus(shop: Shop, asked: Pipeline, name: str, sql: str) -> None:
+def test_trino_agrees_on_the_corpus(shop: Shop, asked: Pipeline, name: str, sql: str) -> None:
     assert plain_rows(asked.sql(sql).rows()) == plain_rows(shop.embedded.sql(sql).rows())
 
 
 def test_each_engine_keeps_a_view_of_all_events_that_it_can_read(shop: Shop, asked: Pipeline) -> None:
-    """The catalog has one view of that name, in the words of whoever wrote it last."""
+    """The catalog has one view of that name, in the dialect of the engine that wrote it last."""
     count = "select count(*) from events"
     expected = shop.embedded.sql(count).rows()
     assert asked.sql(count).rows() == expected
@@ -84,20 +84,20 @@ def test_each_engine_keeps_a_view_of_all_events_that_it_can_read(shop: Shop, ask
 
 
 @pytest.mark.parametrize(
-    ("statement", "says"),
+    ("statement", "message"),
     [
         ("select * from purchase", "did you mean purchases?"),
         ("select itme from purchases", "Column 'itme' cannot be resolved"),
         ("drop table purchases", "drop is refused: only statements that read"),
     ],
 )
-def test_a_fault_is_a_sentence_that_helps(asked: Pipeline, statement: str, says: str) -> None:
+def test_an_error_explains_the_cause(asked: Pipeline, statement: str, message: str) -> None:
     with pytest.raises(QueryError) as refused:
         asked.sql(statement)
-    assert says in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_its_own_command_line_answers_through_the_stack(shop: Shop, trino: Stack) -> None:
+def test_trinos_own_command_line_works_through_the_stack(shop: Shop, trino: Stack) -> None:
     words = [sys.executable, "-m", "questlog", "-C", str(shop.embedded.project.root), "stack"]
     words += ["--dir", str(trino.folder), "exec", "trino", "--schema", shop.server.schema, "--output-format", "TSV"]
     text = "select host as host, count(*) as count from join_guild group by host order by host"
@@ -106,7 +106,7 @@ def test_its_own_command_line_answers_through_the_stack(shop: Shop, trino: Stack
     assert ([line.split("\t") for line in ran.stdout.splitlines()]) == [[h, str(n)] for h, n in expected], ran.stderr
 
 
-def test_nothing_of_it_is_fetched_unless_asked_for(tmp_path: Path) -> None:
+def test_trino_is_not_downloaded_unless_requested(tmp_path: Path) -> None:
     usual, more = Stack(tmp_path), Stack(tmp_path, also=["trino"])
     assert "trino" not in {server.part for server in usual.servers}
     assert [s.name for s in more.servers] == [*(s.name for s in usual.servers), "trino"]

@@ -1,6 +1,6 @@
-"""What every `QueryEngine` promises: each event once, in its types, with the plan's words, and nothing but reading.
+"""The contract of every `QueryEngine`: each event once, typed, with the plan's descriptions, and read-only.
 
-tests/cluster/test_presto_contract.py runs it on Presto. A third joins by adding a row to ENGINES.
+tests/cluster/test_presto_contract.py runs it on Presto. To test another engine, add a row to ENGINES.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ PURCHASE = b'{"event_type": "purchase", "player_id": "ann", "item": "sword", "pr
 GUILD = b'{"event_type": "join_guild", "player_id": "bob", "guild": "wolves"}'
 BAD = b'{"event_type": "purchase", "price": "much"}'
 Open = Callable[[float], Any]
-"""Seconds a statement may take -> an engine over three purchases, two guild joins and a bad event."""
+"""Time limit of a statement in seconds -> an engine over three purchases, two guild joins and a bad event."""
 
 
 def open_game(folder: Path) -> Pipeline:
-    """Return a project that holds half of the events in its tables and half in its log."""
+    """Return a project with half of its events landed and half in the tail."""
     (folder / "plan.toml").write_text(PLAN)
     pipeline = open_pipeline(folder)
     for bodies in ((PURCHASE, GUILD, BAD), (PURCHASE, PURCHASE, GUILD)):
@@ -81,28 +81,28 @@ def engine(open_engine: Open) -> Any:
 # -- what is answered ----------------------------------------------------------------------------
 
 
-def test_values_come_back_as_they_were_sent(engine: Any) -> None:
+def test_values_are_returned_as_they_were_sent(engine: Any) -> None:
     rows = engine.run("select player_id, item, price, tags, host from purchases").rows()
     assert rows == [("ann", "sword", Decimal("9.99"), ["a", "b"], "h")] * 3
 
 
-def test_the_view_events_has_every_type(engine: Any) -> None:
+def test_the_view_events_holds_every_type(engine: Any) -> None:
     question = "select event_type, count(*) from events group by 1 order by 1"
     assert engine.run(question).rows() == [("join_guild", 2), ("purchase", 3)]
 
 
-def test_a_bad_event_is_a_row_of_quarantine(engine: Any) -> None:
+def test_a_bad_event_is_a_quarantine_row(engine: Any) -> None:
     question = "select event_type, reason, field from quarantine"
     assert engine.run(question).rows() == [("purchase", "wrong_type", "price")]
 
 
-def test_common_expressions_and_windows_are_reading(engine: Any) -> None:
+def test_common_table_expressions_and_windows_are_accepted(engine: Any) -> None:
     text = "with n as (select item, row_number() over (order by event_id) as i from purchases) select sum(i) from n"
     assert engine.run(text).rows() == [(6,)]
     assert engine.run("explain select * from purchases").rows()
 
 
-def test_many_threads_ask_at_once(engine: Any) -> None:
+def test_many_threads_query_at_once(engine: Any) -> None:
     answers: list[Any] = []
 
     def ask() -> None:
@@ -117,7 +117,7 @@ def test_many_threads_ask_at_once(engine: Any) -> None:
     assert answers == [(3, Decimal("29.97"))] * 18
 
 
-def test_results_come_as_arrow_rows_and_json(engine: Any) -> None:
+def test_results_convert_to_arrow_rows_and_json(engine: Any) -> None:
     text = "select item, price, tags from purchases"
     assert engine.sql(text).to_pylist() == engine.run(text).arrow().to_pylist() == engine.run(text).dicts()
     assert [json.loads(line) for line in engine.run(text).jsons()] == [
@@ -128,7 +128,7 @@ def test_results_come_as_arrow_rows_and_json(engine: Any) -> None:
 # -- how it is asked -----------------------------------------------------------------------------
 
 
-def test_values_may_be_given_apart(engine: Any) -> None:
+def test_parameters_are_passed_separately(engine: Any) -> None:
     assert engine.run("select distinct item from purchases where player_id = ?", ["ann"]).rows() == [("sword",)]
     assert engine.run("select item from purchases where player_id = $who", {"who": "x' or '1'='1"}).rows() == []
 
@@ -149,7 +149,7 @@ def test_show_schemas(engine: Any, statement: str) -> None:
     ["describe purchases", "desc Purchases", 'describe "purchases"', "describe main.purchases",
      "show columns from purchases", "show columns in purchases;"],
 )  # fmt: skip
-def test_columns_come_with_the_plans_descriptions(engine: Any, statement: str) -> None:
+def test_columns_have_the_plans_descriptions(engine: Any, statement: str) -> None:
     columns = {name: (type_, comment) for name, type_, comment in engine.run(statement).rows()}
     assert columns["item"] == ("varchar", "What was bought.")
     assert columns["price"] == ("decimal(12,2)", "What it cost.")
@@ -163,7 +163,7 @@ def test_show_create_table(engine: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "says"),
+    ("statement", "message"),
     [
         ("select * from purchase", "did you mean purchases?"),
         ("select itme from purchases", "itme"),
@@ -174,10 +174,10 @@ def test_show_create_table(engine: Any) -> None:
         ("describe nothing", "there is no table nothing"),
     ],
 )
-def test_a_fault_is_a_sentence_that_helps(engine: Any, statement: str, says: str) -> None:
+def test_an_error_explains_the_cause(engine: Any, statement: str, message: str) -> None:
     with pytest.raises(QueryError) as refused:
         engine.run(statement)
-    assert says in str(refused.value)
+    assert message in str(refused.value)
 
 
 TEN = "n as (select * from (values (1), (2), (3), (4), (5), (6), (7), (8), (9), (10)) as v(x))"
@@ -186,7 +186,7 @@ FOREVER = f"with {TEN} select count(*) from " + ", ".join(f"n n{i}" for i in ran
 ) + " = 13"  # fmt: skip
 
 
-def test_a_statement_that_takes_too_long_is_stopped(open_engine: Open) -> None:
+def test_a_statement_is_stopped_at_the_time_limit(open_engine: Open) -> None:
     impatient = open_engine(2)
     with pytest.raises(QueryError, match="stopped after 2 s"):
         impatient.run(FOREVER)

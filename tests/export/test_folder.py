@@ -1,4 +1,4 @@
-"""The embedded export: any reader of Parquet gives the tables' own answers, and never half a day."""
+"""The embedded export: any Parquet reader returns the rows of the tables, and never a partial day."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def export(pipeline: Pipeline, folder: Path, *tables: str) -> Any:
     return FolderExport(pipeline.engine, folder).run(tables, threading.Event(), lambda *_: None)
 
 
-def test_other_readers_give_the_same_rows_landed_or_not(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_other_readers_return_the_same_rows_landed_or_not(pipeline: Pipeline, tmp_path: Path) -> None:
     send(pipeline, 0, 1)
     land(pipeline)
     send(pipeline, 2)
@@ -75,7 +75,7 @@ def test_other_readers_give_the_same_rows_landed_or_not(pipeline: Pipeline, tmp_
     assert (column.compression, pq.read_schema(file).field("price").type.precision) == ("SNAPPY", 12)
 
 
-def test_only_days_that_changed_are_written_again(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_only_changed_days_are_rewritten(pipeline: Pipeline, tmp_path: Path) -> None:
     send(pipeline, 0, 1)
     land(pipeline)
     export(pipeline, tmp_path / "out")
@@ -94,10 +94,10 @@ def test_only_days_that_changed_are_written_again(pipeline: Pipeline, tmp_path: 
     assert export(pipeline, tmp_path / "out", "buy")["buy"].dropped == ["2020-01-01"]
 
 
-def test_a_day_is_the_old_one_or_the_new_one_whole(
+def test_a_reader_sees_the_old_or_the_new_day_complete(
     pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ends in the middle leaves the old file; a full disk too."""
+    """An interrupted export leaves the old file; so does a full disk."""
     send(pipeline, 0)
     export(pipeline, tmp_path / "out", "buy")
     (file,) = (tmp_path / "out").rglob("*.parquet")
@@ -116,12 +116,12 @@ def test_a_day_is_the_old_one_or_the_new_one_whole(
     assert export(pipeline, tmp_path / "out", "buy")["buy"].rows == 4
 
 
-def test_a_table_that_is_not_there_is_named(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_an_unknown_table_is_named(pipeline: Pipeline, tmp_path: Path) -> None:
     with pytest.raises(QuestlogError, match="no table buys"):
         export(pipeline, tmp_path / "out", "buys")
 
 
-def test_a_column_called_day_keeps_its_name() -> None:
+def test_a_column_named_day_keeps_its_name() -> None:
     assert (day_key(["a"]), day_key(["Day"]), day_key(["day", "received_day"])) == (
         "day",
         "received_day",

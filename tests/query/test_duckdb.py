@@ -1,4 +1,4 @@
-"""What the embedded engine promises beyond tests/contracts/test_query.py: the tail, DuckDB's SQL, limits."""
+"""The embedded engine, beyond tests/contracts/test_query.py: the tail, DuckDB's SQL, limits."""
 
 import datetime as dt
 import json
@@ -50,17 +50,17 @@ def land(game: Pipeline) -> None:
         lander.drain()
 
 
-# -- what is answered ----------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------
 
 
-def test_nothing_was_sent_yet(game: Pipeline) -> None:
+def test_a_project_without_events_answers_queries(game: Pipeline) -> None:
     assert game.sql("select count(*) from purchases").rows() == [(0,)]
     assert game.sql("select * from quarantine").rows() == []
-    assert not game.project.data.exists(), "asking creates nothing"
+    assert not game.project.data.exists(), "a query creates nothing"
 
 
 @pytest.mark.parametrize("landed", ["in the tail", "landed", "half and half"])
-def test_values_come_back_as_they_were_sent(game: Pipeline, landed: str) -> None:
+def test_values_are_returned_as_they_were_sent(game: Pipeline, landed: str) -> None:
     send(game, PURCHASE)
     if landed != "in the tail":
         land(game)
@@ -70,16 +70,16 @@ def test_values_come_back_as_they_were_sent(game: Pipeline, landed: str) -> None
     assert rows == [("ann", "sword", Decimal("9.99"), ["a", "b"], "h")] * (2 if landed == "half and half" else 1)
 
 
-def test_the_view_events_has_every_type(game: Pipeline) -> None:
+def test_the_view_events_holds_every_type(game: Pipeline) -> None:
     send(game, PURCHASE, GUILD)
     land(game)
     send(game, GUILD)
-    question = "select event_type, count(*) from events group by 1 order by 1"
-    assert game.sql(question).rows() == [("join_guild", 2), ("purchase", 1)]
+    statement = "select event_type, count(*) from events group by 1 order by 1"
+    assert game.sql(statement).rows() == [("join_guild", 2), ("purchase", 1)]
 
 
 def test_every_acknowledged_event_is_in_the_next_query_once_while_others_land(game: Pipeline) -> None:
-    """Writer, lander with its merges and this reader go on at once; no count is ever short, none ever too high."""
+    """A writer, a lander with its merges and this reader run at once; no count is ever too low or too high."""
     sent = acknowledged = 0
     stop = threading.Event()
 
@@ -97,16 +97,16 @@ def test_every_acknowledged_event_is_in_the_next_query_once_while_others_land(ga
         for thread in threads:
             thread.start()
         try:
-            began, asked = time.monotonic(), 0
-            while time.monotonic() < began + 5 or asked <= 10 or acknowledged <= 100:
-                assert time.monotonic() < began + 120, "too slow to prove anything"
+            began, queries = time.monotonic(), 0
+            while time.monotonic() < began + 5 or queries <= 10 or acknowledged <= 100:
+                assert time.monotonic() < began + 120, "too slow to be conclusive"
                 least = acknowledged
-                (found,) = reader.sql(
+                (count,) = reader.sql(
                     "select (select count(*) from purchases) + (select count(*) from join_guild)"
                     " + (select count(*) from quarantine)"
                 ).rows()[0]
-                assert least <= found <= sent
-                asked += 1
+                assert least <= count <= sent
+                queries += 1
         finally:
             stop.set()
             for thread in threads:
@@ -115,7 +115,7 @@ def test_every_acknowledged_event_is_in_the_next_query_once_while_others_land(ga
     assert reader.sql(f"select count(*), count(distinct event_id) from ({ids})").rows()[0] == (sent * 2 // 3,) * 2
 
 
-def test_another_process_sees_the_tail_at_once(game: Pipeline) -> None:
+def test_another_process_sees_the_tail_immediately(game: Pipeline) -> None:
     send(game, PURCHASE)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
@@ -125,11 +125,11 @@ def test_another_process_sees_the_tail_at_once(game: Pipeline) -> None:
 
 
 def _count(folder: str) -> int:
-    found: int = open_pipeline(folder).sql("select count(*) from purchases").rows()[0][0]
-    return found
+    count: int = open_pipeline(folder).sql("select count(*) from purchases").rows()[0][0]
+    return count
 
 
-def test_a_forked_child_may_ask_too(game: Pipeline) -> None:
+def test_a_forked_child_can_query(game: Pipeline) -> None:
     send(game, PURCHASE)
     assert game.sql("select count(*) from purchases").rows() == [(1,)]
     context = multiprocessing.get_context("fork")
@@ -141,10 +141,10 @@ def test_a_forked_child_may_ask_too(game: Pipeline) -> None:
     assert game.sql("select count(*) from purchases").rows() == [(1,)]
 
 
-# -- how it is asked -----------------------------------------------------------------------------
+# -- statements -----------------------------------------------------------------------------
 
 
-def test_pivot_and_windows_and_recursion_are_reading(game: Pipeline) -> None:
+def test_pivot_windows_and_recursion_are_accepted(game: Pipeline) -> None:
     send(game, PURCHASE, GUILD)
     pivot = "pivot events on event_type in ('join_guild', 'purchase') using count(*) group by host"
     assert game.sql(pivot).columns == ["host", "join_guild", "purchase"]
@@ -156,7 +156,7 @@ def test_pivot_and_windows_and_recursion_are_reading(game: Pipeline) -> None:
     assert game.sql("summarize purchases").rows()
 
 
-def test_results_for_whatever_one_works_with(game: Pipeline) -> None:
+def test_results_convert_to_arrow_pandas_polars_and_json(game: Pipeline) -> None:
     send(game, PURCHASE)
     result = game.sql("select item, price, received_time::timestamptz as at from purchases")
     assert result.arrow().num_rows == len(result.df()) == len(result.pl()) == len(result) == 1
@@ -167,7 +167,7 @@ def test_results_for_whatever_one_works_with(game: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "says"),
+    ("statement", "message"),
     [
         ("select * from purchase", "did you mean purchases?"),
         ("select itme from purchases", "item"),
@@ -181,14 +181,14 @@ def test_results_for_whatever_one_works_with(game: Pipeline) -> None:
         ("(" * 5000 + "1" + ")" * 5000, ""),
     ],
 )
-def test_a_fault_is_a_sentence_that_helps(game: Pipeline, statement: str, says: str) -> None:
+def test_an_error_explains_the_cause(game: Pipeline, statement: str, message: str) -> None:
     with pytest.raises(QueryError) as refused:
         game.sql(statement)
-    assert says in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_a_statement_that_takes_too_long_is_stopped(game: Pipeline) -> None:
-    impatient = open_pipeline(game.project.root, query_seconds=0.3)
+def test_a_statement_is_stopped_at_the_time_limit(game: Pipeline) -> None:
+    limited = open_pipeline(game.project.root, query_seconds=0.3)
     with pytest.raises(QueryError, match=r"stopped after 0.3 s"):
-        impatient.sql("select count(*) from range(10000000) a, range(10000000) b where a.range = b.range + 1.5")
-    assert impatient.sql("select 1").rows() == [(1,)]
+        limited.sql("select count(*) from range(10000000) a, range(10000000) b where a.range = b.range + 1.5")
+    assert limited.sql("select 1").rows() == [(1,)]

@@ -1,4 +1,4 @@
-"""A forked child and the connections of its parent: DuckDB's threads stay behind, so the child may not close them."""
+"""A forked child must not close its parent's connections: DuckDB's threads exist only in the parent."""
 
 import gc
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import questlog
 
 
-def test_a_forked_child_survives_the_collection_of_its_parents_garbage(tmp_path: Path) -> None:
+def test_a_forked_child_survives_garbage_collection_of_its_parents_engines(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text("[events.hit]\n")
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""`questlog sql --check`: the corpus that three engines agree on passes, what differs is found with its place."""
+"""`questlog sql --check` accepts the corpus that all engines agree on, and reports constructs that differ."""
 
 import pytest
 
@@ -8,12 +8,12 @@ from support.paths import CLUSTER
 CORPUS = (CLUSTER / "corpus.sql").read_text("utf-8")
 
 
-def test_what_runs_the_same_everywhere_is_found_portable() -> None:
+def test_the_corpus_is_portable() -> None:
     assert check_portable(CORPUS) == []
 
 
 @pytest.mark.parametrize(
-    ("text", "places"),
+    ("text", "issues"),
     [
         ("select 1;\nselect item::varchar from t", [(2, 12, "::")]),
         ("select tags[1] from t", [(1, 12, "[")]),
@@ -38,5 +38,5 @@ def test_what_runs_the_same_everywhere_is_found_portable() -> None:
         ("select a ilike 'x' from t", [(1, 10, "ilike")]),
     ],
 )
-def test_what_differs_is_found_with_its_place(text: str, places: list[tuple[int, int, str]]) -> None:
-    assert [(each.line, each.column, each.what) for each in check_portable(text)] == places
+def test_a_construct_that_differs_is_reported_with_its_position(text: str, issues: list[tuple[int, int, str]]) -> None:
+    assert [(each.line, each.column, each.what) for each in check_portable(text)] == issues

@@ -1,4 +1,4 @@
-"""What of Presto needs no server: statements that read, values as text, types, addresses."""
+"""The Presto engine without a server: accepted statements, parameters as literals, types, addresses."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -33,16 +33,16 @@ def no_plan() -> Plan:
         ),
     ],
 )
-def test_a_types_text_is_read_as_a_tree(text: str, tree: SqlType) -> None:
+def test_the_text_of_a_type_is_parsed(text: str, tree: SqlType) -> None:
     assert parse_type(text) == tree
 
 
-def test_a_zone_is_carried_to_utc() -> None:
+def test_a_zoned_time_is_converted_to_utc() -> None:
     table = arrow_table([("at", "timestamp with time zone")], [["2026-03-01 01:02:03.004 +01:00"], [None]])
     assert table.column(0).to_pylist() == [dt.datetime(2026, 3, 1, 0, 2, 3, 4000, dt.UTC), None]
 
 
-def test_two_columns_of_one_name_are_both_kept() -> None:
+def test_duplicate_column_names_are_kept() -> None:
     assert arrow_table([("n", "bigint"), ("n", "bigint")], [[1, 2]]).num_columns == 2
 
 
@@ -55,7 +55,7 @@ def test_two_columns_of_one_name_are_both_kept() -> None:
         "-- x\rdelete from t where 1 = 1 /*\nselect 1 */", "/* /* */ delete from t -- */ select 1",
     ],
 )  # fmt: skip
-def test_what_may_change_something_is_refused(statement: str) -> None:
+def test_a_statement_that_may_write_is_refused(statement: str) -> None:
     with pytest.raises(QueryError):
         check_reads(statement)
 
@@ -64,11 +64,11 @@ def test_what_may_change_something_is_refused(statement: str) -> None:
     "statement", ["select 1", "((select 1))", "with a as (select 1) select * from a", "explain (type io) select 1",
                   "explain analyze select 1", "/* drop */ values 1", "table t", "show functions"],
 )  # fmt: skip
-def test_what_reads_is_let_through(statement: str) -> None:
+def test_a_statement_that_reads_is_accepted(statement: str) -> None:
     check_reads(statement)
 
 
-def test_values_are_put_where_they_belong_and_nowhere_else() -> None:
+def test_parameters_are_replaced_only_outside_quotes_and_comments() -> None:
     text = "select ?, '?', \"?\", -- ?\n ? /* ? */"
     assert with_values(text, ["it's", 1]) == "select 'it''s', '?', \"?\", -- ?\n 1 /* ? */"
 
@@ -76,7 +76,7 @@ def test_values_are_put_where_they_belong_and_nowhere_else() -> None:
 @pytest.mark.parametrize(
     ("text", "params"), [("select ?", {}), ("select ?, ?", [1]), ("select $a", {"b": 1}), ("select 1", [1])]
 )
-def test_a_value_that_is_missing_or_too_many_is_said(text: str, params: Mapping[str, object]) -> None:
+def test_a_missing_or_unused_parameter_is_an_error(text: str, params: Mapping[str, object]) -> None:
     if not params:
         assert with_values(text, params) == text
         return
@@ -84,7 +84,7 @@ def test_a_value_that_is_missing_or_too_many_is_said(text: str, params: Mapping[
         with_values(text, params)
 
 
-def test_an_address_that_is_none_is_refused_with_an_example() -> None:
+def test_an_invalid_address_is_refused_with_an_example() -> None:
     for url in ("localhost:8080", "http://ann:secret@host", "ftp://host"):
         with pytest.raises(QuestlogError, match="is not a valid address") as refused:
             open_engine({"url": url}, "s", no_plan)
@@ -93,7 +93,7 @@ def test_an_address_that_is_none_is_refused_with_an_example() -> None:
         open_engine({"pasword": "x"}, "s", no_plan)
 
 
-def test_an_authority_that_is_no_file_is_said_with_its_setting(tmp_path: Path) -> None:
+def test_a_missing_authority_file_is_reported_with_its_setting(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
     for name in ("missing.pem", "empty.pem"):
         options = {"url": "https://127.0.0.1:9", "ca.location": str(tmp_path / name)}
@@ -101,7 +101,7 @@ def test_an_authority_that_is_no_file_is_said_with_its_setting(tmp_path: Path) -
             open_engine(options, "s", no_plan).sql("select 1")
 
 
-def test_trino_and_presto_are_told_apart_by_the_address() -> None:
+def test_the_address_selects_trino_or_presto() -> None:
     trino = PrestoServer("trino+https://host:8443", "iceberg", "s", "ann", "secret").headers()
     assert trino["X-Trino-User"] == "ann" and trino["Authorization"].startswith("Basic ")
     assert PrestoServer("http://host", "iceberg", "s").headers()["X-Presto-Time-Zone"] == "UTC"

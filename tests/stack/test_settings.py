@@ -1,4 +1,4 @@
-"""Addresses that nobody set are those of the project's own stack, wherever its ports were moved."""
+"""Addresses that are not set default to the project's own stack, on any ports."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_without_a_stack_the_usual_addresses_are_meant(project: Path) -> None:
+def test_without_a_stack_the_usual_addresses_are_the_default(project: Path) -> None:
     settings = find_project(project).settings
     assert (settings.metastore, settings.warehouse) == ("thrift://127.0.0.1:9083", "hdfs://127.0.0.1:8020/warehouse")
     assert (settings.kafka, settings.presto) == ({}, {})
@@ -29,14 +29,16 @@ def test_addresses_follow_the_ports_of_the_stack(project: Path) -> None:
     assert settings.presto == {"url": "http://127.0.0.1:18080"}
 
 
-def test_they_follow_it_to_another_data_folder(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_addresses_follow_the_stack_to_another_data_folder(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     data = tmp_path_factory.mktemp("data")
     settle_ports(data / "stack", "kafka=19092")
     (project / "questlog.toml").write_text(f'data = "{data}"\n')
     assert find_project(project).settings.kafka == {"bootstrap.servers": "127.0.0.1:19092"}
 
 
-def test_what_is_set_wins(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_takes_precedence(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle_ports(project / ".questlog" / "stack", "free")
     monkeypatch.setenv("QUESTLOG_PRESTO_URL", "https://presto.example:8443")
     (project / "questlog.toml").write_text(
@@ -51,7 +53,7 @@ def test_what_is_set_wins(project: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"kafka": 1}', "\x00"])
-def test_a_damaged_list_of_ports_is_no_reason_to_fail(project: Path, text: str) -> None:
+def test_a_damaged_list_of_ports_is_ignored(project: Path, text: str) -> None:
     folder = project / ".questlog" / "stack"
     folder.mkdir(parents=True)
     (folder / "ports.json").write_text(text)

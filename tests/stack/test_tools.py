@@ -1,4 +1,4 @@
-"""`questlog stack exec` names what is missing."""
+"""`questlog stack exec` adds the stack's addresses, and reports a missing tool."""
 
 from pathlib import Path
 

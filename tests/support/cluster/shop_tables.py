@@ -1,4 +1,4 @@
-"""The same events in DuckDB, Spark and Presto: landed embedded, then copied to the cluster's tables by Spark."""
+"""The same events in DuckDB, Spark and Presto: landed by the embedded profile, then copied by Spark."""
 
 import datetime as dt
 import json
@@ -38,7 +38,7 @@ START = dt.datetime(2026, 3, 1, 6, tzinfo=dt.UTC)
 
 
 def bodies(seed: int) -> list[bytes]:
-    """Return events with nulls, odd letters, decimals and days; one in a dozen does not fit the plan."""
+    """Return events with nulls, unusual letters, decimals and dates; one in a dozen does not fit the plan."""
     chance = random.Random(seed)
     found = []
     for number in range(240):
@@ -91,7 +91,7 @@ def open_spark(stack: Stack) -> Any:
 
 
 def copy_tables(pipeline: Pipeline, spark: Any, schema: str, folder: Path) -> None:
-    """Create the plan's tables in the metastore and fill them with what *pipeline* answers."""
+    """Create the plan's tables in the metastore and fill them with the rows of *pipeline*."""
     spark.sql(f"create namespace if not exists lake.{schema}")
     spark.sql(f"use lake.{schema}")
     for statement in create_statements(pipeline.plan, "spark"):

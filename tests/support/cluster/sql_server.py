@@ -1,4 +1,4 @@
-"""Presto or Trino as a process of the test's own: with another catalog, or asking for TLS and a password."""
+"""Presto or Trino in a process of the test's own: with another catalog, or with TLS and a password."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ MORE = {"presto": "", "trino": "internal-communication.shared-secret=of-one-node
 
 
 def stored(user: str, password: str) -> str:
-    """Return a line of the file that the engines keep passwords in, hashed as they allow."""
+    """Return a line of the engines' password file, hashed as they support."""
     salt = os.urandom(16)
     digest = hashlib.pbkdf2_hmac("sha1", password.encode(), salt, 1000, 32)
     return f"{user}:1000:{salt.hex()}:{digest.hex()}\n"
 
 
 class Engine:
-    """One coordinator of Presto or Trino, alone, on the stack's servers; *catalog* is another Iceberg catalog."""
+    """A single coordinator of Presto or Trino on the stack's servers; *catalog* replaces the Iceberg catalog."""
 
     def __init__(self, name: str, folder: Path, stack: Stack, catalog: str = "", plugins: Path | None = None) -> None:
         self.name, self._folder = name, folder
@@ -56,7 +56,7 @@ class Engine:
             self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
     def configure(self) -> None:
-        """Change what it starts with."""
+        """Change the configuration it starts with."""
 
     @property
     def url(self) -> str:
@@ -64,7 +64,7 @@ class Engine:
 
     @property
     def log(self) -> str:
-        """All that the server said."""
+        """The server's log."""
         return (self._folder / "engine.log").read_text()
 
     def wait(self, run: Callable[[str], object], table: str) -> None:
@@ -85,7 +85,7 @@ class Engine:
 
 
 class SecureEngine(Engine):
-    """It asks for TLS and a password; `users` are those it lets in. To itself it speaks without, as it comes."""
+    """A server with TLS and passwords for `users`; its internal requests use neither, as by default."""
 
     def __init__(self, name: str, folder: Path, stack: Stack, users: dict[str, str]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as found:
@@ -110,7 +110,7 @@ class SecureEngine(Engine):
 
 
 def _presto_plugins(folder: Path) -> Path:
-    """Return a folder with the stack's connectors and what checks passwords."""
+    """Return a folder with the stack's connectors and the plug-in for passwords."""
     plugins = folder / "plugins"
     plugins.mkdir()
     for found in (fetched("presto") / "plugin").iterdir():
