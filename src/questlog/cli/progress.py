@@ -1,4 +1,4 @@
-"""What standard error shows of work that takes longer than a second."""
+"""Progress on standard error, for work that takes longer than a second."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
 Show = Callable[[int, int, int | None], None]
-"""To be told events so far, how much is done, and of how much; None if nobody knows."""
+"""Called with the events so far, the amount done, and the total amount; None if that is unknown."""
 _QUIET_SECONDS = 1.0
 _LINE_SECONDS = 10.0
 
@@ -23,30 +27,25 @@ def _is_terminal() -> bool:
 
 @contextmanager
 def counting(name: str) -> Iterator[Show]:
-    """Show a bar on a terminal, and elsewhere a line now and then."""
+    """Show a bar on a terminal after a second, elsewhere a line every ten seconds."""
     if not _is_terminal():
         yield _lines(name)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = [
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[events]:,} events"), TimeRemainingColumn(),
-    ]  # fmt: skip
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task(name, total=None, events=0)
     started = time.monotonic()
+    with ExitStack() as stack:
+        bar: ProgressBar[None] | None = None
 
-    def show(events: int, done: int, total: int | None) -> None:
-        bar.update(task, total=total, completed=done, events=events)
-        if time.monotonic() - started > _QUIET_SECONDS:
-            bar.start()
+        def show(events: int, done: int, total: int | None) -> None:
+            nonlocal bar
+            if bar is None:
+                if time.monotonic() - started < _QUIET_SECONDS:
+                    return
+                steps: Iterator[None] = (None for _ in ())  # without a length the bar only shows that work goes on
+                bar = stack.enter_context(click.progressbar(steps, length=total, label=name, file=sys.stderr))
+            bar.label, bar.length = f"{name}: {events:,} events", total
+            bar.update(done - bar.pos)
 
-    try:
         yield show
-    finally:
-        bar.stop()
 
 
 def _lines(name: str) -> Show:
@@ -64,13 +63,13 @@ def _lines(name: str) -> Show:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Show on a terminal for how long *what* has been running, and how to stop it."""
+    """On a terminal, show for how long *what* has been running, and how to stop it."""
     if not _is_terminal():
         yield
         return
     done = threading.Event()
 
-    def tell() -> None:
+    def count() -> None:
         started = time.monotonic()
         while not done.wait(_QUIET_SECONDS):
             sys.stderr.write(f"\r{what} {time.monotonic() - started:.0f} s; Ctrl-C stops it")
@@ -79,10 +78,10 @@ def waiting(what: str) -> Iterator[None]:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    counter = threading.Thread(target=count, daemon=True)
+    counter.start()
     try:
         yield
     finally:
         done.set()
-        teller.join()
+        counter.join()
