@@ -1,4 +1,4 @@
-"""Imports point down the walk, nothing imports in a circle, files stay readable, and a bare sender needs no lake."""
+"""Imports point down the walk and form no cycle, files stay readable, and a sender imports no lake."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""A record gives back what was put into it, whichever way it was written."""
+"""A record decodes to the event that was encoded, whichever encoder wrote it."""
 
 import msgspec
 import pytest
@@ -11,7 +11,7 @@ IDS = ["0191f2a4-7d1c-7cc1-a3f4-0a1b2c3d4e5f", 'a"b\\c', "\x00\x1f\n", "é", "x"
 
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("id", IDS)
-def test_the_short_way_writes_what_the_long_way_reads(id: str, event: bytes) -> None:
+def test_an_encoded_record_decodes_to_the_same_event(id: str, event: bytes) -> None:
     line = encode_record(event, id=id, received_ms=1_790_000_000_123, is_json=event != b"")
     assert b"\n" not in line
     assert msgspec.json.decode(line)["received"] == 1_790_000_000_123
@@ -28,6 +28,6 @@ def test_the_short_way_writes_what_the_long_way_reads(id: str, event: bytes) -> 
 
 @pytest.mark.parametrize("event", EVENTS[:3])
 @pytest.mark.parametrize("id", IDS)
-def test_both_ways_write_the_same_bytes(id: str, event: bytes) -> None:
+def test_the_fast_encoder_writes_the_same_bytes(id: str, event: bytes) -> None:
     long = msgspec.json.encode(Record(1, id, 5, event=msgspec.Raw(event)))
     assert encode_record(event, id=id, received_ms=5) == long

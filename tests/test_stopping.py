@@ -1,4 +1,4 @@
-"""A signal that says stop: heard at any moment, also in the middle of a wait for it."""
+"""A stop signal takes effect at any moment, even while a thread is waiting for it."""
 
 import signal
 import subprocess
@@ -35,19 +35,19 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
 
 
-def test_a_signal_in_the_middle_of_a_wait_for_it_is_heard() -> None:
-    """`Event.set` in a handler waits for ever for the lock of the wait that it interrupts."""
+def test_a_signal_that_interrupts_a_wait_ends_it() -> None:
+    """`Event.set` in a signal handler would deadlock on the lock of the wait that it interrupts."""
     assert run(WAITING_FOR_WHAT_THE_SIGNAL_SETS).stdout == "heard\n"
 
 
 @pytest.mark.parametrize(("second", "code"), [("SIGINT", 1), ("SIGTERM", -signal.SIGTERM)])
-def test_the_second_signal_ends_at_once(second: str, code: int) -> None:
+def test_a_second_signal_ends_the_process_immediately(second: str, code: int) -> None:
     ran = run(ASKED_ONCE.format(second=second))
     assert ran.stdout == "True\n"
     assert ran.returncode in (code, -getattr(signal, second))
 
 
-def test_what_signals_did_before_they_do_again_after() -> None:
+def test_the_previous_signal_handlers_are_restored() -> None:
     program = (
         "import signal; from questlog.stopping import stopping\n"
         "before = signal.getsignal(signal.SIGINT)\n"

@@ -1,4 +1,4 @@
-"""Data that an earlier version stored opens unchanged: the same answers, every event once."""
+"""Data stored by an earlier version opens unchanged, with the same answers and every event once."""
 
 from __future__ import annotations
 

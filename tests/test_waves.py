@@ -1,4 +1,4 @@
-"""Real players' events: all become rows, and the page's answers are what the file itself says."""
+"""Real players' events all become rows, and every answer on the page can be computed from the file itself."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def questions() -> list[tuple[Any, ...]]:
 SECOND_WAY = [most_failed, level_times, sliders_per_success, most_skipped, questions]
 
 
-def test_every_event_is_a_row_under_its_readable_name(waves: Pipeline) -> None:
+def test_every_event_is_a_row_in_a_table_with_a_readable_name(waves: Pipeline) -> None:
     expected = Counter(NAMES[e["event_name"]] for e in EVENTS)
     assert dict(waves.sql("select event_type, count(*) from events group by 1").rows()) == dict(expected)
     assert sum(expected.values()) == 5832
@@ -101,7 +101,7 @@ def test_every_event_is_a_row_under_its_readable_name(waves: Pipeline) -> None:
 
 
 def test_every_value_of_an_event_is_in_its_columns(waves: Pipeline) -> None:
-    """Each number, text and time as it was sent, event by event."""
+    """Every number, text and time is stored as it was sent."""
     for name, table in NAMES.items():
         sent = [e for e in EVENTS if e["event_name"] == name]
         rows = waves.sql(f"select * from {table} order by event_id").dicts()
@@ -115,12 +115,14 @@ def test_every_value_of_an_event_is_in_its_columns(waves: Pipeline) -> None:
             assert {name: row[name] for name in fields} == fields
 
 
-def test_the_page_asks_what_is_computed_a_second_way() -> None:
+def test_every_question_on_the_page_is_computed_a_second_way() -> None:
     assert len(PAGE) == len(SECOND_WAY)
 
 
 @pytest.mark.parametrize(("question", "second"), list(zip(PAGE, SECOND_WAY, strict=True)), ids=[q[0] for q in PAGE])
-def test_an_answer_is_right(waves: Pipeline, question: tuple[str, str, str], second: Any) -> None:
+def test_an_answer_equals_the_one_computed_a_second_way(
+    waves: Pipeline, question: tuple[str, str, str], second: Any
+) -> None:
     _, statement, printed = question
     result = waves.sql(statement)
     assert [tuple(map(float, row)) for row in result.rows()] == [tuple(map(float, row)) for row in second()]

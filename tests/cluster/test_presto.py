@@ -96,7 +96,7 @@ def test_an_error_explains_the_cause(shop: "Shop", statement: str, message: str)
         "explain analyze verbose delete from purchases",
     ],
 )  # fmt: skip
-def test_only_reading_statements_are_accepted(shop: "Shop", statement: str) -> None:
+def test_only_statements_that_read_are_accepted(shop: "Shop", statement: str) -> None:
     before = shop.presto.run("select count(*) from purchases").rows()
     with pytest.raises(QueryError):
         shop.presto.run(statement)

@@ -1,6 +1,6 @@
-"""What every implementation of `Lander` promises: the log in the tables, once, counted, one lander at a time.
+"""Every `Lander` moves the log into the tables once, counts it, and works alone.
 
-tests/cluster/test_spark_contract.py runs it on Spark. A third joins by adding a row to GAMES.
+tests/cluster/test_spark_contract.py runs this suite on Spark. A third lander joins by adding a row to GAMES.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def record(event_id: str, body: bytes = GUILD, *, chosen: bool = False) -> bytes
 
 @dataclass(frozen=True)
 class Counts:
-    """Where the records of a log are: `rows` per table, quarantine by (claimed type, reason)."""
+    """Where the records of a log are: `rows` per table, `quarantined` by claimed event type and reason."""
 
     accepted: int
     waiting: int
@@ -55,13 +55,13 @@ class Counts:
 
 
 class Game(Protocol):
-    """A log, tables, and landers that move the one into the other."""
+    """A log, its tables, and landers that move records from one to the other."""
 
     def send(self, *records: bytes) -> None:
-        """Log *records* in one step, where a lander looks for them."""
+        """Append *records* to the log that the landers read."""
 
     def lander(self) -> AbstractContextManager[Any]:
-        """Return a lander, as another process would."""
+        """Return a lander, as a new process would open it."""
 
     def counts(self) -> Counts:
         """Return where the records are now."""
@@ -102,12 +102,12 @@ class Embedded:
 
 
 GAMES: dict[str, Callable[[Path, int], Any]] = {"embedded": Embedded}
-"""Name -> function that makes a game in a folder, whose landers take so many records at once."""
+"""Name -> function of a folder and a batch size that returns a game."""
 
 
 @pytest.fixture(params=sorted(GAMES))
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Game]]:
-    """A function that makes games, each with a log of its own."""
+    """Return a function that creates games, each with its own log."""
     made: list[Any] = []
 
     def new(batch_records: int = 50_000) -> Game:
@@ -130,7 +130,7 @@ def drain(game: Game) -> Any:
         return lander.drain()
 
 
-def test_drain_lands_what_is_logged_and_says_what_it_did(game: Game) -> None:
+def test_drain_lands_the_log_and_reports_what_it_landed(game: Game) -> None:
     game.send(record("a"), record("b", SWORD), record("c", BAD))
     with game.lander() as lander:
         landed = lander.drain()
@@ -139,7 +139,7 @@ def test_drain_lands_what_is_logged_and_says_what_it_did(game: Game) -> None:
     assert game.counts().rows == landed.rows
 
 
-def test_an_empty_log_lands_nothing_and_makes_no_table(game: Game) -> None:
+def test_an_empty_log_lands_nothing_and_creates_no_table(game: Game) -> None:
     assert drain(game).records == 0
     assert game.counts().rows == {}
 
@@ -157,14 +157,14 @@ def test_every_record_is_counted_by_table_type_and_reason(game: Game) -> None:
     )  # fmt: skip
 
 
-def test_an_id_sent_again_is_dropped_across_batches_and_restarts(game: Game) -> None:
+def test_a_retried_event_is_dropped_across_batches_and_restarts(game: Game) -> None:
     for _ in range(3):
         game.send(record("mine", chosen=True))
         drain(game)
     assert (game.counts().rows, game.counts().duplicate) == ({"join_guild": 1}, 2)
 
 
-def test_an_id_the_server_chose_is_never_taken_for_a_repeat(game: Game) -> None:
+def test_an_id_chosen_by_the_server_is_never_a_duplicate(game: Game) -> None:
     game.send(record("same"), record("same"))
     drain(game)
     assert game.counts().rows == {"join_guild": 2}
@@ -182,7 +182,7 @@ def test_any_batch_size_gives_the_same_rows(make: Callable[..., Game]) -> None:
     assert results[0][1].rows == {"join_guild": 7, "purchase_sword": 2}
 
 
-def test_run_lands_soon_after_quiet_and_the_next_lander_what_came_with_the_stop(game: Game) -> None:
+def test_run_lands_a_single_event_soon_and_the_next_lander_lands_the_rest(game: Game) -> None:
     stop = threading.Event()
     with game.lander() as lander:
         thread = threading.Thread(target=lander.run, args=(stop,))
@@ -198,14 +198,14 @@ def test_run_lands_soon_after_quiet_and_the_next_lander_what_came_with_the_stop(
     assert game.ids() == [("join_guild", "a"), ("join_guild", "b")]
 
 
-def test_a_second_lander_is_refused_and_told_what_to_do(game: Game) -> None:
+def test_a_second_lander_is_refused_with_a_hint(game: Game) -> None:
     with game.lander(), pytest.raises(LanderBusy) as refused, game.lander():
         pass
     assert refused.value.hint
     drain(game)
 
 
-def test_a_stop_ends_a_drain_between_two_batches_and_the_next_one_lands_the_rest(make: Callable[..., Game]) -> None:
+def test_a_stop_ends_a_drain_between_batches_and_the_next_drain_lands_the_rest(make: Callable[..., Game]) -> None:
     game = make(batch_records=1)
     for number in range(5):
         game.send(record(f"e{number}"))

@@ -1,4 +1,4 @@
-"""What every log keeps, whatever it is made of. A second log joins by adding a row to LOGS."""
+"""Every `Log` keeps every acknowledged record, in order. A second log joins by adding a row to LOGS."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def open_sqlite(folder: Path) -> SqliteLog:
 
 
 LOGS = {"sqlite": open_sqlite}
-"""Name -> function that opens the log kept in a folder; called again, it opens the same log."""
+"""Name -> function that opens the log in a folder. Calling it again opens the same log."""
 
 FOREVER = 2**62
 
 
 @pytest.fixture(params=sorted(LOGS))
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """A function that opens one and the same log, each time as another process would."""
+    """Return a function that opens the same log again, as another process would."""
     opened: list[Log] = []
 
     def open_log() -> Log:
@@ -43,7 +43,7 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
 
 
 def read_all(log: Log, after: Position = START, limit: int = 100) -> list[Batch]:
-    """Read in steps until nothing is new."""
+    """Read in steps until there is nothing new."""
     batches = []
     while batch := log.read(after, limit):
         batches.append(batch)
@@ -55,8 +55,8 @@ def values(log: Log, after: Position = START) -> list[bytes]:
     return [entry.value for batch in read_all(log, after) for entry in batch.entries]
 
 
-def test_what_is_appended_is_read_back_in_order(opener: Opener) -> None:
-    """Records come back byte for byte, in order, at offsets that have no hole."""
+def test_records_are_read_back_in_the_order_they_were_appended(opener: Opener) -> None:
+    """Records are returned byte for byte, in order, at contiguous offsets."""
     log = opener()
     log.append([b"one", b"", b'{"three": 3}'])
     log.append(["vier \u00fc\u2028".encode()])
@@ -68,7 +68,7 @@ def test_what_is_appended_is_read_back_in_order(opener: Opener) -> None:
 
 
 def test_append_returns_the_position_just_past_its_records(opener: Opener) -> None:
-    """Reading from the position an append returned gives only what came later."""
+    """A read from that position returns only later records."""
     log = opener()
     first = log.append([b"a", b"b"])
     assert list(first.values()) == [2]
@@ -78,24 +78,24 @@ def test_append_returns_the_position_just_past_its_records(opener: Opener) -> No
     assert dict(second) == dict(log.end())
 
 
-def test_an_empty_append_is_nothing(opener: Opener) -> None:
-    """No record, no offset."""
+def test_an_empty_append_changes_nothing(opener: Opener) -> None:
+    """It adds no record and uses no offset."""
     log = opener()
     assert log.append([]) == START
     assert not log.read(START, 10)
     assert sum(log.end().values()) == 0
 
 
-def test_a_log_nobody_wrote_to_is_empty(opener: Opener) -> None:
-    """Reading before the first append is allowed and creates nothing."""
+def test_a_log_without_a_writer_is_empty(opener: Opener) -> None:
+    """A read before the first append is allowed and creates nothing."""
     log = opener()
     assert not log.read(START, 10)
     assert dict(log.end()) == {}
     assert log.trim({}, FOREVER) == 0
 
 
-def test_a_record_may_not_hold_a_line_break(opener: Opener) -> None:
-    """The log keeps lines: a record that would come back as two is refused before it is queued."""
+def test_a_record_with_a_line_break_is_refused(opener: Opener) -> None:
+    """The log stores lines, so a record that would be read back as two is refused before it is queued."""
     log = opener()
     with pytest.raises(ValueError):
         log.append([b"fine", b"two\nlines"])
@@ -105,8 +105,8 @@ def test_a_record_may_not_hold_a_line_break(opener: Opener) -> None:
     assert values(log) == [b"after"]
 
 
-def test_another_opener_sees_what_was_acknowledged(opener: Opener) -> None:
-    """When append returns, any reader that starts now finds the record."""
+def test_an_acknowledged_record_is_visible_to_every_reader(opener: Opener) -> None:
+    """Once `append` has returned, any reader that starts finds the record."""
     writer, reader = opener(), opener()
     for number in range(50):
         position = writer.append([b"%d" % number])
@@ -114,8 +114,8 @@ def test_another_opener_sees_what_was_acknowledged(opener: Opener) -> None:
         assert b"%d" % number == reader.read({p: o - 1 for p, o in position.items()}, 1).entries[-1].value
 
 
-def test_reading_resumes_in_the_middle(opener: Opener) -> None:
-    """A position may point anywhere, also into records that were appended together."""
+def test_reading_resumes_at_any_position(opener: Opener) -> None:
+    """A position may also point between records that were appended together."""
     log = opener()
     log.append([b"%d" % n for n in range(10)])
     (partition,) = log.end()
@@ -124,7 +124,7 @@ def test_reading_resumes_in_the_middle(opener: Opener) -> None:
 
 
 def test_a_read_is_bounded_by_count_and_by_bytes(opener: Opener) -> None:
-    """A read stops after the append that reached a bound; the next one goes on from there."""
+    """A read stops after the append that reached a limit, and the next read continues from there."""
     log = opener()
     for number in range(40):
         log.append([b"%04d" % number + b"x" * 996] * 5)
@@ -137,7 +137,7 @@ def test_a_read_is_bounded_by_count_and_by_bytes(opener: Opener) -> None:
 
 
 def test_a_busy_partition_does_not_starve_a_quiet_one(opener: Opener) -> None:
-    """Every writer's news is in the first bounded read, however much another one wrote."""
+    """The first bounded read includes every writer's records, however many another has written."""
     busy, quiet = opener(), opener()
     for number in range(100):
         busy.append([b"busy %d" % number] * 10)
@@ -146,8 +146,8 @@ def test_a_busy_partition_does_not_starve_a_quiet_one(opener: Opener) -> None:
         assert b"quiet" in [entry.value for entry in reader.read(START, 20).entries]
 
 
-def test_two_logs_at_once_write_to_partitions_of_their_own(opener: Opener) -> None:
-    """Two that write at the same time never share a partition; each keeps its order."""
+def test_concurrent_writers_use_separate_partitions(opener: Opener) -> None:
+    """Two concurrent writers never share a partition, and each keeps its order."""
     one, two = opener(), opener()
     for number in range(20):
         one.append([b"one %d" % number])
@@ -159,8 +159,8 @@ def test_two_logs_at_once_write_to_partitions_of_their_own(opener: Opener) -> No
     assert [[b"one %d" % n for n in range(20)], [b"two %d" % n for n in range(20)]] == sorted(by_partition.values())
 
 
-def test_a_closed_logs_partition_is_used_again(opener: Opener) -> None:
-    """Restarts do not multiply partitions, and offsets go on where they stood."""
+def test_the_partition_of_a_closed_log_is_reused(opener: Opener) -> None:
+    """Restarts create no new partitions, and offsets continue where they stopped."""
     for number in range(5):
         log = opener()
         log.append([b"%d" % number])
@@ -169,8 +169,8 @@ def test_a_closed_logs_partition_is_used_again(opener: Opener) -> None:
     assert values(opener()) == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_many_threads_append_and_none_is_lost_or_moved(opener: Opener) -> None:
-    """Each append finds its records at the offsets before the position it got."""
+def test_threads_append_concurrently_without_losing_or_moving_a_record(opener: Opener) -> None:
+    """The records of each append are at the offsets just before the position it returned."""
     log, positions = opener(), []
 
     def send(thread: int) -> None:
@@ -182,7 +182,7 @@ def test_many_threads_append_and_none_is_lost_or_moved(opener: Opener) -> None:
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        log.read(START, 50)  # readers at once never disturb
+        log.read(START, 50)  # concurrent readers do not interfere
     for thread in threads:
         thread.join()
     found = {(e.partition, e.offset): e.value for batch in read_all(log) for e in batch.entries}
@@ -198,10 +198,8 @@ def _write(open_log: Callable[[Path], Log], folder: Path, name: int, count: int)
         log.append([b"%d %d" % (name, number)])
 
 
-def test_several_processes_write_while_one_reads(
-    opener: Opener, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    """A reader that follows four writer processes gets every record once, in order per writer."""
+def test_one_process_reads_while_several_write(opener: Opener, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A reader that follows four writer processes gets every record once, in each writer's order."""
     open_log = LOGS[request.node.callspec.params["opener"]]
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_write, args=(open_log, tmp_path, n, 60)) for n in range(4)]
@@ -223,7 +221,7 @@ def test_several_processes_write_while_one_reads(
 
 
 def test_positions_only_grow(opener: Opener) -> None:
-    """Whatever order positions are merged in, the result is the highest offset of each partition."""
+    """Merging positions in any order yields the highest offset of each partition."""
     assert merge({1: 5, 2: 3}, {2: 7}, {3: 1, 1: 2}) == {1: 5, 2: 7, 3: 1}
     assert {} == merge() == merge(START, START)
     log, after = opener(), START
@@ -235,7 +233,7 @@ def test_positions_only_grow(opener: Opener) -> None:
 
 
 def test_an_empty_read_keeps_the_position(opener: Opener) -> None:
-    """Nothing new means the same position, so that a caller may always go on from `through`."""
+    """When there is nothing new the position is unchanged, so a caller can always continue from `through`."""
     log = opener()
     position = log.append([b"a"])
     batch = log.read(position, 10)
@@ -243,8 +241,8 @@ def test_an_empty_read_keeps_the_position(opener: Opener) -> None:
     assert dict(position) == dict(batch.through)
 
 
-def test_any_split_of_reads_gives_the_same_records(opener: Opener) -> None:
-    """However small or large the steps are, the records and their places are the same."""
+def test_any_sequence_of_reads_returns_the_same_records(opener: Opener) -> None:
+    """Whatever the step size, the records and their offsets are the same."""
     log, seed = opener(), 20261124
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -256,7 +254,7 @@ def test_any_split_of_reads_gives_the_same_records(opener: Opener) -> None:
         assert whole == [(e.partition, e.offset, e.value) for batch in steps for e in batch.entries]
 
 
-def test_the_watermark_counts_before_there_is_a_folder(tmp_path: Path) -> None:
+def test_the_disk_watermark_applies_before_the_log_folder_exists(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "not" / "yet", min_free_bytes=1 << 60)
     with pytest.raises(LogFull):
         log.append([b"{}"])

@@ -65,7 +65,7 @@ def open_duckdb(folder: Path) -> Iterator[Open]:
 
 
 ENGINES = {"duckdb": open_duckdb}
-"""Name -> generator that yields, in a folder, the function that opens the engine."""
+"""Name -> generator that takes a folder and yields the function that opens the engine."""
 
 
 @pytest.fixture(scope="module", params=sorted(ENGINES))
@@ -210,7 +210,7 @@ def test_a_statement_is_stopped_at_the_time_limit(open_engine: Open) -> None:
         "with x as (select 1 as y) insert into purchases select * from x", "select 1; drop table purchases",
     ],
 )  # fmt: skip
-def test_only_reading_statements_are_accepted(engine: Any, statement: str) -> None:
+def test_only_statements_that_read_are_accepted(engine: Any, statement: str) -> None:
     with pytest.raises(QueryError) as refused:
         engine.run(statement)
     assert str(refused.value)

@@ -1,4 +1,4 @@
-"""What every implementation of `Tables` promises: rows and position together, all or nothing, once."""
+"""Every `Tables` commits rows and position together, all or nothing, once."""
 
 import datetime as dt
 import sqlite3
@@ -44,7 +44,7 @@ Open = Callable[[], Tables]
 
 
 def rows_of(plan_text: str, *ids: str, table: str = "join_guild", time: dt.datetime = DAY, **values: Any) -> pa.Table:
-    """Return rows as `shape` makes them: the plan's columns, one row per id."""
+    """Return rows as `shape` produces them: the columns of the plan, one row per id."""
     schema = table_schema(parse_plan(plan_text), table)
     row = {"event_type": table, "event_time": time, "received_time": time, **values}
     if "gold" in schema.names and isinstance(row.get("gold"), str):
@@ -54,7 +54,7 @@ def rows_of(plan_text: str, *ids: str, table: str = "join_guild", time: dt.datet
 
 @pytest.fixture(params=["iceberg"])
 def open_tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
-    """A function that opens the same tables again, as another process would."""
+    """Return a function that opens the same tables again, as another process would."""
     opened: list[IcebergTables] = []
 
     def open_() -> Tables:
@@ -67,23 +67,23 @@ def open_tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open
 
 
 def contents(tables: Tables, table: str = "join_guild") -> list[dict[str, Any]]:
-    """Return all rows of the files a reader may open."""
+    """Return all rows of the files that a reader may open."""
     return [row for path in tables.files(table) for row in pq.read_table(path).to_pylist()]
 
 
-def test_a_table_that_never_was_starts_at_the_start_and_has_no_files(open_tables: Open) -> None:
+def test_a_table_that_does_not_exist_is_at_the_start_and_has_no_files(open_tables: Open) -> None:
     tables = open_tables()
     assert (tables.position("join_guild"), list(tables.files("join_guild"))) == ({}, [])
 
 
-def test_rows_and_position_are_there_together_for_everybody(open_tables: Open) -> None:
+def test_rows_and_position_become_visible_together(open_tables: Open) -> None:
     open_tables().commit("join_guild", rows_of(PLAN, "a", "b", **VALUES), {0: 2}, "v1")
     again = open_tables()
     assert again.position("join_guild") == {0: 2}
     assert [row["event_id"] for row in contents(again)] == ["a", "b"]
 
 
-def test_every_type_comes_back_as_it_was(open_tables: Open) -> None:
+def test_every_type_is_read_back_unchanged(open_tables: Open) -> None:
     rows = rows_of(PLAN, "a", **VALUES)
     open_tables().commit("join_guild", rows, {0: 1}, "v1")
     assert contents(open_tables()) == rows.to_pylist()
@@ -125,7 +125,7 @@ def test_a_failed_commit_leaves_the_table_as_it_was(open_tables: Open, monkeypat
     assert sorted(r["event_id"] for r in contents(open_tables())) == ["a", "b"]
 
 
-def test_many_commits_later_every_row_is_there_once_and_the_position_too(open_tables: Open) -> None:
+def test_many_commits_keep_every_row_once_and_the_position(open_tables: Open) -> None:
     tables = open_tables()
     for number in range(1, 26):
         tables.commit("join_guild", rows_of(PLAN, f"e{number}"), {0: number}, "v1")
@@ -143,7 +143,7 @@ def test_rows_of_several_days_are_all_kept(open_tables: Open) -> None:
 
 
 class TestIcebergReadBack:
-    """What is written is standard Iceberg v2: PyIceberg reads it with nothing of ours."""
+    """The tables are standard Iceberg v2: PyIceberg reads them without questlog."""
 
     @pytest.fixture
     def catalog(self, open_tables: Open, tmp_path: Path) -> SqlCatalog:
@@ -152,7 +152,7 @@ class TestIcebergReadBack:
             tables.commit("join_guild", rows_of(PLAN, f"e{number}", **VALUES), {0: number}, "v1")
         return SqlCatalog("questlog", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=str(tmp_path / "lake"))
 
-    def test_a_plain_catalog_lists_and_scans_the_tables(self, catalog: SqlCatalog) -> None:
+    def test_plain_pyiceberg_lists_and_scans_the_tables(self, catalog: SqlCatalog) -> None:
         assert catalog.list_tables("questlog") == [("questlog", "join_guild")]
         scanned = catalog.load_table(("questlog", "join_guild")).scan().to_arrow().to_pylist()
         assert sorted(row["event_id"] for row in scanned) == sorted(f"e{n}" for n in range(1, 24))
@@ -160,11 +160,11 @@ class TestIcebergReadBack:
             VALUES[name] for name in ("guild", "level", "born", "stats")
         ]
 
-    def test_metadata_alone_is_enough(self, catalog: SqlCatalog) -> None:
+    def test_a_table_can_be_read_from_its_metadata_file_alone(self, catalog: SqlCatalog) -> None:
         location = catalog.load_table(("questlog", "join_guild")).metadata_location
         assert StaticTable.from_metadata(location).scan().count() == 23
 
-    def test_format_partition_codec_docs_and_totals_are_what_the_plan_promises(self, catalog: SqlCatalog) -> None:
+    def test_format_partitioning_codec_comments_and_totals_are_as_promised(self, catalog: SqlCatalog) -> None:
         table = catalog.load_table(("questlog", "join_guild"))
         assert table.metadata.format_version == 2
         assert [(f.name, str(f.transform)) for f in table.spec().fields] == [("received_day", "day")]
@@ -174,7 +174,7 @@ class TestIcebergReadBack:
         file = table.inspect.files().to_pylist()[0]
         assert pq.ParquetFile(file["file_path"]).metadata.row_group(0).column(0).compression == "ZSTD"
 
-    def test_a_filter_on_time_prunes_and_no_bound_holds_what_a_player_wrote(self, catalog: SqlCatalog) -> None:
+    def test_files_are_pruned_by_time_and_their_bounds_contain_no_player_data(self, catalog: SqlCatalog) -> None:
         table = catalog.load_table(("questlog", "join_guild"))
         assert table.scan("received_time < '2026-11-24T10:00:00'").count() == 0
         assert table.scan("received_time >= '2026-11-24T10:00:00'").count() == 23
@@ -182,8 +182,8 @@ class TestIcebergReadBack:
         for entry in table.inspect.entries().to_pylist():
             assert {key for key, _ in entry["data_file"]["lower_bounds"]} == ids
 
-    def test_pyiceberg_may_append_and_we_go_on_from_there(self, catalog: SqlCatalog, tmp_path: Path) -> None:
-        """Another engine's commit carries no position: ours must not be lost with it, nor its rows."""
+    def test_landing_continues_after_another_engine_has_appended(self, catalog: SqlCatalog, tmp_path: Path) -> None:
+        """A foreign commit carries no position. Neither our position nor its rows may be lost."""
         table = catalog.load_table(("questlog", "join_guild"))
         table.append(rows_of(PLAN, "foreign"))
         with sqlite3.connect(tmp_path / "catalog.db") as connection:

@@ -1,4 +1,4 @@
-"""docker-compose.yml: what can be said of it without Docker, and Docker's own verdict where it is installed."""
+"""docker-compose.yml is consistent, and Docker Compose accepts it where it is installed."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ def composition() -> dict[str, Any]:
     return found
 
 
-def test_every_file_and_volume_it_mounts_is_there() -> None:
+def test_every_mounted_file_and_volume_exists() -> None:
     found = composition()
     mounted = {volume.split(":")[0] for service in found["services"].values() for volume in service.get("volumes", ())}
     files = {name for name in mounted if name.startswith("./")}
@@ -23,7 +23,7 @@ def test_every_file_and_volume_it_mounts_is_there() -> None:
     assert mounted - files == set(found["volumes"])
 
 
-def test_every_server_that_others_wait_for_has_a_health_check() -> None:
+def test_every_server_that_others_depend_on_has_a_health_check() -> None:
     services = composition()["services"]
     waited = {name for service in services.values() for name in service.get("depends_on", ())}
     assert {name for name in waited if "healthcheck" not in services[name]} == set()
@@ -32,12 +32,12 @@ def test_every_server_that_others_wait_for_has_a_health_check() -> None:
     }
 
 
-def test_nothing_listens_beyond_this_machine() -> None:
+def test_every_port_is_bound_to_localhost() -> None:
     ports = [port for service in composition()["services"].values() for port in service.get("ports", ())]
     assert ports and all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_docker_compose_reads_it() -> None:
+def test_docker_compose_accepts_the_file() -> None:
     commands = [c for c in (["docker", "compose"], ["docker-compose"]) if shutil.which(c[0])]
     works = [c for c in commands if not subprocess.run([*c, "version"], capture_output=True).returncode]
     if not works:

@@ -1,4 +1,4 @@
-"""Every reason code has its section, and every section's example really yields its reason."""
+"""Every reason code has a section, and the example in each section yields that reason."""
 
 import re
 
@@ -22,12 +22,12 @@ def examples(text: str) -> list[str]:
 
 
 def shaped(*events: str, gaps: tuple[Gap, ...] = ()) -> Shaped:
-    """Return what becomes of *events*, written as the collector writes what may be no JSON."""
+    """Return the result of shaping *events*, recorded as the collector records bytes that may not be JSON."""
     records = [encode_record(e.encode(), id=f"id-{i}", received_ms=1, is_json=False) for i, e in enumerate(events)]
     return shape([Entry(0, i, record, 1) for i, record in enumerate(records)], PLAN, gaps=gaps)
 
 
-def test_the_page_lists_every_reason_in_their_order() -> None:
+def test_the_page_lists_every_reason_in_order() -> None:
     assert list(SECTIONS) == [reason.value for reason in Reason]
 
 
@@ -39,13 +39,13 @@ def test_an_example_yields_its_reason(reason: Reason) -> None:
     assert "What to do: " in SECTIONS[reason.value]
 
 
-def test_a_damaged_part_of_the_log_is_one_row() -> None:
+def test_a_damaged_range_of_the_log_is_one_row() -> None:
     row = shaped(gaps=(Gap(0, 3, 9, "torn", 1),)).tables[QUARANTINE].to_pylist()[0]
     assert (row["reason"], row["record"]) == (Reason.LOG_DAMAGED.value, None)
     assert "3 to 8" in row["detail"]
 
 
-def test_the_first_examples_become_what_the_page_says() -> None:
+def test_the_first_examples_have_the_outcomes_the_page_describes() -> None:
     (lines,) = examples(HEAD)
     found = shaped(*lines.splitlines())
     assert found.count("purchase_sword") == 1

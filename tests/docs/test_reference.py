@@ -1,4 +1,4 @@
-"""The reference pages say what the code says."""
+"""The generated reference pages match the code."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 from support.paths import ROOT
 
 
-def test_the_reference_is_what_the_code_says() -> None:
+def test_the_reference_pages_are_up_to_date() -> None:
     ran = subprocess.run(
         [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, check=False
     )

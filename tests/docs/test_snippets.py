@@ -1,8 +1,8 @@
-"""Every snippet of the README and the docs runs, in the order of its page, in a folder of its own.
+"""Every snippet of the README and the docs runs, page by page, each page in its own folder.
 
-```sh blocks run in bash with `questlog` on the PATH; ```python blocks run in a fresh interpreter;
-```toml and ```python blocks that follow a line naming a file in backquotes and a colon are written to it;
-```text blocks are what the snippet before them printed, word for word. `<!-- not run: why -->` skips one.
+```sh blocks run in bash with `questlog` on the PATH, and ```python blocks in a fresh interpreter.
+A ```toml or ```python block after a line that ends with a file name in backquotes and a colon is written to that file.
+A ```text block must equal the output of the snippet before it. `<!-- not run: why -->` skips a block.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def snippets(text: str) -> list[Snippet]:
 
 
 def run(snippet: Snippet, folder: Path) -> str:
-    """Run one snippet to its end; what it started in the background ends with the page."""
+    """Run one snippet to completion; its background processes end with the page."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("QUESTLOG_")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment["NO_COLOR"] = "1"

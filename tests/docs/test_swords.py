@@ -1,4 +1,4 @@
-"""The swords game: its routes answer as they always did, and instrumenting it takes three lines at most."""
+"""The swords game answers as it did before it was instrumented, and instrumenting it takes at most three lines."""
 
 import difflib
 import importlib.util
@@ -47,7 +47,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flask:
     return app
 
 
-def test_instrumenting_takes_at_most_three_lines() -> None:
+def test_instrumenting_a_game_takes_at_most_three_lines() -> None:
     _, _, game = (SWORDS / "game.py").read_text("utf-8").split('"""', 2)
     changes = [
         line
@@ -58,7 +58,7 @@ def test_instrumenting_takes_at_most_three_lines() -> None:
     assert 1 <= len(changes) <= 3, changes
 
 
-def test_the_routes_answer_and_record_exactly(app: Flask, tmp_path: Path) -> None:
+def test_the_routes_answer_as_before_and_record_their_events(app: Flask, tmp_path: Path) -> None:
     client = app.test_client()
     answers = {path: client.get(path) for path in ("/", "/purchase_a_sword", "/join_guild", "/purchase_a_swor")}
     assert {path: answer.status_code for path, answer in answers.items()} == {

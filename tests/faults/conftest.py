@@ -9,7 +9,7 @@ from support.game_processes import ForkServer
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
-    """One process that imported everything, whose children are the servers and landers."""
+    """Return one process that has imported everything and forks the servers and landers."""
     fork_server = ForkServer()
     yield fork_server
     fork_server.close()

@@ -1,4 +1,4 @@
-"""`questlog.Client` while it or the collector is killed, frozen, out of disk: each tracked event is in SQL once."""
+"""Client or collector is killed, frozen or out of disk: every tracked event is in SQL exactly once."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ for number in range(1, int(most) + 1):
     print(f"! {name}-{number}", flush=True)
 time.sleep(600)  # the test ends it
 """
-"""Says what it is about to track, and what it has tracked."""
+"""Prints each event before it tracks it (?) and after (!)."""
 
 
 class Programs:
-    """The processes of one story, each with its output in a file."""
+    """The processes of one test, each with its output in a file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port, self.started = folder, free_port(), 0
@@ -64,7 +64,7 @@ class Programs:
         return process
 
     def collector(self, **environment: str) -> subprocess.Popen[bytes]:
-        """Start `questlog collect`; a signal to it goes to its worker too."""
+        """Start `questlog collect` in a process group of its own, so that a signal reaches its worker too."""
         options = ["-C", str(self.folder), "collect", "--port", str(self.port)]
         return self.start("-m", "questlog", *options, **environment)
 
@@ -73,34 +73,34 @@ class Programs:
         return self.start("-c", PROGRAM, self.url, KEY, queue, f"p{self.started}", str(most))
 
     def marks(self, sign: str) -> set[str]:
-        """Return what clients were about to track (?), or have tracked (!)."""
+        """Return the events that clients were about to track (?) or have tracked (!)."""
         lines = [line for file in self.folder.glob("*.out") for line in file.read_text(errors="replace").split("\n")]
         return {line[2:] for line in lines if line.startswith(sign + " ")}
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill it with its children; return when all of them are gone."""
+        """Kill a process and its children, and return when all are gone."""
         self.signal(process, signal.SIGKILL)
         process.wait()
         self.running.remove(process)
-        until(lambda: not alive(process.pid), "its children end")
+        until(lambda: not alive(process.pid), "its children have ended")
 
     def signal(self, process: subprocess.Popen[bytes], number: int) -> None:
         """Send a signal to a process and its children."""
         os.killpg(process.pid, number)
 
     def flush(self) -> dict[str, int]:
-        """Send what is left, from here, and return the queue's counts."""
+        """Send the rest of the queue from this process, and return the queue's counts."""
         with questlog.Client(self.url, KEY, queue=self.folder / "queue.db") as client:
             assert client.flush(120), client.trouble
             return client.counts()
 
     def answered(self) -> int:
-        """Return for how many events the clients have got a receipt."""
+        """Return how many events the clients have a receipt for."""
         with closing(sqlite3.connect(self.folder / "queue.db", timeout=20)) as connection:
             return int(connection.execute("select sum(events) from count").fetchone()[0])
 
     def refuses(self) -> bool:
-        """Return whether the collector answers an event with 503 and when to come again."""
+        """Return whether the collector answers an event with 503 and Retry-After."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         with closing(connection), contextlib.suppress(OSError):
             connection.request("POST", "/v1/events", b'{"event_type": "step", "mark": "refused"}')
@@ -122,7 +122,7 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
 
 
 def alive(group: int) -> bool:
-    """Return whether a process of this group is left."""
+    """Return whether any process of this group is running."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -131,12 +131,12 @@ def alive(group: int) -> bool:
 
 
 def pass_time(seconds: float) -> None:
-    """Let the fault of the moment last."""
+    """Let the current fault last for *seconds*."""
     threading.Event().wait(seconds)
 
 
 def assert_kept(programs: Programs, seed: int) -> None:
-    """Every tracked event is in SQL once, and the queue is empty."""
+    """Assert that every tracked event is in SQL once and that the queue is empty."""
     counts = programs.flush()
     tracked, about_to = programs.marks("!"), programs.marks("?")
     assert len(tracked) > 100
@@ -145,8 +145,8 @@ def assert_kept(programs: Programs, seed: int) -> None:
     assert counts["accepted"] + counts["duplicate"] >= len(tracked)
 
 
-def test_clients_killed_at_any_moment_lose_and_double_nothing(programs: Programs) -> None:
-    """Two at a time share a queue; the collector lives through it."""
+def test_killing_clients_loses_and_duplicates_nothing(programs: Programs) -> None:
+    """Two clients share a queue; the collector survives."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -162,13 +162,13 @@ def test_clients_killed_at_any_moment_lose_and_double_nothing(programs: Programs
     assert_kept(programs, seed)
 
 
-def test_a_collector_killed_frozen_and_out_of_disk_loses_and_doubles_nothing(programs: Programs) -> None:
-    """Its answers are lost, come too late, are 503: the clients go on tracking and send again."""
+def test_killing_freezing_and_filling_a_collector_loses_and_duplicates_nothing(programs: Programs) -> None:
+    """Its answers are lost, late or 503; the clients keep tracking and retry."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
     clients = [programs.client(), programs.client()]
-    until(lambda: len({mark.split("-")[0] for mark in programs.marks("!")}) == 2, "both track")
+    until(lambda: len({mark.split("-")[0] for mark in programs.marks("!")}) == 2, "both clients track")
     for number in range(max(6, KILLS // 5)):
         kind = number % 3
         full = {"QUESTLOG_MIN_FREE_MB": str(2**40), "QUESTLOG_RETRY_AFTER_SECONDS": "1"} if kind == 2 else {}
@@ -177,15 +177,15 @@ def test_a_collector_killed_frozen_and_out_of_disk_loses_and_doubles_nothing(pro
         if kind < 2:
             until(lambda n=before: programs.answered() > n, "events are answered", 60)
         else:
-            until(programs.refuses, "it answers 503", 60)
+            until(programs.refuses, "the collector answers 503", 60)
             pass_time(0.5)
             assert programs.answered() == before
         if kind == 1:
             programs.signal(collector, signal.SIGSTOP)
-            pass_time(chance.uniform(0.3, 1.2))  # clients give up waiting after half a second
+            pass_time(chance.uniform(0.3, 1.2))  # clients time out after half a second
             programs.signal(collector, signal.SIGCONT)
-            pass_time(chance.uniform(0.0, 0.3))  # it takes some of what it was sent meanwhile
-        assert [client.poll() for client in clients] == [None, None], "clients notice nothing"
+            pass_time(chance.uniform(0.0, 0.3))  # it handles some of the requests that were sent meanwhile
+        assert [client.poll() for client in clients] == [None, None], "the clients are not affected"
         programs.kill(collector)
     for client in clients:
         programs.kill(client)
@@ -193,20 +193,20 @@ def test_a_collector_killed_frozen_and_out_of_disk_loses_and_doubles_nothing(pro
     assert_kept(programs, seed)
 
 
-def test_a_client_goes_on_while_another_that_was_sending_is_frozen_and_killed(programs: Programs) -> None:
-    """Its turn to send ends with it; what it had sent without an answer is known by its ids."""
+def test_a_client_takes_over_from_one_that_was_frozen_and_killed_while_sending(programs: Programs) -> None:
+    """Its turn to send ends with it, and the events it sent without an answer are recognized by their ids."""
     collector = programs.collector()
     first = programs.client(most=50)
-    until(lambda: len(programs.known()) == 50, "the first one sends", 30)
+    until(lambda: len(programs.known()) == 50, "the first client sends", 30)
     programs.signal(collector, signal.SIGSTOP)
     with questlog.Client(programs.url, KEY, queue=programs.folder / "queue.db", timeout=0.1) as client:
-        client.track("step", mark="between")  # by whom it is sent is left open
+        client.track("step", mark="between")  # either client may send it
         programs.signal(first, signal.SIGSTOP)
         second = programs.client(most=100)
-        until(lambda: len(programs.marks("!")) == 150, "the second one tracks")
+        until(lambda: len(programs.marks("!")) == 150, "the second client tracks")
         client.shutdown(0)
     programs.signal(collector, signal.SIGCONT)
     programs.kill(first)
-    until(lambda: len(programs.known()) == 151, "the second one sends", 30)
+    until(lambda: len(programs.known()) == 151, "the second client sends", 30)
     programs.kill(second)
     assert set(programs.known().values()) == {1}

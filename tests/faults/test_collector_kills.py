@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of a collector's worker: what it answered is in SQL exactly once."""
+"""A collector's worker is killed at random moments: every event it acknowledged is in SQL exactly once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SENDERS = 4
 
 
 class Sender(threading.Thread):
-    """Sends events in batches, each again until its receipts have come, and remembers which were acknowledged."""
+    """Sends batches of events, retries each until its receipts arrive, and remembers which were acknowledged."""
 
     def __init__(self, port: int, name: str, seed: int) -> None:
         super().__init__()
@@ -69,20 +69,20 @@ class Sender(threading.Thread):
         assert not self.is_alive(), "a request hangs"
 
 
-def test_kills_of_a_worker_lose_nothing_and_double_nothing(fork_server: ForkServer, tmp_path: Path) -> None:
+def test_killing_a_worker_loses_and_duplicates_nothing(fork_server: ForkServer, tmp_path: Path) -> None:
     print(f"\nseed {SEED}: {KILLS} kills")
     game, chance, kills = Game(fork_server, tmp_path, port=low_port()), random.Random(SEED), 0
     senders = [Sender(game.port, f"{SEED}-{n}", SEED + n) for n in range(SENDERS)]
     collector: Process | None = None
     try:
         while kills < KILLS:
-            until(lambda: is_free(game.port), "the last worker is gone")
+            until(lambda: is_free(game.port), "the port is free again")
             argv = ["questlog", "-C", str(game.root), "collect", "--port", str(game.port)]
             collector = fork_server.start(game.root, *argv, environment=game.environment)
             worker = worker_of(collector)
             known = sum(len(sender.acknowledged) for sender in senders)
-            if chance.random() < 0.7:  # under load; otherwise perhaps before it has answered anything
-                until(lambda k=known: sum(len(s.acknowledged) for s in senders) > k, "it answers")
+            if chance.random() < 0.7:  # under load; otherwise perhaps before its first answer
+                until(lambda k=known: sum(len(s.acknowledged) for s in senders) > k, "events are acknowledged")
             collector.wait(chance.uniform(0, 0.1))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
@@ -97,7 +97,7 @@ def test_kills_of_a_worker_lose_nothing_and_double_nothing(fork_server: ForkServ
     sent = {mark for sender in senders for mark in sender.sent}
     print(f"{kills} kills, {len(acknowledged)} acknowledged")
     assert [fault for sender in senders for fault in sender.faults] == []
-    assert len(acknowledged) > 5 * KILLS, "too little was answered to prove anything"
+    assert len(acknowledged) > 5 * KILLS, "too few acknowledgements to prove anything"
     assert_promise(known_marks(game), acknowledged, sent, "before landing")
     game.run("land")
     assert_promise(known_marks(game), acknowledged, sent, "after landing")
@@ -106,7 +106,7 @@ def test_kills_of_a_worker_lose_nothing_and_double_nothing(fork_server: ForkServ
 
 
 def worker_of(collector: Process) -> int:
-    """Return the process that answers, once it is there."""
+    """Return the worker process, once it exists."""
     children = Path(f"/proc/{collector.pid}/task/{collector.pid}/children")
     until(lambda: collector.wait(0) is not None or (children.exists() and children.read_text().strip()), "a worker")
     assert collector.wait(0) is None, collector.complained()
@@ -121,12 +121,12 @@ def known_marks(game: Game) -> Counter[str]:
 
 
 def low_port() -> int:
-    """Return a free port that the kernel gives to nobody: a client that knocks on one of its own reaches itself."""
+    """Return a free port below the kernel's ephemeral range, where a client could connect to itself."""
     return next(port for port in random.sample(range(15_000, 30_000), 100) if is_free(port))
 
 
 def is_free(port: int) -> bool:
-    """Return whether a collector could listen there: a killed process leaves its sockets a little after its parent."""
+    """Return whether a collector could listen there; a killed worker closes its sockets a little after its parent."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

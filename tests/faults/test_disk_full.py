@@ -1,4 +1,4 @@
-"""A disk of 16 MB fills up, stops being writable, and comes back: server, lander and questions meanwhile."""
+"""A 16 MB disk fills up, fails, and recovers under a running server, lander and queries."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def start(fork_server: ForkServer, tmp_path: Path, disk: disks.Disk, watermark_m
 
 
 def assert_nothing_accepted(clients: Clients) -> None:
-    """Fail if any of the next thirty requests is acknowledged."""
+    """Assert that none of the next thirty requests is acknowledged."""
     accepted, refused = len(clients.acknowledged), len(clients.refusals)
     until(lambda: len(clients.refusals) > refused + 30, "refusals")
     assert len(clients.acknowledged) == accepted
 
 
-@pytest.mark.parametrize("watermark_mb", [4, 0], ids=["at the watermark", "without a watermark, at the last byte"])
+@pytest.mark.parametrize("watermark_mb", [4, 0], ids=["at the watermark", "at the last byte, without a watermark"])
 def test_a_full_disk_refuses_and_loses_nothing(
     fork_server: ForkServer, tmp_path: Path, disk: disks.Disk, watermark_mb: int
 ) -> None:
@@ -64,10 +64,8 @@ def test_a_full_disk_refuses_and_loses_nothing(
     assert {status for status, _ in clients.refusals} == {503}
 
 
-def test_a_disk_that_cannot_be_written_refuses_and_comes_back(
-    fork_server: ForkServer, tmp_path: Path, disk: disks.Disk
-) -> None:
-    """As when the kernel turns a failing disk read-only: fsync and writes fail under the server's feet."""
+def test_a_failing_disk_refuses_and_recovers(fork_server: ForkServer, tmp_path: Path, disk: disks.Disk) -> None:
+    """Writes and fsync fail while the server runs, as when the kernel makes a failing disk read-only."""
     game = start(fork_server, tmp_path, disk, 1)
     server = game.serve("gunicorn")
     with Clients(game, seed=2) as clients:
@@ -80,7 +78,7 @@ def test_a_disk_that_cannot_be_written_refuses_and_comes_back(
     server.kill()
     disk.unmount()
     disk.mount()
-    assert_promise(game.marks(), clients.acknowledged, clients.sent, "after the disk came back")
+    assert_promise(game.marks(), clients.acknowledged, clients.sent, "after the disk has recovered")
     server = game.serve("gunicorn")
     with Clients(game, seed=3) as again:
         until(lambda: len(again.acknowledged) > 10, "events are accepted again")

@@ -1,4 +1,4 @@
-"""The game on every kind of server, stopped under load as people stop servers: every answered event is in SQL once."""
+"""Every kind of server is stopped under load, as people stop servers: every answered event is in SQL once."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from support.ports import free_port
 from support.waiting import until
 
 LIMIT_SECONDS = 5
-"""Gunicorn with threads and Granian now and then serve on when they are stopped under load, with a bare app too: after
-so long they kill their workers with SIGKILL."""
+"""When they are stopped under load, Gunicorn with threads and Granian sometimes keep serving, even a bare app. After
+this time they kill their workers."""
 GUNICORN = [
     "gunicorn", "game:app", "--no-control-socket", "--bind=127.0.0.1:{port}", f"--graceful-timeout={LIMIT_SECONDS}",
 ]  # fmt: skip
@@ -68,8 +68,8 @@ class Server:
                 start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         until(self.answers, f"{kind} answers")
-        if kind == "granian":  # a worker that is told to stop before it has started never does
-            until(lambda: self.output.read_text().count("Started worker") == 2, "both workers run")
+        if kind == "granian":  # a worker that is stopped before it has started never stops
+            until(lambda: self.output.read_text().count("Started worker") == 2, "both workers are running")
 
     def answers(self) -> bool:
         assert self.process.poll() is None, self.output.read_text()
@@ -83,7 +83,7 @@ class Server:
             connection.close()
 
     def members(self) -> list[int]:
-        """Return the processes of the group, zombies too."""
+        """Return the processes of the group, including zombies."""
         found = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
@@ -92,9 +92,9 @@ class Server:
         return found
 
     def stop(self, how: str) -> bool:
-        """Stop it as a terminal (SIGINT, to all) or a service manager does (SIGTERM, to the first).
+        """Stop it as a terminal does (SIGINT to the whole group) or as a service manager does (SIGTERM to the parent).
 
-        Return whether it took so long that workers were killed.
+        Return whether the stop took so long that workers were killed.
         """
         told = time.monotonic()
         if how == "SIGINT":
@@ -105,7 +105,7 @@ class Server:
         killed = time.monotonic() - told >= LIMIT_SECONDS
         assert errors(self.output.read_text()) == [], self.output.read_text()
         assert code in (0, 1, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGTERM), code
-        until(lambda: not self.members(), "all processes end")
+        until(lambda: not self.members(), "all processes have ended")
         return killed
 
 
@@ -133,7 +133,7 @@ def test_the_search_for_errors_finds_those_of_questlog() -> None:
 
 
 class Load:
-    """Threads that buy swords until they are told to stop or nobody answers any more."""
+    """Threads that buy swords until `stop` is called."""
 
     def __init__(self, port: int, threads: int = 8) -> None:
         self.sent: set[str] = set()
@@ -185,7 +185,7 @@ def marks(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("kind", SERVERS)
 def test_a_stop_under_load_loses_nothing(tmp_path: Path, servers: list[Server], kind: str, how: str, ack: str) -> None:
-    """In the background too: the queue is flushed. (Not after SIGKILL: that is what the mode gives up.)"""
+    """This holds for `ack="background"` too, because its queue is flushed; a SIGKILL loses it, as documented."""
     if (kind, ack) == ("flask, reloader", "background"):
         pytest.skip("werkzeug's reloader kills its child with SIGKILL, at once or after 0.25 s")
     server = Server(tmp_path, kind, ack)
@@ -198,10 +198,10 @@ def test_a_stop_under_load_loses_nothing(tmp_path: Path, servers: list[Server], 
     assert_promise(marks(tmp_path), promised, load.sent, f"{kind} after {how}")
     if "after an event" in kind:
         guilds = questlog.open(str(tmp_path)).sql("select count(*) from join_guild").rows()
-        assert guilds == [(1,)], "what was recorded before the fork is there, once"
+        assert guilds == [(1,)], "the event recorded before the fork is there once"
 
 
-def test_the_reloader_reloads_and_goes_on(tmp_path: Path, servers: list[Server]) -> None:
+def test_a_reload_loses_nothing(tmp_path: Path, servers: list[Server]) -> None:
     server = Server(tmp_path, "flask, reloader", "durable")
     servers.append(server)
     load = Load(server.port, threads=4)
@@ -210,6 +210,6 @@ def test_the_reloader_reloads_and_goes_on(tmp_path: Path, servers: list[Server])
         until(lambda before=before: len(load.acknowledged) > before + 50, "events are accepted", 60)
         reloads = server.output.read_text().count("Restarting with")
         (tmp_path / "game.py").write_text((tmp_path / "game.py").read_text() + "\n# changed\n")
-        until(lambda n=reloads: server.output.read_text().count("Restarting with") > n, "it reloads")
+        until(lambda n=reloads: server.output.read_text().count("Restarting with") > n, "the server reloads")
     load.stop()
     assert_promise(marks(tmp_path), load.acknowledged, load.sent, "after two reloads")

@@ -1,4 +1,4 @@
-"""Wherever the lander dies, the next one makes the same tables and the same ledger."""
+"""Wherever a lander dies, the next one produces the same tables and the same ledger."""
 
 import os
 import random
@@ -20,7 +20,7 @@ from support.crashing_lander import (
 
 DRILL = int(os.environ.get("QUESTLOG_DRILL", "0"))
 POINTS = 24
-"""Crash points tried by default, spread over all there are; every one with QUESTLOG_DRILL."""
+"""Crash points tried by default, spread evenly; QUESTLOG_DRILL tries every one."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_crash_at_any_point_changes_no_table_and_no_count(project: Path, tmp_path: Path) -> None:
-    """Each fsync, each rename of the truth (a catalog commit) and each deletion: before it and after it."""
+    """The lander dies before and after each fsync, each catalog commit and each deletion."""
     seed = random.randrange(1 << 30) if not DRILL else 1
     print(f"seed {seed}")
     in_process(land, copy(project, tmp_path / "whole"))
@@ -50,7 +50,7 @@ def test_a_crash_at_any_point_changes_no_table_and_no_count(project: Path, tmp_p
 
 
 def count_effects(project: Path, tmp_path: Path) -> int:
-    """Return how many effects a whole landing has: the first point at which nobody dies is one more."""
+    """Return how many effects a complete landing has: one less than the first point at which the lander survives."""
     low, high = 1, 2
     folders = iter(range(1000))
 
@@ -67,8 +67,8 @@ def count_effects(project: Path, tmp_path: Path) -> int:
     return low
 
 
-def test_crash_after_crash_after_crash_still_lands_everything_once(project: Path, tmp_path: Path) -> None:
-    """A lander that dies again and again, ever a bit later, gets there in the end."""
+def test_repeated_crashes_still_land_everything_once(project: Path, tmp_path: Path) -> None:
+    """A lander that dies repeatedly, a little later each time, completes in the end."""
     in_process(land, copy(project, tmp_path / "whole"))
     folder = copy(project, tmp_path / "often")
     for attempt in range(12):

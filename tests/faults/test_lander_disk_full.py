@@ -1,4 +1,4 @@
-"""A full disk stops landing, not the tables: it waits, says so, and goes on when there is space."""
+"""A full disk pauses landing and leaves the tables readable; landing resumes when there is space."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from support.waiting import until
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MB."""
+    """Mount a file system of 8 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "questlog-test", disk], capture_output=True)
@@ -31,8 +31,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("leave", [0, 8_192, 24_576, 49_152])
-def test_a_full_disk_stops_landing_loses_nothing_and_leaves_no_litter(small_disk: Path, leave: int) -> None:
-    """However little space there is, the tables open and the next try finds no less space than this one."""
+def test_a_full_disk_stops_landing_and_leaves_tables_and_free_space_intact(small_disk: Path, leave: int) -> None:
+    """However little space is left, the tables open and a failed attempt takes no space from the next."""
     game = make_project(small_disk / "game", [records(30, 3, 0)])
     with open_pipeline(game, batch_records=1000).lander() as lander:
         lander.drain()
@@ -56,7 +56,7 @@ def test_a_full_disk_stops_landing_loses_nothing_and_leaves_no_litter(small_disk
     iceberg_agrees(game)
 
 
-def test_a_running_lander_says_that_it_waits_and_goes_on_by_itself(
+def test_a_running_lander_reports_the_full_disk_and_resumes_by_itself(
     small_disk: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "WAIT_SECONDS", 0.05)
@@ -70,7 +70,7 @@ def test_a_running_lander_says_that_it_waits_and_goes_on_by_itself(
         try:
             until(lambda: "waiting" in caplog.text)
             assert "free disk space" in caplog.text
-            assert caplog.text.count("waiting") <= 2  # said once, not once a try
+            assert caplog.text.count("waiting") <= 2  # reported once, not at every attempt
             ballast.unlink()
             until(lambda: "goes on" in caplog.text)
         finally:
@@ -80,7 +80,7 @@ def test_a_running_lander_says_that_it_waits_and_goes_on_by_itself(
     iceberg_agrees(game)
 
 
-def test_a_lander_that_starts_on_a_full_disk_says_what_to_do(small_disk: Path) -> None:
+def test_a_lander_refuses_to_start_on_a_full_disk_with_a_hint(small_disk: Path) -> None:
     game = make_project(small_disk / "game", [records(30, 3, 0)])
     ballast = disks.fill(small_disk)
     with pytest.raises(LakeUnavailable) as refused, open_pipeline(game).lander():

@@ -1,4 +1,4 @@
-"""One lander at a time: the killed one is replaced at once, the frozen one cannot commit when it wakes."""
+"""One lander works at a time: a killed one is replaced immediately, and a frozen one cannot commit after a takeover."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def move(self, steps, *args):
     if freeze_at in [step.table for step in steps]:
         (folder / "ready").touch()
         while not (folder / "go").exists():
-            time.sleep(0.01)  # in a process that the test stops: it waits for the test
+            time.sleep(0.01)  # waits for the test, in another process
     moving(self, steps, *args)
 
 IcebergTables._move = move
@@ -52,7 +52,7 @@ def game(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def frozen_lander(game: Path) -> Iterator[subprocess.Popen[str]]:
-    """A lander stopped by SIGSTOP in the middle of its commit."""
+    """Return a lander that is stopped by SIGSTOP in the middle of a commit."""
     process = subprocess.Popen(
         [sys.executable, "-c", LANDER, str(game), "join_guild"], stdout=subprocess.PIPE, text=True
     )
@@ -71,16 +71,16 @@ def frozen_lander(game: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def backdate(game: Path, seconds: float) -> None:
-    """Let *seconds* pass since the holder's last sign of life."""
+    """Move the holder's last heartbeat *seconds* into the past."""
     lock = open_pipeline(game).project.data / "lander.lock"
     then = time.time() - seconds
     os.utime(lock, (then, then))
 
 
-def test_a_frozen_lander_fails_its_commit_when_it_wakes(game: Path, frozen_lander: subprocess.Popen[str]) -> None:
-    """SIGSTOP in mid-commit, take over, SIGCONT: nothing lost, nothing doubled, and the old one says why."""
+def test_a_frozen_lander_fails_its_commit_after_a_takeover(game: Path, frozen_lander: subprocess.Popen[str]) -> None:
+    """SIGSTOP in a commit, takeover, SIGCONT: nothing is lost or duplicated, and the old lander says why it stops."""
     with pytest.raises(LanderBusy), open_pipeline(game).lander():
-        pass  # too early: it was alive a moment ago
+        pass  # too early: its last heartbeat is recent
     backdate(game, 60)
     with open_pipeline(game, batch_records=BATCH).lander() as successor:
         successor.step()
@@ -95,7 +95,7 @@ def test_a_frozen_lander_fails_its_commit_when_it_wakes(game: Path, frozen_lande
     iceberg_agrees(game)
 
 
-def test_a_lander_that_took_over_is_not_replaced_when_the_frozen_ones_lock_is_freed(
+def test_a_lander_that_took_over_keeps_the_lease_when_the_old_lock_is_released(
     game: Path, frozen_lander: subprocess.Popen[str]
 ) -> None:
     backdate(game, 60)
@@ -104,10 +104,10 @@ def test_a_lander_that_took_over_is_not_replaced_when_the_frozen_ones_lock_is_fr
         frozen_lander.wait()
         with pytest.raises(LanderBusy, match=f"process {os.getpid()} "), open_pipeline(game).lander():
             pass
-        successor.drain()  # takes the free lock, so that its own death will be noticed at once
+        successor.drain()  # takes the released lock, so that its own death is detected immediately
 
 
-def test_a_killed_lander_is_replaced_at_once(game: Path, frozen_lander: subprocess.Popen[str]) -> None:
+def test_a_killed_lander_is_replaced_immediately(game: Path, frozen_lander: subprocess.Popen[str]) -> None:
     frozen_lander.kill()
     frozen_lander.wait()
     with open_pipeline(game, batch_records=BATCH).lander() as lander:  # raises LanderBusy if it has to wait
@@ -115,7 +115,7 @@ def test_a_killed_lander_is_replaced_at_once(game: Path, frozen_lander: subproce
     assert sum(n for *_, n in facts(game)["ledger"]) == 2 * BATCH
 
 
-def test_a_lease_held_shows_its_holder_and_number(tmp_path: Path) -> None:
+def test_a_lease_names_its_holder_and_epoch(tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.db"
     with Lease(catalog) as first:
         assert first.epoch == 1

@@ -1,4 +1,4 @@
-"""Damage in the log's files: what lies outside it is delivered, what lies in it is named, nothing is invented."""
+"""Damaged log files: records outside the damage are delivered, records inside are reported, and none are invented."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Records = dict[int, bytes]
 def fill(
     folder: Path, *, batches: int, close: bool = True, sizes: Sequence[int] = (1, 1, 2, 5, 200)
 ) -> tuple[SqliteLog, Records]:
-    """Write batches of many sizes, some in one page and some over many; return what was acknowledged."""
+    """Write batches of many sizes, from part of a page to many pages; return the acknowledged records."""
     chance, records, offset = random.Random(SEED), dict[int, bytes](), 0
     log = SqliteLog(folder, min_free_bytes=0)
     for number in range(batches):
@@ -43,7 +43,7 @@ def only_segment(folder: Path) -> Path:
 
 
 def check_reading(folder: Path, records: Records, *, at_most_lost: int) -> set[int]:
-    """Return the offsets lost; raise unless everything else is delivered right and every loss is named."""
+    """Return the lost offsets; raise unless every other record is delivered intact and every loss is reported."""
     log = SqliteLog(folder, min_free_bytes=0)
     try:
         found, named, after = dict[int, bytes](), set[int](), START
@@ -78,8 +78,8 @@ def flip(path: Path, offset: int, mask: int) -> None:
         file.write(bytes([byte ^ mask]))
 
 
-def test_a_flipped_byte_costs_one_batch_at_most_and_is_named(tmp_path: Path) -> None:
-    """Any bit pattern at any place of the file: no effect, or a gap of the one batch it lies in."""
+def test_a_flipped_byte_costs_at_most_one_batch_and_is_reported(tmp_path: Path) -> None:
+    """Any bit pattern anywhere in the file has no effect, or costs the one batch it is in."""
     print(f"seed {SEED}, {FLIPS} flips")
     _, records = fill(tmp_path / "log", batches=80)
     path = only_segment(tmp_path / "log")
@@ -94,12 +94,12 @@ def test_a_flipped_byte_costs_one_batch_at_most_and_is_named(tmp_path: Path) -> 
             hits += bool(check_reading(tmp_path / "log", records, at_most_lost=200))
         except BaseException as error:
             raise AssertionError(f"byte {offset} ^ {mask}: {error}") from error
-    assert hits > FLIPS // 20  # the flips do reach records
+    assert hits > FLIPS // 20  # flips do hit records
 
 
 @pytest.mark.parametrize("open_writer", [False, True], ids=["closed", "still open"])
-def test_a_damaged_page_costs_only_what_lay_in_it(tmp_path: Path, open_writer: bool) -> None:
-    """Each page of the file in turn is filled with zeros, ones or noise; the rest is still delivered."""
+def test_a_damaged_page_costs_only_its_own_records(tmp_path: Path, open_writer: bool) -> None:
+    """Each page in turn is filled with zeros, ones or noise; all other records are still delivered."""
     print(f"seed {SEED}")
     log, records = fill(tmp_path / "log", batches=60, close=not open_writer, sizes=(30,))
     path = only_segment(tmp_path / "log")
@@ -113,8 +113,8 @@ def test_a_damaged_page_costs_only_what_lay_in_it(tmp_path: Path, open_writer: b
     log.close()
 
 
-def test_a_truncated_file_gives_what_is_left_of_it(tmp_path: Path) -> None:
-    """Cut anywhere, the records in the part that is left are delivered; the end is known, so the loss is."""
+def test_a_truncated_file_still_delivers_its_remaining_records(tmp_path: Path) -> None:
+    """Wherever the file is cut, the remaining records are delivered and the loss is reported: the end is known."""
     print(f"seed {SEED}")
     _, records = fill(tmp_path / "log", batches=80)
     path = only_segment(tmp_path / "log")
@@ -128,8 +128,8 @@ def test_a_truncated_file_gives_what_is_left_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, PAGE])
-def test_a_file_cut_to_almost_nothing_does_not_stop_the_others(tmp_path: Path, keep: int) -> None:
-    """A reader goes on with the other partitions, and a writer leaves the broken one alone."""
+def test_an_almost_empty_file_does_not_block_other_partitions(tmp_path: Path, keep: int) -> None:
+    """Readers continue with the other partitions, and writers avoid the broken one."""
     folder = tmp_path / "log"
     fill(folder, batches=10)
     broken = only_segment(folder)
@@ -141,8 +141,8 @@ def test_a_file_cut_to_almost_nothing_does_not_stop_the_others(tmp_path: Path, k
     log.close()
 
 
-def test_a_missing_wal_never_gives_wrong_records(tmp_path: Path) -> None:
-    """Without its WAL a file is an older state of itself: a prefix of what was written, and never an exception."""
+def test_a_missing_wal_never_yields_wrong_records(tmp_path: Path) -> None:
+    """Without its WAL a file is in an earlier state: it yields a prefix of the records, never an exception."""
     _, records = fill(tmp_path / "log", batches=150, close=False)
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -154,8 +154,8 @@ def test_a_missing_wal_never_gives_wrong_records(tmp_path: Path) -> None:
     log.close()
 
 
-def test_damage_in_a_live_file_is_read_around_while_its_writer_goes_on(tmp_path: Path) -> None:
-    """Nothing that is acknowledged after the damage is lost, and nothing intact is called lost."""
+def test_a_reader_skips_damage_in_a_file_that_is_still_written(tmp_path: Path) -> None:
+    """No record acknowledged after the damage is lost, and no intact record is reported as lost."""
     print(f"seed {SEED}")
     folder, chance = tmp_path / "log", random.Random(SEED)
     log, records = fill(folder, batches=400, close=False)
@@ -181,8 +181,8 @@ def test_damage_in_a_live_file_is_read_around_while_its_writer_goes_on(tmp_path:
     log.close()
 
 
-def test_a_writer_leaves_a_partition_alone_whose_end_is_damaged(tmp_path: Path) -> None:
-    """Offsets are never given out twice: where the end is in doubt a new partition is begun."""
+def test_a_writer_abandons_a_partition_whose_end_is_damaged(tmp_path: Path) -> None:
+    """No offset is assigned twice: where the end is in doubt, the writer starts a new partition."""
     folder = tmp_path / "log"
     _, records = fill(folder, batches=60)
     path = only_segment(folder)
@@ -217,10 +217,10 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 
 @pytest.mark.parametrize("mutant", sorted(MUTANTS))
-def test_the_damage_check_sees_a_log_that_does_not_check(
+def test_the_damage_tests_detect_a_log_without_its_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutant: str
 ) -> None:
-    """A test of the test: with one check of the log taken out, some flip is found to go wrong."""
+    """A test of the tests: with one of the log's checks removed, some flipped bit goes unreported."""
     MUTANTS[mutant](monkeypatch)
     _, records = fill(tmp_path / "log", batches=60)
     path = only_segment(tmp_path / "log")

@@ -1,4 +1,4 @@
-"""FastAPI and Django behind real servers: killed under load, stopped, and with a log that refuses."""
+"""FastAPI and Django on real servers that are killed under load, or whose log refuses."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ class Server:
             return response.status, response.headers["Retry-After"]
 
     def kill(self) -> None:
-        """Kill the server and its workers, at once."""
+        """Kill the server and its workers."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 class Buyers:
-    """Threads that buy, each item once, until the server is gone."""
+    """Threads that buy each item once until the server is gone."""
 
     def __init__(self, server: Server, threads: int = 6) -> None:
         self.sent: set[str] = set()
@@ -132,7 +132,7 @@ class Buyers:
                     self.acknowledged.add(item)
 
     def join(self) -> None:
-        """Return when nothing is in flight any more."""
+        """Return when no request is in flight."""
         for thread in self._threads:
             thread.join()
 
@@ -154,7 +154,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_what_was_answered_before_a_kill_is_in_sql_once(tmp_path: Path, start: Start, kind: str) -> None:
+def test_every_request_answered_before_a_kill_is_in_sql_once(tmp_path: Path, start: Start, kind: str) -> None:
     server = start(kind)
     buyers = Buyers(server)
     until(lambda: len(buyers.acknowledged) > 150, "events are accepted", 60)
@@ -166,9 +166,7 @@ def test_what_was_answered_before_a_kill_is_in_sql_once(tmp_path: Path, start: S
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_a_full_disk_is_503_where_something_is_recorded_and_nowhere_else(
-    tmp_path: Path, start: Start, kind: str
-) -> None:
+def test_a_full_disk_answers_503_only_where_an_event_is_recorded(tmp_path: Path, start: Start, kind: str) -> None:
     server = start(kind, QUESTLOG_MIN_FREE_MB=str(2**40), QUESTLOG_RETRY_AFTER_SECONDS="9")
     assert server.ask("POST", "/shop/sword", '{"gold": 5}') == (503, "9")
     assert server.ask("GET", "/healthy") == (200, None)

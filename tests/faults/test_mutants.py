@@ -1,4 +1,4 @@
-"""Tests of the fault tests: each defect that they are there for is put in, and they must see it."""
+"""Tests of the fault tests: each detects the defect that it exists for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from support.waiting import until
 POINTS = 60
 
 
-def test_a_power_cut_shows_that_nothing_waits_for_the_disk(fork_server: ForkServer, tmp_path: Path) -> None:
+def test_a_power_cut_detects_a_log_that_never_syncs(fork_server: ForkServer, tmp_path: Path) -> None:
     if reason := disks.why_not(tmp_path / "trial"):
         pytest.skip(reason)
     with disks.Disk(tmp_path, 64) as disk:
@@ -47,14 +47,14 @@ def test_a_power_cut_shows_that_nothing_waits_for_the_disk(fork_server: ForkServ
 
 
 @pytest.mark.parametrize("mutant", ["no_skip", "position_apart"])
-def test_a_crash_shows_that_rows_are_taken_twice(tmp_path: Path, mutant: str) -> None:
-    """The check of `test_lander_crash_points`, at one crash point after the other until it sees the defect."""
+def test_a_crash_detects_rows_that_land_twice(tmp_path: Path, mutant: str) -> None:
+    """Run the check of test_lander_crash_points at one crash point after another until it detects the defect."""
     made = records(16, seed=7)
     project = make_project(tmp_path / "game", [made[:8], made[8:]])
     in_process(land, copy(project, tmp_path / "whole"))
     expected = facts(tmp_path / "whole")
     in_process(land_mutated, str(copy(project, tmp_path / "undisturbed")), mutant)
-    assert facts(tmp_path / "undisturbed") == expected, "without a crash the defect does not show"
+    assert facts(tmp_path / "undisturbed") == expected, "without a crash the defect has no effect"
     for point in range(1, POINTS):
         folder = copy(project, tmp_path / f"run{point}")
         if in_process(land_and_die, str(folder), point, True, mutant, expect=(DIED, 0)) != DIED:
@@ -68,7 +68,7 @@ def test_a_crash_shows_that_rows_are_taken_twice(tmp_path: Path, mutant: str) ->
     raise AssertionError(f"{mutant} survived a crash at every point")
 
 
-def test_the_ledger_shows_that_one_event_in_ten_thousand_is_not_landed(tmp_path: Path) -> None:
+def test_the_ledger_detects_one_event_in_ten_thousand_that_did_not_land(tmp_path: Path) -> None:
     project = make_project(tmp_path / "game", [ten_thousand()])
     in_process(land_whole, str(copy(project, tmp_path / "sound")), "")
     in_process(land_whole, str(project), "drop_landed")
@@ -76,7 +76,7 @@ def test_the_ledger_shows_that_one_event_in_ten_thousand_is_not_landed(tmp_path:
     assert imbalance(project) == 1
 
 
-def test_the_promise_shows_that_one_event_in_ten_thousand_is_not_logged(tmp_path: Path) -> None:
+def test_the_final_check_detects_one_event_in_ten_thousand_that_was_not_logged(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('[events.join_guild.fields]\nguild = "string"\n')
     in_process(append_ten_thousand, str(tmp_path))
     known = Counter(i for (i,) in open_pipeline(tmp_path).sql("select event_id from join_guild").rows())

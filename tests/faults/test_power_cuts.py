@@ -1,4 +1,4 @@
-"""Power cuts at random moments of servers and landers: the tables open, and what was answered 2xx is there once."""
+"""The power is cut at random moments: the tables open, and every event answered with 2xx is there exactly once."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SEED = int(os.environ.get("QUESTLOG_SEED", random.randrange(10**6)))
 
 
 @pytest.mark.timeout(600 + 3 * CUTS)
-def test_power_cuts_leave_tables_that_open_and_hold_all_acknowledged_once(
+def test_power_cuts_leave_readable_tables_with_every_acknowledged_event_once(
     fork_server: ForkServer, tmp_path: Path
 ) -> None:
-    """One disk lives through all the cuts, so that what one leaves behind meets the next."""
+    """One disk goes through all the cuts, so that each cut meets whatever the last one left behind."""
     if reason := disks.why_not(tmp_path / "trial"):
         pytest.skip(reason)
     print(f"\nseed {SEED}: {CUTS} power cuts")
@@ -40,19 +40,19 @@ def test_power_cuts_leave_tables_that_open_and_hold_all_acknowledged_once(
                     assert_promise(known, needed, set(clients.sent), f"after cut {cut}, read with {reader}")
                 if cut % 10 == 0:
                     print(f"{cut} cuts, {len(acknowledged)} acknowledged, {len(known)} landed", flush=True)
-        assert len(known) > len(acknowledged) / 4, "too little was landed between the cuts to prove anything"
+        assert len(known) > len(acknowledged) / 4, "too few landed events to prove anything"
         game.run("land")
         assert_promise(game.marks(), clients.acknowledged, clients.sent, "after the last landing")
         assert_landed(game, clients.acknowledged, clients.sent)
 
 
 def live_until_cut(game: Game, disk: disks.Disk, chance: random.Random) -> None:
-    """Run server and lander, cut the power at a random moment or at a random step of landing, start the machine."""
+    """Run server and lander, cut the power at a random moment or landing step, and mount the disk again."""
     step = {"signal_at_step": [chance.randrange(1, 1500), signal.SIGSTOP]} if chance.random() < 0.5 else {}
     running = [game.serve(chance.choice(["gunicorn", "flask"])), game.land(chance.choice(["land", "up"]), **step)]
     wait_for_life(running[1], chance.uniform(0.05, 0.7))
     for process in running:
-        process.freeze()  # a machine without power answers nobody; Linux lets a running fsync succeed into the cut
+        process.freeze()  # no power, no answer; but Linux lets a running fsync succeed during the cut
     disk.cut_power(chance.choice([disks.DROP_JOURNAL, disks.DROP_JOURNAL, disks.FLUSH_JOURNAL]))
     for process in running:
         process.kill()
@@ -61,7 +61,7 @@ def live_until_cut(game: Game, disk: disks.Disk, chance: random.Random) -> None:
 
 
 def wait_for_life(lander: Process, seconds: float) -> None:
-    """Return after *seconds*, or as soon as the lander froze at its step."""
+    """Return after *seconds*, or as soon as the lander has frozen at its step."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not lander.frozen():
         time.sleep(0.005)  # the moment of the cut is the point

@@ -1,4 +1,4 @@
-"""What holds for any plan: its file reads back, its version is its meaning, its values fit where it says."""
+"""Any plan survives a round trip through its file, has one version per meaning, and accepts only values that fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support.plan_strategies import TYPES, plans, values
 
 
 @given(plans())
-def test_a_rendered_plan_reads_back_as_the_same_plan(plan: Plan) -> None:
+def test_a_rendered_plan_loads_as_the_same_plan(plan: Plan) -> None:
     text = render(plan)
     again, faults = check_plan(text)
     assert faults == []
@@ -35,13 +35,13 @@ def test_a_rendered_plan_reads_back_as_the_same_plan(plan: Plan) -> None:
 
 
 @given(TYPES)
-def test_a_type_reads_back_from_its_text(type_: Type) -> None:
+def test_the_text_of_a_type_parses_to_the_same_type(type_: Type) -> None:
     assert parse_type(str(type_)) == type_
     assert parse_type(str(type_).replace("<", " < ").replace(",", " , ").replace(":", " : ")) == type_
 
 
 def shuffled(document: Any, chance: random.Random) -> Any:
-    """Return a document whose keys stand in another order."""
+    """Return the document with its keys in another order."""
     if not isinstance(document, dict):
         return document
     keys = list(document)
@@ -50,7 +50,7 @@ def shuffled(document: Any, chance: random.Random) -> Any:
 
 
 def nested(document: dict[str, Any]) -> str:
-    """Return a document as TOML in another style: one inline table after another, with comments."""
+    """Return the document as TOML in another style, with inline tables and comments."""
     return "".join(f"# {key}\n\n{toml(key)}   =  {toml(value)}  # {{\n" for key, value in document.items())
 
 
@@ -61,7 +61,7 @@ def test_the_version_does_not_depend_on_order_comments_or_formatting(plan: Plan,
 
 
 @given(plans(), plans())
-def test_plans_have_one_version_only_if_they_mean_the_same(one: Plan, other: Plan) -> None:
+def test_plans_share_a_version_only_if_they_mean_the_same(one: Plan, other: Plan) -> None:
     if one == other:
         assert one.version == other.version
     else:
@@ -89,7 +89,7 @@ def paths(document: Any, above: tuple[str | int, ...] = ()) -> list[tuple[str | 
 
 
 @given(plans())
-def test_every_key_is_found_on_a_line_that_has_it(plan: Plan) -> None:
+def test_every_key_is_located_on_its_line(plan: Plan) -> None:
     document = tomllib.loads(render(plan))
     assert set(key_lines(nested(document))) == set(paths(document))
     text = render(plan)
@@ -103,7 +103,7 @@ def test_every_key_is_found_on_a_line_that_has_it(plan: Plan) -> None:
 
 @given(st.data())
 def test_a_value_the_plan_accepts_fits_its_column(data: st.DataObject) -> None:
-    """A default that is checked when the plan is read cannot fail when the first event lacks the field."""
+    """A default is checked when the plan is loaded, so it cannot fail at the first event without the field."""
     type_ = data.draw(TYPES)
     own, foreign = data.draw(values(type_)), data.draw(TYPES.flatmap(values))
     assert misfit(type_, own) == ""
@@ -113,7 +113,7 @@ def test_a_value_the_plan_accepts_fits_its_column(data: st.DataObject) -> None:
 
 
 @given(TYPES, TYPES.flatmap(values))
-def test_a_value_the_column_refuses_is_refused_in_the_plan(type_: Type, value: Any) -> None:
+def test_a_value_its_column_refuses_is_refused_in_the_plan(type_: Type, value: Any) -> None:
     try:
         convert(type_, value)
     except DoesNotFit:
@@ -130,7 +130,7 @@ def is_time(value: object) -> bool:
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(plans(), st.data())
-def test_what_is_valid_by_the_json_schema_becomes_a_row(plan: Plan, data: st.DataObject) -> None:
+def test_an_event_valid_by_the_json_schema_becomes_a_row(plan: Plan, data: st.DataObject) -> None:
     Draft202012Validator.check_schema(plan_schema(plan))
     for event in plan.events.values():
         raw = json.dumps(body_of(plan, event, data))
@@ -140,7 +140,7 @@ def test_what_is_valid_by_the_json_schema_becomes_a_row(plan: Plan, data: st.Dat
 
 
 def body_of(plan: Plan, event: Event, data: st.DataObject) -> dict[str, Any]:
-    """Return an event as it may be sent; mostly it fits."""
+    """Return an event as a client may send it; most fit the plan."""
     fields = {
         field.name: as_json(data.draw(values(field.type) if data.draw(st.integers(0, 4)) else TYPES.flatmap(values)))
         for field in event.fields

@@ -1,4 +1,4 @@
-"""Whatever was sent: what is suggested is a plan, and by that plan every event is a row that keeps every value."""
+"""Whatever was sent, the suggestion is a plan under which every event becomes a row that keeps every value."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAMES = st.sampled_from(["buy", "sell", "Buy", "new", "New", "events", "buy_2", 
 
 
 @given(st.lists(st.tuples(NAMES, st.dictionaries(KEYS, VALUES, max_size=4)), max_size=8))
-def test_a_suggested_plan_takes_every_event_and_keeps_every_value(sent: list[tuple[str, dict[str, Any]]]) -> None:
+def test_a_suggested_plan_accepts_every_event_and_keeps_every_value(sent: list[tuple[str, dict[str, Any]]]) -> None:
     raws = [json.dumps({"event_type": name, **body}).encode() for name, body in sent]
     suggester = Suggester(parse_plan(PLAN))
     for raw in raws:
@@ -52,13 +52,13 @@ def test_a_suggested_plan_takes_every_event_and_keeps_every_value(sent: list[tup
     entries = [Entry(0, n, encode_record(raw, id=str(n), received_ms=n), n) for n, raw in enumerate(raws)]
     shaped = shape(entries, plan)
     refused = shaped.tables[QUARANTINE].to_pylist() if shaped.count(QUARANTINE) else []
-    assert {(row["event_type"], row["field"]) for row in refused} <= {("buy", "item")}, "the plan says text"
+    assert {(row["event_type"], row["field"]) for row in refused} <= {("buy", "item")}, "the plan declares text"
     for name, rows in shaped.tables.items():
         for row in rows.to_pylist() if name != QUARANTINE else ():
             event = plan.events[row["event_type"]]
             left = set(json.loads(row["_rescued"] or "{}"))
             said = {reason.split(":")[0].split(".", 1)[1] for reason in found.left_out if reason.startswith(event.name)}
-            assert left <= said, "only what was named as left out is left over"
+            assert left <= said, "only fields reported as left out remain"
 
     again = Suggester(plan)
     for raw in raws:

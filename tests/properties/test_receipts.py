@@ -21,7 +21,7 @@ any_size = settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
 
 
 def events_of(arrived: Arrivals) -> list[bytes]:
-    """Return the bytes of the events, as a sender would send them."""
+    """Return the bytes of the events as a client would send them."""
     found = [decode_record(entry.value) for entry in arrived.entries]
     return [
         entry.value if record is None else record.raw() for record, entry in zip(found, arrived.entries, strict=True)

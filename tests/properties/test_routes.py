@@ -1,4 +1,4 @@
-"""Routes without Flask's router find what Flask's router finds."""
+"""Our route matching finds the same routes as Flask's router."""
 
 from django.urls.resolvers import RoutePattern
 from hypothesis import example, given
@@ -20,8 +20,8 @@ PATHS = (
 @given(st.lists(PATHS, min_size=1, max_size=4, unique=True), st.lists(WORDS | st.just("v7"), min_size=1, max_size=4))
 @example(["/level/<a1>", "/level/boss", "/level/<int:a1>"], ["level", "boss"])
 @example(["/level/<a1>", "/level/boss", "/level/<int:a1>"], ["level", "3"])
-def test_the_event_is_of_a_route_that_the_router_would_take(rules: list[str], parts: list[str]) -> None:
-    """Of rules that differ only in a variable's kind or name werkzeug takes any; so the values are compared for one."""
+def test_an_event_is_matched_to_a_route_that_werkzeug_would_choose(rules: list[str], parts: list[str]) -> None:
+    """Werkzeug may choose any of several rules that differ only in a variable's name or converter."""
     path = "/" + "/".join(parts)
     routes = Routes({f"GET {rule}": rule for rule in rules})
     router = Map([Rule(rule, endpoint=rule) for rule in rules]).bind("game.example")
@@ -36,7 +36,7 @@ def test_the_event_is_of_a_route_that_the_router_would_take(rules: list[str], pa
     assert single == RouteMatch(rule, dict(values))
 
 
-def test_fixed_text_counts_before_numbers_and_those_before_any_text() -> None:
+def test_fixed_text_takes_precedence_over_numbers_and_numbers_over_any_text() -> None:
     rules = ["/level/<path:rest>", "/level/<name>", "/level/<int:number>", "/level/boss"]
     routes = Routes({f"GET {rule}": rule for rule in rules})
     paths = ["/level/boss", "/level/3", "/level/moat", "/level/moat/2", "/level"]
@@ -44,7 +44,7 @@ def test_fixed_text_counts_before_numbers_and_those_before_any_text() -> None:
     assert [each and each.event for each in found] == [rules[3], rules[2], rules[1], rules[0], None]
 
 
-def test_routes_may_be_written_as_fastapi_and_django_write_them() -> None:
+def test_routes_are_accepted_in_the_syntax_of_fastapi_and_django() -> None:
     routes = Routes({"POST /shop/{item}": "a", "POST /level/{n:int}": "b", "POST /page/<slug:s>/<str:t>/": "c"})
     paths = ["/shop/sword", "/level/4", "/page/a-b/c d/", "/page/a.b/c/"]
     assert [
@@ -59,7 +59,7 @@ def test_a_number_of_too_many_digits_stays_text() -> None:
 
 
 @given(st.lists(WORDS, min_size=2, max_size=5))
-def test_of_two_variables_that_take_any_text_the_first_takes_as_much_as_in_django(parts: list[str]) -> None:
+def test_the_first_of_two_path_variables_matches_as_much_as_in_django(parts: list[str]) -> None:
     path = "/".join(parts)
     found = Routes({"GET /<path:first>/<path:second>": "event"}).match("GET", f"/{path}")
     rest, _, values = RoutePattern("<path:first>/<path:second>", is_endpoint=True).match(path)

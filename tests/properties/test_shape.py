@@ -1,4 +1,4 @@
-"""What holds of `shape` for any plan and anything in the log."""
+"""`shape` keeps its promises for any plan and any log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ any_size = settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
 @any_size
 @given(arrivals())
 def test_every_record_ends_in_exactly_one_place(arrived: Arrivals) -> None:
-    """Accepted = rows + quarantined + duplicates + held, whatever was sent; a gap is one row of quarantine."""
+    """Accepted = rows + quarantined + duplicates + already committed; a gap is one quarantine row."""
     shaped = shape(arrived.entries, arrived.plan, committed=arrived.held, gaps=arrived.gaps)
     rows = sum(table.num_rows for table in shaped.tables.values())
     assert rows + shaped.duplicates + shaped.committed == len(arrived.entries) + len(arrived.gaps)
@@ -34,8 +34,8 @@ def test_every_record_ends_in_exactly_one_place(arrived: Arrivals) -> None:
 
 @any_size
 @given(arrivals(), st.data())
-def test_any_split_into_batches_gives_the_same_rows(arrived: Arrivals, data: st.DataObject) -> None:
-    """How much the lander reads at a time never shows in a table."""
+def test_the_batch_size_never_changes_a_row(arrived: Arrivals, data: st.DataObject) -> None:
+    """The number of records a lander reads at a time does not affect the tables."""
     whole = shape(arrived.entries, arrived.plan, committed=arrived.held)
     known: dict[str, Occurrence] = {}
     parts: dict[str, list[pa.Table]] = {}
@@ -54,8 +54,8 @@ def test_any_split_into_batches_gives_the_same_rows(arrived: Arrivals, data: st.
 
 @any_size
 @given(arrivals())
-def test_no_neighbour_changes_a_row(arrived: Arrivals) -> None:
-    """Each record becomes in a batch what it becomes alone, when none can be a duplicate of another."""
+def test_a_record_becomes_the_same_row_alone_and_in_a_batch(arrived: Arrivals) -> None:
+    """Unless one can be a duplicate of another, a record has the same result in a batch and alone."""
     plan = replace(arrived.plan, dedup_hours=-1.0, version="no-window")
     alone: dict[str, list[pa.Table]] = {}
     for entry in arrived.entries:

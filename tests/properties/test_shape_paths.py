@@ -1,4 +1,4 @@
-"""The fast path makes exactly the rows of the scalar path, for any plan and anything in the log."""
+"""The fast path produces exactly the rows of the scalar path, for any plan and any log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 @contextmanager
 def fast_from(records: int, block: int = 4_096) -> Iterator[None]:
-    """Take the fast path for batches of *records* and more, *block* records at a time."""
+    """Use the fast path for batches of at least *records*, in blocks of *block*."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(questlog.shape, "FAST_FROM", records)
         patch.setattr(questlog.shape, "BLOCK", block)
@@ -32,7 +32,7 @@ def fast_from(records: int, block: int = 4_096) -> Iterator[None]:
 
 
 def assert_same(arrived: Arrivals, block: int = 4_096) -> None:
-    """Shape twice, once on each path, and compare every value, count and order."""
+    """Shape on both paths, and compare every value, count and order."""
     known = {"mine": (9, 9, 1_790_000_000_000)}
     found = []
     for records in (0, 2**62):
@@ -46,7 +46,7 @@ def assert_same(arrived: Arrivals, block: int = 4_096) -> None:
 @settings(max_examples=700, deadline=None, suppress_health_check=SLOW)
 @given(arrivals(), st.sampled_from((2, 5, 4_096)))
 def test_both_paths_agree_on_everything(arrived: Arrivals, block: int) -> None:
-    """Rows, their order, quarantine with its reasons and words, duplicates, what is held and what was seen."""
+    """Rows, their order, quarantine reasons and details, duplicates, committed counts and seen ids are equal."""
     assert_same(arrived, block)
 
 
@@ -108,10 +108,10 @@ ROWS: Callable[..., Any] = fast.FastPath.rows
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_difference_between_the_paths_is_seen(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each mutant of the fast path is one that a careless change could make; none may pass."""
+def test_a_difference_between_the_paths_is_detected(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each mutant is a mistake that a careless change could make; none may pass."""
     monkeypatch.setattr(*MUTANTS[mutant])
-    monkeypatch.setattr(questlog.shape, "_compiled", {})  # decoders made before, or by a mutant, are not for others
+    monkeypatch.setattr(questlog.shape, "_compiled", {})  # a mutant's decoders must not outlive its test
 
     @settings(
         max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True,

@@ -108,7 +108,7 @@ ESCAPES = [
 ]  # fmt: skip
 
 
-def test_only_reading_statements_are_accepted(game: Pipeline) -> None:
+def test_only_statements_that_read_are_accepted(game: Pipeline) -> None:
     assert_harmless(game, [escape.format(lake=game.project.warehouse) for escape in ESCAPES])
     assert not Path("/tmp/questlog-escape.csv").exists()
 

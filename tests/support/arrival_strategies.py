@@ -1,4 +1,4 @@
-"""Any plan, and anything that can arrive in its log: good events, odd ones, hostile ones, other people's records."""
+"""Strategies for any plan and any log: good, odd and hostile events, and records of other programs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def fields(draw: st.DrawFn, name: str) -> Field:
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    """Return any plan: event types of their own tables or a shared one, found by name or by a match."""
+    """Return any plan: event types with their own or a shared table, recognized by name or by a match."""
     envelope = draw(st.sampled_from(ENVELOPES))
     events: dict[str, Event] = {}
     types_of: dict[tuple[str, str], Field] = {}
@@ -149,11 +149,11 @@ HOSTILE = tuple(
     ]
 )  # fmt: skip
 BROKEN = (b'"\xff"', b'"\xed\xa0\x80"', b"[" * 63 + b"]" * 63, b"[" * 64 + b"]" * 64, b'{"a":' * 70 + b"1" + b"}" * 70)
-"""No JSON, or too deep, wherever they stand in an event."""
+"""Not JSON, or nested too deep, wherever they are in an event."""
 
 
 class Sender:
-    """Sends events of a plan: mostly good ones, drawn from one number, so that any can be sent again alone."""
+    """Sends events of a plan, mostly good ones, drawn from one seed so that any can be reproduced alone."""
 
     def __init__(self, plan: Plan, seed: int) -> None:
         self.plan, self.chance = plan, random.Random(seed)
@@ -197,11 +197,11 @@ class Sender:
         return to_json(chance.choice((*texts, chance.randrange(2 * 10**12), moment.isoformat() + "+02:00")))
 
     def moment(self) -> bytes:
-        """Return a time about now, so that a clock can be corrected."""
+        """Return a time near now, so that clock correction applies."""
         return to_json(NOW_MS + self.chance.choice((0, 250, -4_000, 90_000, -3_000_000_000)))
 
     def event(self) -> bytes:
-        """Return an event as sent: mostly one of the plan's, sometimes something odd, sometimes no JSON at all."""
+        """Return an event as sent: mostly one of the plan, sometimes an odd one, sometimes not JSON."""
         envelope, chance = self.plan.envelope, self.chance
         oddness = chance.choices((0, 1, 2, 9), (60, 25, 10, 5))[0]
         if oddness == 9:
@@ -230,13 +230,13 @@ class Sender:
         for _ in range(oddness):
             members.append((chance.choice(self.odd_keys()), chance.choice(HOSTILE)))
         if envelope.fields and chance.random() < 0.1:
-            members.append(("beside", chance.choice(BROKEN)))  # nobody asks for what lies beside the fields
+            members.append(("beside", chance.choice(BROKEN)))  # members beside the fields are not read
         if chance.random() < 0.3:
             chance.shuffle(members)
         return _nested(members)
 
     def odd_keys(self) -> list[str]:
-        """Return keys that mean something somewhere."""
+        """Return keys that have a meaning somewhere."""
         envelope = self.plan.envelope
         prefix = envelope.fields + "." if envelope.fields else ""
         keys = [prefix + field.name for event in self.plan.events.values() for field in event.fields]
@@ -245,13 +245,13 @@ class Sender:
         return keys + [path for path in (getattr(envelope, name) for name in Envelope.__dataclass_fields__) if path]
 
     def record(self, number: int) -> bytes:
-        """Return one line of a log: mostly a record of questlog's, sometimes somebody else's."""
+        """Return one line of a log: mostly a record of questlog, sometimes of another program."""
         chance, event = self.chance, self.event()
         line = event.replace(b"\n", b" ").replace(b"\r", b" ")
         kind = chance.choices(("ours", "theirs", "foreign", "spoiled"), (80, 8, 5, 7))[0]
         if kind == "foreign":
             return line
-        if kind == "theirs":  # another program's record holds whatever was sent, JSON or not
+        if kind == "theirs":  # another program records whatever was sent, JSON or not
             return b'{"questlog":1,"id":"t%d","received":5,"event":%s}' % (number, line)
         if kind == "spoiled":
             part = chance.choice((b"received", b"id", b"headers", b"event", b"base64", b"client_id", b"more"))
@@ -281,7 +281,7 @@ def _object(members: list[tuple[str, bytes]]) -> bytes:
 
 
 def _nested(members: list[tuple[str, bytes]]) -> bytes:
-    """Return an object whose dotted keys are objects inside it, equal keys included."""
+    """Return an object in which dotted keys are nested objects; equal keys are kept."""
     inner: dict[str, list[tuple[str, bytes]]] = {}
     flat: list[tuple[str, bytes]] = []
     for path, value in members:
@@ -297,7 +297,7 @@ def _nested(members: list[tuple[str, bytes]]) -> bytes:
 
 
 def is_json(event: bytes) -> bool:
-    """Return what the collector thinks of *event*."""
+    """Return whether the collector takes *event* for JSON."""
     try:
         msgspec.json.decode(event)
     except RecursionError:
@@ -312,7 +312,7 @@ def is_json(event: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """A plan and what stands in its log, with what the tables hold already."""
+    """A plan, its log, and the positions that the tables have committed."""
 
     plan: Plan
     entries: list[Entry]
@@ -322,7 +322,7 @@ class Arrivals:
 
 @st.composite
 def arrivals(draw: st.DrawFn) -> Arrivals:
-    """Return any plan and anything in its log, in order within each partition."""
+    """Return any plan with any log, ordered within each partition."""
     plan = draw(plans())
     entries: list[Entry] = []
     offsets = {0: 0, 1: 0}
@@ -342,12 +342,12 @@ def arrivals(draw: st.DrawFn) -> Arrivals:
 
 
 def exact(tables: Mapping[str, pa.Table]) -> dict[str, tuple[str, list[str]]]:
-    """Return every value as text that tells minus zero from zero, and each table's schema."""
+    """Return every value as text that distinguishes minus zero from zero, and the schema of each table."""
     return {name: (str(t.schema), [repr(row) for row in t.to_pylist()]) for name, t in tables.items()}
 
 
 def whole(shaped: Shaped) -> dict[str, Any]:
-    """Return everything that `shape` answered, to be compared."""
+    """Return every result of `shape`, for comparison."""
     for table in shaped.tables.values():
         table.validate(full=True)
     return {

@@ -1,4 +1,4 @@
-"""Commands as users run them: processes of their own."""
+"""Commands run as users run them, each in its own process."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Project:
         pipeline.log.close()  # type: ignore[attr-defined]
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+        """Run a command to completion."""
         environment = {**os.environ, **options.pop("environment", {})}
         argv = [sys.executable, "-m", "questlog", "-C", str(self.folder), *arguments]
         return subprocess.run(argv, capture_output=True, text=True, timeout=60, env=environment, **options)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command that goes on."""
+        """Start a command that keeps running."""
         argv = [sys.executable, "-m", "questlog", "-C", str(self.folder), *arguments]
         with (self.folder / "err").open("ab") as errors:
             process = subprocess.Popen(
@@ -58,5 +58,5 @@ class Project:
         return process
 
     def complained(self) -> str:
-        """Return what started commands wrote to standard error."""
+        """Return the standard error of the commands that were started."""
         return (self.folder / "err").read_text()

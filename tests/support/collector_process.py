@@ -1,4 +1,4 @@
-"""A real collector in a process of its own, clients that speak to it over real sockets, and the check in SQL."""
+"""A real collector in its own process, with requests over real sockets and queries over its project."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class Collector:
         try:
             self._find()
         except BaseException:
-            self.__exit__()  # nobody else knows the process
+            self.__exit__()  # no caller has a reference to the process yet
             raise
 
     def _find(self) -> None:
-        """Return once it answers, with its address known."""
+        """Find its address, and return once it answers."""
         until(lambda: _ADDRESS.search(self.said()) or self.process.poll() is not None, "the collector listens")
         found = _ADDRESS.search(self.said())
         assert found, self.said()
@@ -79,13 +79,13 @@ class Collector:
         until(lambda: self.request("GET", "/healthz").status == 200, "the collector answers")
 
     def said(self) -> str:
-        """Return what it wrote so far."""
+        """Return its output so far."""
         return self._said.read_bytes()[self._from :].decode(errors="replace")
 
     def request(
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
     ) -> Answered:
-        """Send one request on a connection of its own."""
+        """Send one request on its own connection."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
         try:
             connection.request(method, path, body, dict(headers or {}))
@@ -101,13 +101,13 @@ class Collector:
         return self.request("POST", path, body, sent)
 
     def raw(self, data: bytes, *, seconds: float = 20) -> bytes:
-        """Send bytes as they are; return everything that comes back until the server closes."""
+        """Send raw bytes; return everything that is received until the server closes."""
         with socket.create_connection((self.host, self.port), timeout=seconds) as client:
             client.sendall(data)
             return read_all(client)
 
     def sql(self, text: str) -> list[tuple[Any, ...]]:
-        """Ask the project."""
+        """Query the project."""
         with questlog.open(str(self.root)) as pipeline:
             return pipeline.sql(text).rows()
 
@@ -125,7 +125,7 @@ class Collector:
 
 
 def read_all(client: socket.socket) -> bytes:
-    """Return what comes until the other side closes."""
+    """Return everything that is received until the other side closes."""
     found = b""
     try:
         while part := client.recv(1 << 16):

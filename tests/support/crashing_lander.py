@@ -1,6 +1,6 @@
-"""A small project to land, and processes that die at the k-th thing they do to the disk.
+"""A small project to land, and landers that die at their k-th effect on the disk.
 
-The process that runs the lander is real and dies by `os._exit`: no clean-up code of ours gets a word in.
+The lander runs in a real process and dies by `os._exit`, so that no clean-up code runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ forked.set_forkserver_preload(
 
 
 def records(count: int, seed: int, start: int = 0) -> list[bytes]:
-    """Return records of every fate: two types, bad ones, unknown ones, ids sent again."""
+    """Return records with every outcome: two types, bad events, unknown types, and retried ids."""
     chance = random.Random(seed)
     made = []
     for number in range(start, start + count):
@@ -55,10 +55,10 @@ def records(count: int, seed: int, start: int = 0) -> list[bytes]:
 
 
 def make_project(folder: Path, groups: list[list[bytes]]) -> Path:
-    """Make a project whose log holds *groups*, one group commit each."""
+    """Create a project whose log holds *groups*, one group commit each."""
     folder.mkdir(parents=True)
     (folder / "plan.toml").write_text(PLAN)
-    pipeline = open_pipeline(folder, min_free_mb=0)  # some tests put it on a disk smaller than the watermark
+    pipeline = open_pipeline(folder, min_free_mb=0)  # some tests use a disk smaller than the watermark
     for group in groups:
         pipeline.log.append(group)
     pipeline.log.close()  # type: ignore[attr-defined]
@@ -87,7 +87,7 @@ def land(folder: Path, **settings: Any) -> None:
 
 
 def land_mutated(folder: str, mutant: str) -> None:
-    """Land with a defect of `mutations.py`."""
+    """Land with a defect from `mutations.py`."""
     from support.mutations import MUTATIONS
 
     MUTATIONS[mutant](10_000)
@@ -95,7 +95,7 @@ def land_mutated(folder: str, mutant: str) -> None:
 
 
 def land_and_die(folder: str, point: int, after: bool, mutant: str = "") -> None:
-    """Land, and die just before or after the *point*-th effect on the disk. Runs in a process of its own."""
+    """Land, and die just before or after the *point*-th effect on the disk. Runs in its own process."""
     if mutant:
         from support.mutations import MUTATIONS
 
@@ -143,7 +143,7 @@ def in_process(work: Callable[..., Any], *args: Any, expect: tuple[int, ...] = (
 
 
 def facts(folder: Path) -> dict[str, Any]:
-    """Return everything a crash must not change: rows of every table, the ledger, the position."""
+    """Return everything that a crash must not change: the rows of every table, the ledger, the checkpoint."""
     from questlog.lake.ledger import read_ledger
     from questlog.lake.state import connect, read_state
 
@@ -168,7 +168,7 @@ def facts(folder: Path) -> dict[str, Any]:
 
 
 def iceberg_agrees(folder: Path) -> None:
-    """Assert that PyIceberg alone reads the same files as our own list says, and that all of them exist."""
+    """Assert that PyIceberg reads the same files as our own list names, and that all of them exist."""
     from pyiceberg.table import StaticTable
 
     from questlog.lake.state import load_state

@@ -17,7 +17,7 @@ from support.waiting import until
 
 SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, the same number as XFS_IOC_GOINGDOWN
 DROP_JOURNAL, FLUSH_JOURNAL = 2, 1
-"""What the cut does to journal entries not written yet. Both drop the data that was never fsynced."""
+"""Whether the cut drops or writes pending journal entries. Both drop data that was never fsynced."""
 
 
 class Disk:
@@ -44,11 +44,11 @@ class Disk:
         _run("mount", "-t", "ext4", "-o", options, str(self._image), str(self.path))
 
     def remount(self, mode: str) -> None:
-        """Make the disk read-only (`ro`) or writable (`rw`) under the feet of whoever uses it."""
+        """Make the disk read-only (`ro`) or writable (`rw`) while processes use it."""
         _run("mount", "-o", f"remount,{mode}", str(self.path))
 
     def unmount(self) -> None:
-        """Unmount as soon as the processes that used it are gone."""
+        """Unmount once the processes that used the disk are gone."""
         free = lambda: subprocess.run(["umount", str(self.path)], capture_output=True).returncode == 0  # noqa: E731
         try:
             until(free, f"no process uses {self.path}", 30)
@@ -57,7 +57,7 @@ class Disk:
             raise
 
     def cut_power(self, journal: int = DROP_JOURNAL) -> None:
-        """Lose everything that is not on the disk now; whoever uses it gets errors from here on."""
+        """Lose everything that is not on the disk yet; later operations fail."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, SHUTDOWN, struct.pack("I", journal))
@@ -66,7 +66,7 @@ class Disk:
 
 
 def fill(folder: Path, leave: int = 0) -> Path:
-    """Let somebody else's file take the space of a disk except *leave* bytes, and return it.
+    """Fill the disk with another file, except for *leave* bytes, and return that file.
 
     A file system takes more than it needs for what it has not written yet, and gives the rest back: hence the sync.
     """
@@ -86,7 +86,7 @@ def _free(folder: Path) -> int:
 
 
 def why_not(folder: Path) -> str:
-    """Return why no disk can be made here, or an empty text if it can; a power cut is tried."""
+    """Return why no disk can be created here, or an empty text after a power cut has been tried."""
     if os.geteuid() != 0:
         return "power cuts need root: they mount a loop device"
     try:

@@ -1,4 +1,4 @@
-"""The app that the tests of the Flask extension ask, and what it recorded."""
+"""A Flask app to send requests to, and the events it recorded."""
 
 import json
 from typing import Any

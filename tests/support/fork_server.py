@@ -1,4 +1,4 @@
-"""Starts real processes in milliseconds: imports everything once, then forks a child per command.
+"""Start real processes in milliseconds: import everything once, then fork a child per command.
 
 Python and PyIceberg take about a second to import, so a thousand kills would take an hour. A child of
 this process runs the same `main` as the command line does, has its own pid and session, and dies of a
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _import_everything() -> None:
-    """Import what a whole walk imports; the walk runs in a child, for it starts threads."""
+    """Import what a complete walk imports; the walk runs in a child because it starts threads."""
     for name in _PROGRAMS:
         importlib.import_module(name)
     reading, writing = os.pipe()
@@ -91,7 +91,7 @@ def _say(answer: dict[str, Any]) -> None:
 
 
 def _reap(pid: int, children: dict[int, int | None]) -> int | None:
-    """Return the exit code of *pid*, or None while it runs; until it is asked for, its pid is its own."""
+    """Return the exit code of *pid*, or None while it runs; the pid is not reused before this call."""
     if children[pid] is None:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -100,7 +100,7 @@ def _reap(pid: int, children: dict[int, int | None]) -> int | None:
 
 
 def _become(command: dict[str, Any]) -> int:
-    """Be the program of *command*: its own session, folder, environment, output and mutations."""
+    """Become the program of *command*, with its own session, folder, environment, output and mutations."""
     os.setsid()
     output = os.open(command["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -1,7 +1,7 @@
-"""What the fault tests share: real processes to kill, real clients that remember, and the check at the end.
+"""Real game servers and landers to kill, clients that remember what was acknowledged, and the final check.
 
-A client puts a mark of its own into the `User-Agent` header of each request. The plan keeps that header
-as a column, so SQL can be asked for exactly the events that were answered 2xx.
+A client puts a unique mark into the `User-Agent` header of each request. The plan keeps that header
+as a column, so a query can find exactly the events that were answered with 2xx.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FAST_LANDING = {"QUESTLOG_LAND_SECONDS": "0.05", "QUESTLOG_BATCH_RECORDS": "200"
 
 
 class Process:
-    """A real process with its children: one session, one output."""
+    """A real process with its children, in one session, with its output in a file."""
 
     def __init__(self, fork_server: ForkServer, pid: int, output: Path) -> None:
         self.pid, self.output = pid, output
@@ -46,7 +46,7 @@ class Process:
     def kill(self) -> bool:
         """SIGKILL it with its children; return whether it was still running."""
         running = self.wait(0) is None
-        for _ in range(300):  # a process so young that it has no session of its own yet is not found by it
+        for _ in range(300):  # a process that was just forked may not have its own session yet
             self.signal(signal.SIGKILL)
             if self.wait(0.2) is not None:
                 return running
@@ -62,12 +62,12 @@ class Process:
         return False
 
     def freeze(self) -> None:
-        """Stop it with its children, and return when none of their threads runs any more."""
+        """Stop it and its children, and return when none of their threads is running."""
         self.signal(signal.SIGSTOP)
         until(self.frozen, f"process {self.pid} stops")
 
     def frozen(self) -> bool:
-        """Return whether every thread of it and of its children is stopped, or gone."""
+        """Return whether every thread of the process and its children is stopped or gone."""
         processes = [str(self.pid), *_children(self.pid)]
         states = (_state(task) for process in processes for task in Path("/proc", process, "task").glob("*"))
         return all(state in "TtZX" for state in states)
@@ -82,20 +82,20 @@ class Process:
             time.sleep(0.002)  # only the fork server can wait for its children
 
     def said(self) -> str:
-        """Return what it wrote to its output."""
+        """Return its standard output."""
         return self.output.read_text(errors="replace")
 
     def complained(self) -> str:
-        """Return the end of what it wrote to its error output."""
+        """Return the end of its standard error."""
         return Path(f"{self.output}.err").read_text(errors="replace")[-3000:]
 
 
 class ForkServer:
-    """Forks children of `fork_server.py`; closing it kills whatever is left of them."""
+    """Starts programs as children of `fork_server.py`; closing it kills those that still run."""
 
     def __init__(self) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("QUESTLOG_")}
-        environment["OPENBLAS_NUM_THREADS"] = "1"  # its pool of threads would not survive the fork
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # a thread pool would not survive the fork
         environment["PYTHONPATH"] = str(TESTS)
         self._lock = threading.Lock()
         self._started = 0
@@ -127,7 +127,7 @@ class ForkServer:
         return code
 
     def close(self) -> None:
-        """Kill every child and end."""
+        """Kill every child, and end the fork server."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(30)
@@ -147,10 +147,9 @@ class ForkServer:
 
 @dataclass
 class Game:
-    """A game in a folder of its own: its server, its lander, its questions.
+    """A game in its own folder: its server, lander and queries.
 
-    `swords` is the example as it stands. In `shop`, clients name their events and send them again
-    until they are answered.
+    `swords` is the example game. In `shop`, clients choose event ids and retry until they get an answer.
     """
 
     fork_server: ForkServer
@@ -174,12 +173,12 @@ class Game:
         return self.fork_server.start(self.root, *argv, environment=self.environment, mutations=mutations)
 
     def land(self, command: str = "land", **mutations: Any) -> Process:
-        """Start the lander: `land` ends by itself, `up` does not."""
+        """Start the lander: `land` ends by itself, `up` keeps running."""
         argv = ["questlog", "-C", str(self.root), command]
         return self.fork_server.start(self.root, *argv, environment=self.environment, mutations=mutations)
 
     def run(self, *arguments: str) -> str:
-        """Run one `questlog` command to its end and return what it printed."""
+        """Run one `questlog` command to completion and return its output."""
         return self._finish("questlog", "-C", str(self.root), *arguments)
 
     def _finish(self, *argv: str) -> str:
@@ -190,11 +189,11 @@ class Game:
 
     @property
     def mark(self) -> str:
-        """The column that holds what a client calls its event."""
+        """The column that holds the client's mark."""
         return "user_agent" if self.app == "swords" else "event_id"
 
     def marks(self, reader: str = "sql") -> Counter[str]:
-        """Return each mark in the tables with the number of its rows, asked with our `sql` or with plain `iceberg`."""
+        """Return how many rows each mark has, read with our `sql` or with plain `iceberg`."""
         return Counter(json.loads(self._finish("answers", str(self.root), self.mark, reader)))
 
     def ledger(self) -> dict[str, int]:
@@ -204,7 +203,7 @@ class Game:
 
 
 class Clients:
-    """Threads that send requests to a game and remember which were answered 2xx."""
+    """Threads that send requests to a game and remember which were answered with 2xx."""
 
     def __init__(
         self, game: Game, *, seed: int, threads: int = 3, pause: float = 0.01, port: int | None = None
@@ -222,7 +221,7 @@ class Clients:
             thread.start()
 
     def stop(self) -> None:
-        """Stop sending; afterwards nothing is in flight."""
+        """Stop sending, and return when no request is in flight."""
         self._stop.set()
         for thread in self._threads:
             thread.join(60)
@@ -238,14 +237,14 @@ class Clients:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
         number, answered = 0, True
         while not self._stop.is_set():
-            number += answered or self._game.app == "swords"  # only a named event may be sent again
+            number += answered or self._game.app == "swords"  # only an event with a client's id may be retried
             mark = f"{name}-{number}"
             answered = self._send(connection, mark, chance)
             self._stop.wait(chance.uniform(0, 0.02))
         connection.close()
 
     def _send(self, connection: http.client.HTTPConnection, mark: str, chance: random.Random) -> bool:
-        """Send one event; return whether it was answered 2xx."""
+        """Send one event; return whether it was answered with 2xx."""
         path = chance.choice(list(ROUTES)) if self._game.app == "swords" else f"/buy/{mark}"
         self.sent.add(mark)
         try:
@@ -263,7 +262,7 @@ class Clients:
 
 
 class Killer(threading.Thread):
-    """Starts one program again and again and kills it, each time at another moment of its life."""
+    """Starts one program repeatedly and kills it, each time at another moment."""
 
     def __init__(self, start: Callable[[], Process], *, goal: int, longest: float, seed: int) -> None:
         super().__init__()
@@ -274,18 +273,18 @@ class Killer(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Kill until the goal is reached; one time in five a child dies first, and its parent has to notice."""
+        """Kill until the goal is reached; one time in five a child dies first, and its parent must detect it."""
         while self.kills < self._goal:
             process = self._start_program()
             process.wait(self._chance.uniform(0, self._longest))
             if self._chance.random() < 0.2 and process.kill_child(self._chance):
                 self.kills += 1
                 process.wait(self._chance.uniform(0, self._longest))
-            self.kills += process.kill() or process.wait(0) == -signal.SIGKILL  # the latter died at its own step
+            self.kills += process.kill() or process.wait(0) == -signal.SIGKILL  # the latter killed itself at its step
             self.codes[process.wait(0) or 0] += 1
 
     def stop(self) -> None:
-        """End after the kill at hand."""
+        """Stop after the current kill."""
         self._goal = 0
         self.join()
 
@@ -303,7 +302,7 @@ def _state(task: Path) -> str:
 
 
 def faults(known: Mapping[str, int], acknowledged: set[str], sent: set[str]) -> dict[str, list[str]]:
-    """Return what breaks the promise: marks that are lost, doubled, or were never sent."""
+    """Return what breaks the promise: marks that are lost, duplicated, or were never sent."""
     found = {
         "lost": sorted(acknowledged - known.keys()),
         "doubled": sorted(mark for mark, count in known.items() if count > 1),
@@ -313,13 +312,13 @@ def faults(known: Mapping[str, int], acknowledged: set[str], sent: set[str]) -> 
 
 
 def assert_promise(known: Mapping[str, int], acknowledged: set[str], sent: set[str], when: str) -> None:
-    """Every acknowledged event is known exactly once, every other at most once, nothing else is."""
+    """Assert that every acknowledged event is there once, every other one at most once, and no unknown event."""
     found = {kind: (len(marks), marks[:5]) for kind, marks in faults(known, acknowledged, sent).items()}
     assert not found, f"{when}, of {len(acknowledged)} acknowledged: {found}"
 
 
 def assert_landed(game: Game, acknowledged: set[str], sent: set[str]) -> None:
-    """Plain PyIceberg reads every table, finds the same rows as our SQL, and the ledger balances."""
+    """Assert that plain PyIceberg finds the same rows as our SQL and that the ledger balances."""
     known = game.marks("iceberg")
     assert_promise(known, acknowledged, sent, "read by PyIceberg")
     assert known == game.marks()

@@ -1,4 +1,4 @@
-"""What a child process of the fault tests can be told to do to itself before its program starts."""
+"""Defects that a child process of the fault tests can apply to itself before its program starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STAGES = ("questlog.log", "questlog.land", "questlog.lake")
 
 
 def signal_at_step(how: list[int]) -> None:
-    """Send this process the signal `how[1]` just before log, landing or lake make their `how[0]`-th call."""
+    """Send this process the signal `how[1]` just before the `how[0]`-th call in log, land or lake."""
     left, number = how
 
     def count(frame: FrameType, event: str, _: object) -> None:
@@ -44,7 +44,7 @@ def no_fsync(_: Any) -> None:
 
 
 def drop_logged(every: int) -> None:
-    """Lose one record in *every* on its way into the log's file, its answer being 2xx all the same."""
+    """Lose one record in *every* on its way to the log file, although it is answered with 2xx."""
     from questlog.log.sqlite import SqliteLog
 
     write, seen = SqliteLog._write, 0
@@ -82,7 +82,7 @@ def drop_landed(every: int) -> None:
 
 
 def no_skip(_: Any) -> None:
-    """Let each table take rows again that it already holds."""
+    """Let each table accept rows that it already has."""
     from questlog.land import loop
 
     shape = loop.shape

@@ -1,4 +1,4 @@
-"""Any plan there can be, for hypothesis."""
+"""Strategies for any plan."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MOMENTS = st.datetimes(dt.datetime(2, 1, 1), dt.datetime(9998, 1, 1))
 
 
 def values(type_: Type) -> st.SearchStrategy[Any]:
-    """Values that TOML can write and the type can hold."""
+    """Return values that TOML can express and the type can hold."""
     if type_.kind == "list":
         assert type_.item is not None
         return st.lists(values(type_.item), max_size=3)
@@ -70,7 +70,7 @@ def _decimals(type_: Type) -> st.SearchStrategy[Any]:
 
 @st.composite
 def fields(draw: st.DrawFn, name: str) -> Field:
-    """A field with options that do not contradict each other."""
+    """Return a field with consistent options."""
     type_ = draw(TYPES)
     options: dict[str, Any] = {
         "required": draw(st.booleans()),
@@ -96,7 +96,7 @@ def fields(draw: st.DrawFn, name: str) -> Field:
 
 @st.composite
 def events(draw: st.DrawFn, name: str, number: int) -> Event:
-    """An event in a table of its own."""
+    """Return an event with its own table."""
     names = draw(st.lists(NAMES, max_size=5, unique=True))
     found = [draw(fields(n)) for n in names]
     aliases = draw(st.lists(st.text("ABé .\"'", min_size=1, max_size=4), unique=True, max_size=3))
@@ -125,7 +125,7 @@ def _aliased(field: Field, aliases: tuple[str, ...]) -> Field:
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    """A whole plan, with its version."""
+    """Return a complete plan, with its version."""
     names = draw(st.lists(NAMES.filter(lambda n: n not in ("events", "quarantine")), max_size=4, unique=True))
     tables: set[str] = set()
     found = {}

@@ -1,4 +1,4 @@
-"""What a project's tables hold, asked by a fresh process: with our SQL, and with plain PyIceberg."""
+"""Read a project's tables in a fresh process, with our SQL or with plain PyIceberg."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main() -> None:
 
 
 def sql_marks(folder: str, column: str) -> dict[str, int]:
-    """Return the marks as any user's process would ask for them, the tail included."""
+    """Return the marks as a user's query returns them, including the tail."""
     import questlog
 
     parts = " union all ".join(f'select {column} as mark from "{table}"' for table in TABLES)
@@ -26,7 +26,7 @@ def sql_marks(folder: str, column: str) -> dict[str, int]:
 
 
 def iceberg_marks(folder: str, column: str) -> dict[str, int]:
-    """Return the landed marks as a stranger's PyIceberg sees them, with its own file access."""
+    """Return the landed marks as plain PyIceberg reads them, with its own file access."""
     from pyiceberg.catalog.sql import SqlCatalog
 
     import questlog

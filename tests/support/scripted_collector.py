@@ -1,6 +1,6 @@
-"""A collector that can be told what to answer next: for answers that the product's own gives rarely or never.
+"""A collector with scripted answers, for those that the real one gives rarely or never.
 
-What is not scripted goes through the product's own `accept` into a real log, so that SQL can be asked.
+Requests without a scripted answer go through the real `accept` into a real log, so that SQL can find them.
 `tests/faults/test_client_kills.py` runs clients against `questlog collect`.
 """
 
@@ -24,7 +24,7 @@ from questlog.errors import LogUnavailable
 
 KEY = "test-key"
 Make = Callable[..., questlog.Client]
-"""Makes a client of the test's collector; arguments as those of the client."""
+"""Creates a client of the scripted collector; takes the arguments of `questlog.Client`."""
 
 
 class Collector(ThreadingHTTPServer):
@@ -45,7 +45,7 @@ class Collector(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, address: Any) -> None:
-        """Say nothing of clients that went away."""
+        """Do not log clients that disconnect."""
 
     def take(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Make the events durable, and return status, headers and receipts."""
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log requests."""
 
 
 def levels(collector: Collector) -> list[int]:
@@ -101,5 +101,5 @@ def levels(collector: Collector) -> list[int]:
 
 
 def settled(client: questlog.Client, **counts: int) -> bool:
-    """Return whether *counts* are the queue's, all others 0."""
+    """Return whether the queue has exactly *counts*, and 0 for every other outcome."""
     return client.counts() == {"waiting": 0, "accepted": 0, "duplicate": 0, "quarantined": 0, "rejected": 0} | counts

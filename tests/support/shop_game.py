@@ -1,4 +1,4 @@
-"""A game whose clients name their events, so that they may send one again when its answer was lost."""
+"""A game whose clients choose event ids, so that they can retry when an answer is lost."""
 
 from flask import Flask
 

@@ -1,4 +1,4 @@
-"""A web site with one page that loads `questlog.js`, in front of a real collector, as a reverse proxy would be."""
+"""A web site with one page that loads `questlog.js` and passes posts to a real collector, as a reverse proxy would."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = b'<!doctype html><title>game</title><script src="/v1/questlog.js" data-ke
 
 
 class Website(ThreadingHTTPServer):
-    """`faults` are what happens to the next posts instead, one each: an answer, or "lose the answer"."""
+    """`faults` replace the answers to the next posts, one each: a status with headers, or "lose the answer"."""
 
     daemon_threads = True
 
@@ -40,7 +40,7 @@ class Website(ThreadingHTTPServer):
         self._thread.join()
 
     def handle_error(self, request: Any, address: Any) -> None:
-        """Say nothing of browsers that went away."""
+        """Do not log browsers that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -79,4 +79,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log requests."""
