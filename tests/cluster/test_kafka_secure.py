@@ -237,7 +237,7 @@ def page(port: int, path: str) -> str:
 def test_a_wrong_password_is_said_as_that(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:
     for mechanism in ("PLAIN", "SCRAM-SHA-512"):
         folder = project(tmp_path / mechanism, secure, secure.authority, mechanism, WRONG, stack)
-        with pytest.raises(LogUnavailable, match="refuses us") as refused:
+        with pytest.raises(LogUnavailable, match="rejects the credentials") as refused:
             make_topic(folder)
         assert WRONG not in f"{refused.value} {refused.value.hint} {refused.value!r} {refused.value.__cause__!r}"
 

@@ -65,7 +65,7 @@ def test_brokers_that_are_away_are_named(project: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("key, value", [("acks", "1"), ("enable.idempotence", "false")])
 def test_a_key_that_would_lose_events_is_refused(key: str, value: str) -> None:
-    with pytest.raises(QuestlogError, match=f"{key} = '{value}' would lose or double events"):
+    with pytest.raises(QuestlogError, match=f"{key} = '{value}' could lose or duplicate events"):
         open_producer({key: value})
 
 

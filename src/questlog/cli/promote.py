@@ -21,7 +21,7 @@ from questlog.settings import load_settings
 
 if TYPE_CHECKING:
     from questlog.pipeline import ClusterPipeline, EmbeddedPipeline
-    from questlog.promote.compare import Answer
+    from questlog.promote.compare import Comparison
 
 LINE = 'profile = "cluster"'
 
@@ -166,7 +166,7 @@ def _rows(copied: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in copied.items()) or "nothing: no event was ever landed"
 
 
-def _verdict(answers: Sequence[Answer], written: bool) -> str:
+def _verdict(answers: Sequence[Comparison], written: bool) -> str:
     """Return what to do now."""
     different = [answer.question.name for answer in answers if not answer.equal]
     if different:

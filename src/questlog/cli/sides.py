@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from questlog.cli.rows import clean, display_width, table_text
 
 if TYPE_CHECKING:
-    from questlog.promote.compare import Answer, Side
+    from questlog.promote.compare import Comparison, Side
 
 SHOWN_ROWS = 5
 MOST_COLUMNS = 4
@@ -17,7 +17,7 @@ MOST_COLUMNS = 4
 _LONGEST = 28
 
 
-def side_by_side(answer: Answer, width: int | None) -> str:
+def side_by_side(answer: Comparison, width: int | None) -> str:
     """Return an answer for people: its name and verdict, and what both sides said."""
     mark = "equal" if answer.equal else "DIFFERENT"
     lines = [f"{mark}: {answer.question.name}"]
@@ -59,7 +59,7 @@ def _text(value: Any) -> str | None:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def as_dict(answer: Answer) -> dict[str, Any]:
+def as_dict(answer: Comparison) -> dict[str, Any]:
     """Return an answer for programs: whether it is equal, how many rows, and the first of them."""
     return {
         "question": answer.question.name, "sql": answer.question.sql, "equal": answer.equal,

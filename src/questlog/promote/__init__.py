@@ -1,9 +1,9 @@
-"""Takes a project from a laptop to a cluster: its tables are copied, its log forwarded from where they end.
+"""Moves a project from a laptop to a cluster: copies its tables, and forwards its log from where the copy ends.
 
-Each event is in the cluster's tables once, because one number per partition of the log says where the copy ends.
-That number is the last thing the copy commits, in the floor that the cluster's lander begins with: a record
-below it is a repeat there, whoever sends it again, and one above it has not been copied. Until it is committed
-nothing is forwarded; until then, and after, the laptop's own tables are only added to.
+Each event is in the cluster's tables once, because one sequence per partition of the log says where the copy ends.
+The copy commits these sequences last, in the checkpoint that the cluster's lander starts from. There, a record below
+them is a repeat, whichever process sends it again, and a record above them has not been copied. Nothing is forwarded
+before that commit. The laptop's own tables only ever grow, before and after it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from questlog.log import Position
 from questlog.log.kafka.spool import Handover, Spool
 from questlog.log.kafka.wire import spool_position, spool_sequences
 from questlog.plan.columns import QUARANTINE_TABLE
-from questlog.promote.compare import Answer, compare, questions
+from questlog.promote.compare import Comparison, compare, questions
 from questlog.promote.copy import CopyTarget, copy_ids, copy_plans, copy_table, refuse_strangers, sources
 from questlog.promote.handover import advance, begin
 from questlog.promote.prefix import LogPrefix
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
     from questlog.land.spark.lander import SparkLander
     from questlog.pipeline import ClusterPipeline, EmbeddedPipeline
 
-BEAT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 2.0
 COPIED = "copied"
-"""In the checkpoint's counts, with the spool's name: how many rows were copied. It marks the hand-over."""
+"""The key in the checkpoint's counts, before the spool's name, of the number of copied rows: it marks the hand-over."""
 Show = Callable[[int, int, int | None], None]
-"""Is told how many rows are done, twice, and of how many."""
+"""Called with the number of rows done, twice, and of how many."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """What came while the tables were copied: how many records, which both sides have landed since."""
+    """How many records arrived while the tables were copied; both sides have landed them since, up to `through`."""
 
     records: int
     through: Position
 
 
 class Promotion:
-    """One promotion under way; it holds both ends, so nobody else lands or forwards meanwhile. Use as a context.
+    """One promotion. It holds both landers and the spool, so no other process lands or forwards. Use as a context.
 
-    The game may write to the log all the while.
+    The game may keep writing to the log.
     """
 
     def __init__(self, embedded: EmbeddedPipeline, cluster: ClusterPipeline) -> None:
@@ -71,14 +71,14 @@ class Promotion:
                 self._lander: LandingLoop = stack.enter_context(self._embedded.lander())
             except LanderBusy as error:
                 raise LanderBusy(
-                    str(error), hint="stop questlog up, then promote; the game may go on writing"
+                    str(error), hint="stop questlog up, then promote; the game may keep running"
                 ) from error
             self._spool = stack.enter_context(Spool(self._data, self._embedded.project.log_folder, promoting=True))
-            known = self._spool.handover
-            if known is not None and known.target != self.target:
+            begun = self._spool.handover
+            if begun is not None and begun.target != self.target:
                 raise QuestlogError(
-                    f"this project was promoted to {known.target}",
-                    hint="set its settings again, or questlog promote --abandon forgets that",
+                    f"this project was promoted to {begun.target}",
+                    hint="restore its settings, or run questlog promote --abandon to cancel that promotion",
                 )
             with self._alive():
                 self._spark: SparkLander = stack.enter_context(self._cluster.lander())
@@ -89,54 +89,52 @@ class Promotion:
         self._stack.close()
 
     def land(self) -> Landed:
-        """Land in the laptop's tables what is logged by now."""
+        """Land in the laptop's tables everything logged so far."""
         return self._lander.drain()
 
     def copy(self, show: Show) -> dict[str, int] | None:
-        """Make the cluster hold what the laptop's tables hold; return rows per table, None if it did already.
+        """Copy the laptop's tables to the cluster; return the rows per table, or None if they were copied before.
 
-        1 is it sealed?  2 note where the copy ends  3 copy each table  4 plans, ids  5 seal, in one commit.
+        1 is it sealed?  2 record where the copy ends  3 copy each table  4 copy plans and ids  5 seal, in one commit.
         """
         from questlog.land.spark.evolve import adopt_plan
 
         with self._alive():
             checkpoint = self._spark.take_over()
-            known = self._spool.handover
-            handover = known or Handover(secrets.token_hex(8), self.target)
+            begun = self._spool.handover
+            handover = begun or Handover(secrets.token_hex(8), self.target)
             if self._is_sealed(checkpoint):
-                if known is None:  # forward.db was deleted; nothing is lost, the checkpoint has it
+                if begun is None:  # forward.db was deleted: nothing is lost, the checkpoint has the sequences
                     begin(self._spool, handover, {})
                 advance(self._spool, "sealed", self._landed(checkpoint))
                 return None
             state = load_state(self._catalog)
-            if any(
-                o > state.checkpoint.get(p, 0) for table in state.tables.values() for p, o in table.position.items()
-            ):
-                raise QuestlogError("a batch is half landed", hint="questlog land finishes it")
-            found, target = sources(state, self._embedded.plan), CopyTarget(self._spark.tables, self._spark.state)
+            if _is_half_landed(state):
+                raise QuestlogError("a batch is half landed", hint="run questlog land to finish it")
+            tables, target = sources(state, self._embedded.plan), CopyTarget(self._spark.tables, self._spark.state)
             make_topic(self._cluster.project.settings)
             self._refuse_used(checkpoint)
-            refuse_strangers(target, found, handover.id)
+            refuse_strangers(target, tables, handover.id)
             begin(self._spool, Handover(handover.id, self.target), state.checkpoint)
-            total, done = sum(source.rows for source in found), 0
+            total, done = sum(table.rows for table in tables), 0
 
             def copied(rows: int) -> None:
                 nonlocal done
                 done += rows
                 show(done, done, total)
 
-            for source in found:
-                copy_table(target, source, handover.id, self._embedded.project.settings.query_memory_mb, copied)
+            for table in tables:
+                copy_table(target, table, handover.id, self._embedded.project.settings.query_memory_mb, copied)
             adopt_plan(self._spark.tables, self._spark.state, self._embedded.plan)
             copy_plans(self._spark.state, self._catalog)
             copy_ids(self._spark.state, self._catalog)
             advance(self._spool, "sealing")
             self._seal(checkpoint, state, total)
             advance(self._spool, "sealed")
-        return {source.name: source.rows for source in found}
+        return {table.name: table.rows for table in tables}
 
     def catch_up(self) -> CaughtUp:
-        """Bring both sides to the same place: what came meanwhile is landed here, forwarded, and landed there."""
+        """Bring both sides to the same position: land here what arrived meanwhile, forward it, and land it there."""
         before = self._spool.sent
         self._lander.drain()
         with self._alive():
@@ -157,8 +155,8 @@ class Promotion:
         records = sum(offset - before.get(partition, 0) for partition, offset in through.items())
         return CaughtUp(records, through)
 
-    def compare(self, through: Position) -> Iterator[Answer]:
-        """Ask both sides the same questions, as of *through*: what is logged since is on neither."""
+    def compare(self, through: Position) -> Iterator[Comparison]:
+        """Ask both sides the same questions as of *through*: neither sees what is logged later."""
         laptop = self._embedded.engine_over(LogPrefix(self._embedded.log, through))
         rows = {name: table.rows for name, table in load_state(self._catalog).tables.items()}
         tables = sorted({*self._embedded.plan.tables, *rows, QUARANTINE_TABLE})
@@ -167,18 +165,18 @@ class Promotion:
 
     @contextmanager
     def _alive(self) -> Iterator[None]:
-        """Show that the laptop's lander lives while it does not land, or another would take its place."""
+        """Send heartbeats for the laptop's lander while it does not land, or another lander would replace it."""
         stop, lost = threading.Event(), list[BaseException]()
 
-        def heartbeat() -> None:
+        def send_heartbeats() -> None:
             try:
-                while not stop.wait(BEAT_SECONDS):
+                while not stop.wait(HEARTBEAT_SECONDS):
                     self._lander.heartbeat()
             except BaseException as error:
                 lost.append(error)
 
         self._lander.heartbeat()
-        thread = threading.Thread(target=heartbeat, name="questlog-promote", daemon=True)
+        thread = threading.Thread(target=send_heartbeats, name="questlog-promote", daemon=True)
         thread.start()
         try:
             yield
@@ -191,14 +189,14 @@ class Promotion:
     # -- where the copy ends ---------------------------------------------------------------------
 
     def _landed(self, checkpoint: Checkpoint) -> dict[int, int]:
-        """Return how much of this log the cluster's tables hold."""
+        """Return how far the cluster's tables are in this log."""
         return spool_position(self._spool.name, checkpoint.spools)
 
     def _is_sealed(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.counts.get(f"{COPIED} {self._spool.name}") is not None
 
     def _refuse_used(self, checkpoint: Checkpoint) -> None:
-        """Raise if the target has landed or holds events: they could not be told apart from ours."""
+        """Raise if the target's tables or topic already hold events: they could not be told apart from ours."""
         from questlog.log.kafka.topic import describe_topic
 
         settings = self._cluster.project.settings
@@ -214,7 +212,7 @@ class Promotion:
             )
 
     def _seal(self, checkpoint: Checkpoint, state: LakeState, rows: int) -> None:
-        """Commit the checkpoint: from here on the cluster holds everything below it, and takes what follows."""
+        """Commit the checkpoint: from here on the cluster holds everything below it, and lands what follows."""
         ledger = read_ledger(self._catalog, state.checkpoint)
         counts = {
             "records": ledger.read - ledger.total("damaged"), "lost": ledger.total("damaged"),
@@ -223,3 +221,8 @@ class Promotion:
         }  # fmt: skip
         spools, plan = spool_sequences(self._spool.name, state.checkpoint), self._embedded.plan.version
         self._spark.state.save(replace(checkpoint, plan=plan, spools=spools, counts=counts))
+
+
+def _is_half_landed(state: LakeState) -> bool:
+    positions = [table.position for table in state.tables.values()]
+    return any(end > state.checkpoint.get(p, 0) for position in positions for p, end in position.items())

@@ -1,4 +1,7 @@
-"""The same questions on both sides: the project's saved queries, or what can be asked of any project."""
+"""The same questions on both sides: the project's saved queries, or statements that fit any project.
+
+docs/decisions/0013 has the reasons.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from questlog.errors import QuestlogError
-from questlog.query.result import Result
+from questlog.query import QueryEngine
 from questlog.query.text import quote_name, split_statements
 
 FOLDER = "queries"
 PLACES = frozenset(("landed_time", "log_partition", "log_offset"))
-"""When and where a row was landed: each side has its own for what both have landed since the copy."""
+"""When and where a row was landed: for rows that both sides landed after the copy, each has its own."""
 WHOLE_ROWS = 10_000
-"""Of a table with more rows the first by id are compared value by value, not all of them."""
+"""Of a larger table, only this many rows, the first by id, are compared value by value."""
 _DIGITS = 1e-9
-"""Sums of floats depend on the order of their terms; nothing else may differ."""
+"""The relative difference allowed between floats: a sum depends on the order of its terms. All else must be equal."""
 
 Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One statement, and what it is called."""
+    """One statement, with a name for it."""
 
     name: str
     sql: str
@@ -34,7 +37,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What one side answered, or why it did not. `only` are rows that the other side has not."""
+    """The answer of one side, or the error instead. `only` are rows that the other side does not have."""
 
     columns: Sequence[str] = ()
     rows: Sequence[Row] = ()
@@ -43,8 +46,8 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Both sides of one question."""
+class Comparison:
+    """Both answers to one question."""
 
     question: Question
     laptop: Side
@@ -52,58 +55,51 @@ class Answer:
     equal: bool
 
 
-class Engine(Protocol):
-    """What both query engines do."""
-
-    def run(self, text: str) -> Result:
-        """Run one reading statement."""
-
-
 def questions(root: Path, tables: Sequence[str], rows: dict[str, int]) -> list[Question]:
-    """Return what to ask: every table's counts, then the saved queries, or the usual statements without any."""
-    found = [_counts(name) for name in tables]
+    """Return the questions: every table's counts, then the saved queries, or standard statements if there are none."""
+    asked = [_counts(name) for name in tables]
     saved = sorted((root / FOLDER).glob("*.sql"))
     for path in saved:
         statements = split_statements(path.read_text("utf-8"))
         for number, statement in enumerate(statements, 1):
             name = path.stem if len(statements) == 1 else f"{path.stem} {number}"
-            found.append(Question(name, statement))
-    return found if saved else found + list(_usual(tables, rows))
+            asked.append(Question(name, statement))
+    return asked if saved else asked + list(_standard(tables, rows))
 
 
 def _counts(table: str) -> Question:
-    what = "count(*) as events, count(distinct event_id) as ids, min(received_time) as first_received"
-    return Question(f"count {table}", f"select {what}, max(received_time) as last_received from {quote_name(table)}")
+    counts = "count(*) as events, count(distinct event_id) as ids, min(received_time) as first_received"
+    return Question(f"count {table}", f"select {counts}, max(received_time) as last_received from {quote_name(table)}")
 
 
-def _usual(tables: Sequence[str], rows: dict[str, int]) -> Iterator[Question]:
-    """Yield the statements that an analyst of the game of swords types, of whatever tables there are."""
+def _standard(tables: Sequence[str], rows: dict[str, int]) -> Iterator[Question]:
+    """Yield the statements that an analyst types first, for whatever tables there are."""
     yield Question("show tables", "show tables")
     for name in tables:
         quoted = quote_name(name)
         yield Question(f"describe {name}", f"describe {quoted}")
-        most = "" if rows.get(name, 0) <= WHOLE_ROWS else f" order by event_id limit {WHOLE_ROWS}"
-        yield Question(f"rows of {name}", f"select * from {quoted}{most}")
+        limit = "" if rows.get(name, 0) <= WHOLE_ROWS else f" order by event_id limit {WHOLE_ROWS}"
+        yield Question(f"rows of {name}", f"select * from {quoted}{limit}")
     if "join_guild" in tables:
         yield Question("guilds by host", "select host as host, count(*) as count from join_guild group by host")
         yield Question("guilds", "select count(*) as count from join_guild")
 
 
-def compare(asked: Sequence[Question], laptop: Engine, cluster: Engine) -> Iterator[Answer]:
+def compare(asked: Sequence[Question], laptop: QueryEngine, cluster: QueryEngine) -> Iterator[Comparison]:
     """Ask both sides each question in turn."""
     for question in asked:
         ours, theirs = _ask(laptop, question), _ask(cluster, question)
         if ours.error or theirs.error:
-            yield Answer(question, ours, theirs, False)
+            yield Comparison(question, ours, theirs, False)
             continue
         only_ours, only_theirs = differences(ours, theirs)
         equal = not only_ours and not only_theirs and sorted(ours.columns) == sorted(theirs.columns)
-        yield Answer(
+        yield Comparison(
             question, Side(ours.columns, ours.rows, only_ours), Side(theirs.columns, theirs.rows, only_theirs), equal
         )
 
 
-def _ask(engine: Engine, question: Question) -> Side:
+def _ask(engine: QueryEngine, question: Question) -> Side:
     try:
         result = engine.run(question.sql)
         return Side(result.columns, result.rows())
@@ -112,7 +108,7 @@ def _ask(engine: Engine, question: Question) -> Side:
 
 
 def differences(ours: Side, theirs: Side) -> tuple[list[Row], list[Row]]:
-    """Return the rows that only one side has. Rows have no order, columns are found by name, places are skipped."""
+    """Return the rows that only one side has; columns are matched by name, `PLACES` and row order are ignored."""
     names = sorted((set(ours.columns) & set(theirs.columns)) - PLACES)
     left, right = (sorted(_keyed(side, names), key=lambda keyed: keyed[0]) for side in (ours, theirs))
     only_left: list[Row] = []
@@ -132,19 +128,19 @@ def differences(ours: Side, theirs: Side) -> tuple[list[Row], list[Row]]:
 
 
 def _keyed(side: Side, names: Sequence[str]) -> Iterator[tuple[tuple[list[str], list[str]], Row]]:
-    """Yield each row with what sorts it: numbers rounded first, so that nearly equal ones come next to each other."""
+    """Yield each row with its sort key: rounded numbers first, so that nearly equal rows are next to each other."""
     for row in side.rows:
         values = _picked(side, row, names)
         yield (list(map(_key, values)), list(map(repr, values))), row
 
 
 def _picked(side: Side, row: Row, names: Sequence[str]) -> list[Any]:
-    places = {name: place for place, name in enumerate(side.columns)}
-    return [row[places[name]] for name in names]
+    index = {name: number for number, name in enumerate(side.columns)}
+    return [row[index[name]] for name in names]
 
 
 def _key(value: Any) -> str:
-    """Return what sorts values of both engines alike, whatever Python type each gives them."""
+    """Return a sort key that is the same for both engines, whatever Python type each of them returns."""
     if isinstance(value, bool) or value is None:
         return repr(value)
     if isinstance(value, int | float | Decimal):
@@ -160,7 +156,7 @@ def _key(value: Any) -> str:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Return whether two values are equal, floats but for their last digits."""
+    """Return whether two values are equal, floats except for their last digits."""
     if isinstance(one, float) or isinstance(other, float):
         if one is None or other is None:
             return one is other

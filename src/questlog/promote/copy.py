@@ -78,7 +78,7 @@ def _source(table: TableState, plan: Plan) -> SourceTable:
     )  # fmt: skip
 
 
-def refuse_strangers(target: CopyTarget, found: Sequence[SourceTable], by: str) -> None:
+def refuse_strangers(target: CopyTarget, copied: Sequence[SourceTable], by: str) -> None:
     """Raise if a table of the target holds rows that the copy *by* did not write: foreign rows are never touched."""
     tables = target.tables
     for name in tables.names():
@@ -88,7 +88,7 @@ def refuse_strangers(target: CopyTarget, found: Sequence[SourceTable], by: str) 
                 " this project",
                 hint="choose another schema: namespace in questlog.toml",
             )
-    sources = {source.name for source in found}
+    sources = {source.name for source in copied}
     for name in set(tables.names()) - sources:  # created for an older plan by an attempt that ended
         if not tables.rows(name) and "event_id" in tables.columns(name):
             target.drop(name)
@@ -129,9 +129,9 @@ def _done(target: CopyTarget, source: SourceTable, by: str) -> int:
 
 
 def _pieces(source: SourceTable, skip: int, memory_mb: int) -> Iterator[pa.Table]:
-    """Yield the rows after the first *skip*, always in the same order, in pieces of bounded size."""
+    """Yield the rows after the first *skip* in pieces of bounded size, in the same order every time."""
     database = duckdb.connect(":memory:", config={"memory_limit": f"{memory_mb}MB", "temp_directory": ""})
-    database.execute("set threads = 1")  # several might give the rows in another order the next time
+    database.execute("set threads = 1")  # several threads could return the rows in another order next time
     try:
         if not source.files:
             return

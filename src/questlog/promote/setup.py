@@ -1,4 +1,4 @@
-"""Changes that a promotion makes outside the tables: the topic, and the profile in questlog.toml."""
+"""What a promotion changes outside the tables: it creates the topic, and sets the profile in questlog.toml."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def refuse_what_is_missing(embedded: EmbeddedPipeline, cluster: ClusterPipeline)
 
 
 def write_profile(path: Path) -> None:
-    """Say `profile = "cluster"` in questlog.toml, and leave every other line as it is."""
+    """Set `profile = "cluster"` in questlog.toml, and leave every other line as it is."""
     line = 'profile = "cluster"'
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     top = next((n for n, text in enumerate(lines) if text.lstrip().startswith("[")), len(lines))
-    said = next((n for n in range(top) if lines[n].split("=")[0].strip().strip("\"'") == "profile"), None)
-    if said is None:
+    present = next((n for n in range(top) if lines[n].split("=")[0].strip().strip("\"'") == "profile"), None)
+    if present is None:
         lines.insert(0, line)
     else:
-        lines[said] = line
+        lines[present] = line
     text = "\n".join(lines) + "\n"
     if tomllib.loads(text).get("profile") != "cluster":
-        raise QuestlogError(f"{path} cannot be changed safely", hint=f"write {line} into it by hand")
+        raise QuestlogError(f"{path} cannot be changed safely", hint=f"add {line} to it by hand")
     write_file(path, text)
     load_settings(path)

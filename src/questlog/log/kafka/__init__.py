@@ -1,7 +1,7 @@
-"""A Kafka topic as a log: `append` returns on the brokers' word, `read` goes by partition and offset.
+"""A Kafka topic as a log: `append` returns once the brokers have acknowledged, `read` uses partition and offset.
 
-On the cluster profile events reach the topic through the forwarder (forward.py); this is how it is read
-outside Spark, and how another program may write to it.
+In the cluster profile events reach the topic through the forwarder (`forward.py`). This is for reading the topic
+outside Spark, and for other programs that write to it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _CHUNK = 1_000
 
 
 class KafkaLog:
-    """Keeps the contract of `Log` on a topic that exists; safe for many threads and processes.
+    """Keeps the contract of `Log` on an existing topic; safe for many threads and processes.
 
-    A process that appends writes to a partition of its own while it has one: *claims* is a folder of
-    lock files that processes of one machine share. More of them than partitions share the last one.
+    Each appending process writes to a partition of its own: *claims* is a folder of lock files that the processes of
+    one machine share. If there are more processes than partitions, the rest share the last one.
     """
 
     def __init__(self, topic: str, config: Mapping[str, str], claims: Path) -> None:
@@ -53,17 +53,17 @@ class KafkaLog:
     # -- writing ---------------------------------------------------------------------------------
 
     def append(self, records: Sequence[bytes]) -> Position:
-        """Return only once every record is on every replica in sync; `acks=all` is Kafka's durable.
+        """Return only once every in-sync replica has every record: `acks=all` is Kafka's durability.
 
-        After an error nothing was acknowledged; some of the records may still be there.
+        After an error nothing was acknowledged, but some of the records may be in the topic.
         """
         if not records:
             return START
         for record in records:
             if b"\n" in record:
-                raise ValueError("a record is one line: it may not hold a line break")
+                raise ValueError("a record is one line and cannot contain a line break")
         self._check_fork()
-        with self._lock:  # the records of one append stand together
+        with self._lock:  # keeps the records of one append together
             producer, partition = self._writer()
             delivery = _Delivery(len(records))
             for record in records:
@@ -84,7 +84,7 @@ class KafkaLog:
         return self._producer, self._partition
 
     def _explain_silence(self) -> None:
-        """Raise if the brokers are away: a record that they get later may be there, nobody was told so."""
+        """Raise if no broker answers: a record that arrives later is in the topic, but was not acknowledged."""
         try:
             self._partitions()
         except LogUnavailable:
@@ -92,7 +92,7 @@ class KafkaLog:
             raise
 
     def _drop_producer(self, producer: Producer | None) -> None:
-        """Give up what waits: a later delivery of it would surprise everybody."""
+        """Discard undelivered records: the caller was told that they failed."""
         from confluent_kafka import KafkaException
 
         if producer is None:
@@ -132,11 +132,11 @@ class KafkaLog:
             while count > 0 and batch.size < max_bytes and partition in batch.waiting():
                 first = consumer.poll(ANSWER_SECONDS)
                 if first is None:
-                    raise LogUnavailable(f"Kafka at {where(self.config)} gives no records", retry_after=1)
-                found = [first]
-                if min(count, _CHUNK) > 1:  # what has come with it: to ask for more would wait for all of it
-                    found += consumer.consume(min(count, _CHUNK) - 1, 0)
-                for message in found:
+                    raise LogUnavailable(f"Kafka at {where(self.config)} returns no records", retry_after=1)
+                messages = [first]
+                if min(count, _CHUNK) > 1:  # only what was fetched with it: asking for more would wait for all of it
+                    messages += consumer.consume(min(count, _CHUNK) - 1, 0)
+                for message in messages:
                     if count <= 0 or batch.size >= max_bytes:
                         break
                     error = message.error()
@@ -157,33 +157,33 @@ class KafkaLog:
             if offset > ends.get(partition, (0, 0))[1]:
                 raise LogUnavailable(
                     f"the log went backwards: partition {partition} of topic {self.topic} ends before {offset}",
-                    hint="it is not the topic that was read before, or it was made anew",
+                    hint="it is another topic than before, or it was recreated",
                 )
 
     def end(self) -> Position:
-        """Return the position just past everything durable now; a partition nobody wrote to is left out."""
+        """Return the position after the last durable record; partitions without records are left out."""
         self._check_fork()
         with self._reading:
             return {partition: end for partition, (_, end) in self._watermarks().items() if end}
 
     def trim(self, before: Position, older_than_ms: int) -> int:
-        """Delete landed records below *before* that came before *older_than_ms*; return how many.
+        """Delete landed records below *before* that arrived before *older_than_ms*; return how many.
 
-        The topic's own retention makes this superfluous where it is set.
+        Not needed where the topic has a retention of its own.
         """
         from confluent_kafka import KafkaException, TopicPartition
 
         self._check_fork()
         with self._reading:
             firsts = {p: first for p, (first, _) in self._watermarks().items()}
-            asked = [TopicPartition(self.topic, p, min(older_than_ms, UNLIMITED)) for p in before if p in firsts]
-            if not asked:
+            times = [TopicPartition(self.topic, p, min(older_than_ms, UNLIMITED)) for p in before if p in firsts]
+            if not times:
                 return 0
             try:
-                found = self._reader().offsets_for_times(asked, timeout=ANSWER_SECONDS)
-                until = {p.partition: min(before[p.partition], _until(p.offset)) for p in found}
+                offsets = self._reader().offsets_for_times(times, timeout=ANSWER_SECONDS)
+                until = {p.partition: min(before[p.partition], _until(p.offset)) for p in offsets}
                 ready = [TopicPartition(self.topic, p, o) for p, o in until.items() if o > firsts[p]]
-                admin = open_admin(self.config)  # freed too early it takes its requests along
+                admin = open_admin(self.config)  # kept in a variable: freeing it cancels its requests
                 for future in admin.delete_records(ready).values() if ready else ():
                     future.result(ANSWER_SECONDS)
             except KafkaException as error:
@@ -201,12 +201,12 @@ class KafkaLog:
         from confluent_kafka import KafkaException
 
         try:
-            found = self._reader().list_topics(self.topic, timeout=ANSWER_SECONDS).topics[self.topic]
+            metadata = self._reader().list_topics(self.topic, timeout=ANSWER_SECONDS).topics[self.topic]
         except KafkaException as error:
             raise unavailable(self.config, error, self.topic) from error
-        if found.error is not None:
-            raise unavailable(self.config, found.error, self.topic)
-        return sorted(found.partitions)
+        if metadata.error is not None:
+            raise unavailable(self.config, metadata.error, self.topic)
+        return sorted(metadata.partitions)
 
     def _watermarks(self) -> dict[int, tuple[int, int]]:
         from confluent_kafka import KafkaException
@@ -218,7 +218,7 @@ class KafkaLog:
             raise unavailable(self.config, error, self.topic) from error
 
     def close(self) -> None:
-        """Give the partition back; the next use opens again."""
+        """Release the partition; the next use opens everything again."""
         self._check_fork()
         with self._lock, self._reading:
             self._release()
@@ -233,14 +233,14 @@ class KafkaLog:
         self._claim, self._partition = None, -1
 
     def _check_fork(self) -> None:
-        """Start anew in a forked child: librdkafka's threads did not come along, its parent's lock must stay."""
+        """Start over in a forked child: librdkafka's threads were not copied, and the parent must keep its lock."""
         if self._pid != os.getpid():
             _abandoned.append((self._producer, self._consumer, self._claim))
             self.__init__(self.topic, self.config, self._claims)  # type: ignore[misc]
 
 
 _abandoned: list[Any] = []
-"""What a child was born with: freeing it would wait for threads that are not there."""
+"""What a forked child inherited: freeing it would wait for threads that do not exist there."""
 
 
 class _Delivery:
@@ -263,7 +263,7 @@ class _Delivery:
 
 
 class _Reading:
-    """One read under way: what it has taken of each partition, and how far that reaches."""
+    """One read in progress: the records of each partition so far, and the position behind them."""
 
     def __init__(self, after: Position, ends: Mapping[int, tuple[int, int]]) -> None:
         self.through = dict(after)
@@ -279,7 +279,7 @@ class _Reading:
                 self.through[partition] = max(start, first)
 
     def waiting(self) -> list[int]:
-        """Return the partitions that have something new."""
+        """Return the partitions that have more records."""
         return [p for p, end in self._ends.items() if self.through.get(p, 0) < end]
 
     def add(self, partition: int, message: Any) -> None:
@@ -292,20 +292,22 @@ class _Reading:
         self.size += len(value)
 
     def end(self, partition: int, offset: int) -> None:
-        """Go no further: what lies behind belongs to a transaction that is not decided yet."""
+        """Stop here: what follows belongs to a transaction that is still open."""
         self.through[partition] = self._ends[partition] = max(self.through[partition], offset)
 
     def result(self) -> Batch:
-        return Batch([e for _, found in sorted(self._entries.items()) for e in found], self.through, tuple(self._gaps))
+        return Batch(
+            [e for _, entries in sorted(self._entries.items()) for e in entries], self.through, tuple(self._gaps)
+        )
 
 
 def _until(offset: int) -> int:
-    """Return a looked-up offset; negative means that every record is older."""
+    """Return an offset found by time; a negative one means that every record is older."""
     return offset if offset >= 0 else UNLIMITED
 
 
 def _claim(folder: Path, partitions: Sequence[int]) -> tuple[int, FileLock | None]:
-    """Return a partition that no other process of this machine writes to, and the lock that says so."""
+    """Return a partition that no other process on this machine writes to, and the lock that claims it."""
     folder.mkdir(parents=True, exist_ok=True)
     for partition in partitions:
         lock = FileLock(folder / f"kafka-{partition}.lock")

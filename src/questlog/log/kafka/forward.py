@@ -1,4 +1,4 @@
-"""The forwarder: moves the spool, which is the embedded log, to Kafka; in order, and counted on delivery only."""
+"""The forwarder: moves the spool, which is the embedded log, to Kafka, in order; only delivery reports count."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger("questlog.forward")
 
 
 class Forwarder:
-    """Forwards one log folder to one topic. Whatever happens to the brokers, it waits, says so, and goes on."""
+    """Forwards one log folder to one topic. Through any outage of the brokers it waits, reports that, and resumes."""
 
     def __init__(
         self, log: LogReader, spool: Spool, topic: str, config: Mapping[str, str], *, keep_log_hours: float = 24.0
@@ -42,10 +42,10 @@ class Forwarder:
         self._log, self._spool, self._topic, self._config = log, spool, topic, config
         self._keep_ms = int(keep_log_hours * _HOUR_MS)
         self._producer: Producer | None = None
-        self._looked = float("-inf")
+        self._checked = float("-inf")
 
     def run(self, stop: StopSignal) -> None:
-        """Forward until told to stop; what is logged by then is forwarded if the brokers take it at once."""
+        """Forward until told to stop; the records logged by then are forwarded if the brokers accept them at once."""
         while not stop.is_set():
             count = self._try_step(stop)
             self._spool.heartbeat()
@@ -53,14 +53,14 @@ class Forwarder:
                 stop.wait(1.0)
             elif not count:
                 stop.wait(POLL_SECONDS)
-            self._look_at_landed()
+            self._trim_landed()
         self._try_step(stop)
-        self._looked = float("-inf")
-        self._look_at_landed()
+        self._checked = float("-inf")
+        self._trim_landed()
         self._drop_producer()
 
     def drain(self, stop: StopSignal) -> int:
-        """Forward everything logged so far, or raise `LogUnavailable`; return how many records that were."""
+        """Forward everything logged so far, or raise `LogUnavailable`; return how many records that was."""
         total = 0
         while count := self.step(stop):
             total += count
@@ -74,11 +74,11 @@ class Forwarder:
                 logger.error("stage=forward waiting, events stay in the spool: %s; try: %s", error, error.hint)
             return None
         if self._spool.clear_error():
-            logger.info("stage=forward goes on")
+            logger.info("stage=forward resumed")
         return count
 
     def step(self, stop: StopSignal) -> int:
-        """Forward one batch.  1 read  2 send  3 wait for every delivery report  4 remember, last."""
+        """Forward one batch.  1 read  2 send  3 wait for every delivery report  4 save how far, last."""
         sent = self._spool.sent
         batch = self._log.read(sent, BATCH_RECORDS, BATCH_BYTES)
         if not batch:
@@ -87,7 +87,7 @@ class Forwarder:
         try:
             self._send(batch, delivery, stop)
         finally:
-            if delivery.sent != sent:  # also the part that came through before an error
+            if delivery.sent != sent:  # also the part that was delivered before an error
                 self._spool.save_sent(delivery.sent, delivery.offsets)
         return len(batch.entries)
 
@@ -102,7 +102,7 @@ class Forwarder:
             while delivery.waiting:
                 self._await(producer, delivery, stop)
         except KafkaException as error:
-            self._drop_producer()  # its reports say which record was refused
+            self._drop_producer()  # runs the last reports, which name the refused record
             raise self._refused(delivery, error) from error
         except LogUnavailable:
             self._drop_producer()
@@ -112,13 +112,13 @@ class Forwarder:
             raise self._refused(delivery, delivery.error)
 
     def _refused(self, delivery: _Delivery, error: Any) -> LogUnavailable:
-        """Return what was refused and why, with the place of the first record that has to be sent again."""
-        found = unavailable(self._config, error, self._topic)
+        """Return the error with the position of the first record that has to be sent again."""
+        cause = unavailable(self._config, error, self._topic)
         where = [f"(partition {p}, offset {offset} of the spool)" for p, offset in delivery.failed.items()]
-        return LogUnavailable(" ".join([str(found), *where[:1]]), hint=found.hint, retry_after=1)
+        return LogUnavailable(" ".join([str(cause), *where[:1]]), hint=cause.hint, retry_after=1)
 
     def _offer(self, producer: Producer, item: Entry | Gap, delivery: _Delivery) -> bool:
-        """Hand one record to the producer; False if its queue is full."""
+        """Give one record to the producer; return False if its queue is full."""
         key = spool_partition(self._spool.name, item.partition)
         value, headers = encode_item(key, item)
         try:
@@ -135,43 +135,44 @@ class Forwarder:
         return True
 
     def _await(self, producer: Producer, delivery: _Delivery, stop: StopSignal) -> None:
-        """Wait for delivery reports; when none comes for long, find out why, and raise."""
+        """Wait for delivery reports; if none arrives for some time, raise the reason."""
         before, silent = delivery.waiting, time.monotonic()
-        while producer.poll(0.1) == 0 or delivery.waiting == before:  # poll serves other events than reports too
+        while producer.poll(0.1) == 0 or delivery.waiting == before:  # poll also counts events other than reports
             self._spool.heartbeat()
             waited = time.monotonic() - silent
             if stop.is_set() or waited > ANSWER_SECONDS:
-                self._diagnose()  # raises, as a rule
+                self._diagnose()  # usually raises
                 if stop.is_set() or waited > 6 * ANSWER_SECONDS:
                     raise LogUnavailable(
-                        f"the brokers answer and topic {self._topic} does not take records",
+                        f"the brokers answer, but topic {self._topic} does not accept records",
                         hint="questlog topic describe",
                     )
 
     def _diagnose(self) -> None:
-        """Raise what is wrong with the brokers or the topic, if they can be asked."""
+        """Raise what is wrong with the brokers or the topic, as far as they report it."""
         from confluent_kafka import KafkaException
 
         try:
-            found = open_admin(self._config).list_topics(self._topic, timeout=ANSWER_SECONDS).topics[self._topic]
+            topic = open_admin(self._config).list_topics(self._topic, timeout=ANSWER_SECONDS).topics[self._topic]
         except KafkaException as error:
             raise unavailable(self._config, error, self._topic) from error
-        if found.error is not None:
-            raise unavailable(self._config, found.error, self._topic)
-        away = [str(p.id) for p in found.partitions.values() if p.leader < 0]
-        if away:
+        if topic.error is not None:
+            raise unavailable(self._config, topic.error, self._topic)
+        leaderless = [str(p.id) for p in topic.partitions.values() if p.leader < 0]
+        if leaderless:
             raise LogUnavailable(
-                f"no broker leads partition {', '.join(away)} of topic {self._topic}", hint="questlog topic describe"
+                f"no broker leads partition {', '.join(leaderless)} of topic {self._topic}",
+                hint="questlog topic describe",
             )
-        thin = [p for p in found.partitions.values() if len(p.isrs) < len(p.replicas)]
-        if thin:
+        lagging = [p for p in topic.partitions.values() if len(p.isrs) < len(p.replicas)]
+        if lagging:
             raise LogUnavailable(
-                f"{len(thin)} partition(s) of topic {self._topic} miss replicas, and it takes no records",
+                f"{len(lagging)} partition(s) of topic {self._topic} lack replicas, so it accepts no records",
                 hint="bring the other brokers back; questlog topic describe",
             )
 
     def _open(self) -> Producer:
-        """Return a producer whose batches fit what the topic takes; say at once if there is no topic."""
+        """Return a producer whose batches fit the topic's limit; raise `LogUnavailable` if there is no topic."""
         from questlog.log.kafka.topic import describe_topic
 
         topic = describe_topic(self._config, self._topic)
@@ -179,45 +180,45 @@ class Forwarder:
         return open_producer(self._config, **{"batch.size": max(1_000, min(1_000_000, limit * 9 // 10))})
 
     def _drop_producer(self) -> None:
-        """Give up what is on its way: it is sent again from what the brokers have confirmed."""
+        """Discard records in flight: they are sent again from the last acknowledged position."""
         from confluent_kafka import KafkaException
 
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge()
-            with contextlib.suppress(KafkaException):  # that it was purged breaks its guarantee: it tells so
+            with contextlib.suppress(KafkaException):  # a purge violates its guarantee, which it reports
                 producer.poll(0.1)
 
-    def _look_at_landed(self) -> None:
-        """Forget of the spool what the tables hold, seldom."""
-        if time.monotonic() - self._looked < LANDED_SECONDS or self._producer is None:
+    def _trim_landed(self) -> None:
+        """Trim landed records from the spool, at most every `LANDED_SECONDS`."""
+        if time.monotonic() - self._checked < LANDED_SECONDS or self._producer is None:
             return
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         try:
             landed = self._spool.save_landed(landed_offsets(self._config, self._topic))
             self._log.trim(landed, time.time_ns() // 1_000_000 - self._keep_ms)
         except LogUnavailable as error:
-            logger.debug("stage=forward cannot ask what is landed: %s", error)
+            logger.debug("stage=forward cannot read the landed offsets: %s", error)
 
 
 def landed_offsets(config: Mapping[str, str], topic: str) -> Position:
-    """Return how much of each of the topic's partitions the tables hold: the lander commits it to its group."""
+    """Return how far the tables hold each of the topic's partitions: the lander commits that to its consumer group."""
     from confluent_kafka import KafkaException, TopicPartition
 
     consumer = open_consumer(config, GROUP)
     try:
         partitions = consumer.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic].partitions
-        asked = [TopicPartition(topic, partition) for partition in partitions]
-        found = consumer.committed(asked, timeout=ANSWER_SECONDS) if asked else []
+        wanted = [TopicPartition(topic, partition) for partition in partitions]
+        committed = consumer.committed(wanted, timeout=ANSWER_SECONDS) if wanted else []
     except KafkaException as error:
         raise unavailable(config, error, topic) from error
     finally:
         consumer.close()
-    return {p.partition: p.offset for p in found if p.offset > 0}
+    return {p.partition: p.offset for p in committed if p.offset > 0}
 
 
 class _Delivery:
-    """Counts delivery reports. `sent` grows only without holes: what comes behind an error is sent again."""
+    """Counts delivery reports. `sent` grows without gaps: records after a failed one are sent again."""
 
     def __init__(self, sent: Position) -> None:
         self.sent = dict(sent)
@@ -227,7 +228,7 @@ class _Delivery:
         self.waiting = 0
 
     def expect(self, partition: int, sequence: int) -> Any:
-        """Return what takes the report of one record."""
+        """Return the callback for the report of one record."""
         self.waiting += 1
 
         def report(error: Any, message: Any) -> None:
@@ -243,7 +244,7 @@ class _Delivery:
 
 
 def _in_order(batch: Batch) -> Sequence[Entry | Gap]:
-    """Return records, and lost parts of the spool, as they follow each other in each partition."""
+    """Return records and lost parts of the spool in the order of each partition."""
     if not batch.gaps:
         return batch.entries
     return sorted([*batch.entries, *batch.gaps], key=lambda item: (item.partition, sequence_of(item)))

@@ -1,4 +1,4 @@
-"""The topic that events go to: made once, described, its limits brought up to what the settings say."""
+"""The topic that events go to: creates it, updates its options to the settings, and describes it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
 RECORD_BYTES = 64 << 20
-"""The largest record that the log takes; the topic takes it too, so that none is ever in the way."""
+"""The largest record that the log accepts; the topic accepts it too, so that no record blocks the forwarder."""
 WORK_SECONDS = 30.0
-"""How long the brokers may take to do what they were asked for."""
+"""How long the brokers may take for an administrative request."""
 TRY_SECONDS = 10.0
-"""How long one client may take, where another may fare better."""
+"""How long one client may take, where another one may succeed."""
 _TRY = {"request_timeout": TRY_SECONDS}
 _KEPT = ("retention.ms", "max.message.bytes", "message.timestamp.type", "min.insync.replicas")
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One partition as the brokers see it. `leader` is -1 while it has none."""
+    """One partition as the brokers describe it. `leader` is -1 while it has none."""
 
     id: int
     leader: int
@@ -48,16 +48,16 @@ class Topic:
 
     @property
     def records(self) -> int:
-        """How many offsets are between the first and the last."""
+        """How many offsets lie between the first and the end."""
         return sum(p.end - p.first for p in self.partitions)
 
 
 def create_topic(
     config: Mapping[str, str], name: str, *, partitions: int, replication: int, retention_hours: float
 ) -> list[str]:
-    """Make the topic, or bring its options up to date; return what was done, nothing if all was so already.
+    """Create the topic, or update its options; return what was changed.
 
-    The number of partitions never changes: an event's key decides its partition, and order rests on that.
+    The number of partitions never changes: the key of an event determines its partition, and the order depends on it.
     """
     from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import NewTopic
@@ -65,20 +65,20 @@ def create_topic(
     wanted = {
         "retention.ms": str(int(retention_hours * 3_600_000)) if retention_hours else "-1",
         "max.message.bytes": str(RECORD_BYTES + (1 << 20)),
-        # Retention counts from when the broker got it: what waited long in a spool is not old on arrival.
+        # Retention counts from the broker's time: a record that waited in a spool is not old when it arrives.
         "message.timestamp.type": "LogAppendTime",
     }
     if replication > 2:
         wanted["min.insync.replicas"] = "2"
     admin = open_admin(config)
     try:
-        # A broker that is away is said soon; one that is only busy is waited for.
+        # Fails soon if no broker answers; a broker that is only busy may take longer below.
         admin.list_topics(name, timeout=ANSWER_SECONDS)
     except KafkaException as error:
         raise unavailable(config, error, name) from error
     new = NewTopic(name, num_partitions=partitions, replication_factor=replication, config=wanted)
     try:
-        _asked(config, lambda admin: admin.create_topics([new], operation_timeout=WORK_SECONDS, **_TRY))
+        _request(config, lambda admin: admin.create_topics([new], operation_timeout=WORK_SECONDS, **_TRY))
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise _refused(config, error, name) from error
@@ -89,9 +89,9 @@ def create_topic(
 
 
 def _await_leaders(config: Mapping[str, str], name: str) -> None:
-    """Return once the brokers know the topic: who uses it in the same moment would be told that it is not there."""
-    patience = time.monotonic() + WORK_SECONDS
-    while time.monotonic() < patience:
+    """Return once the brokers know the topic: used right away, it would be reported as missing."""
+    deadline = time.monotonic() + WORK_SECONDS
+    while time.monotonic() < deadline:
         with contextlib.suppress(LogUnavailable):
             if all(p.leader >= 0 for p in describe_topic(config, name).partitions):
                 return
@@ -101,36 +101,36 @@ def _await_leaders(config: Mapping[str, str], name: str) -> None:
 def _bring_up_to_date(config: Mapping[str, str], name: str, wanted: Mapping[str, str], partitions: int) -> list[str]:
     from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
-    found = describe_topic(config, name)
-    changed = {key: value for key, value in wanted.items() if found.options.get(key) != value}
-    done = [f"{key}: {found.options.get(key)} -> {value}" for key, value in changed.items()]
+    topic = describe_topic(config, name)
+    changed = {key: value for key, value in wanted.items() if topic.options.get(key) != value}
+    done = [f"{key}: {topic.options.get(key)} -> {value}" for key, value in changed.items()]
     if changed:
         entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in changed.items()]
         resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
-        _asked(config, lambda admin: admin.incremental_alter_configs([resource], **_TRY), name)
-    if len(found.partitions) != partitions:
+        _request(config, lambda admin: admin.incremental_alter_configs([resource], **_TRY), name)
+    if len(topic.partitions) != partitions:
         done.append(
-            f"stays at {len(found.partitions)} partition(s); the settings say {partitions}, and they never grow"
+            f"stays at {len(topic.partitions)} partition(s); the settings ask for {partitions}, but the number is fixed"
         )
     return done
 
 
 def describe_topic(config: Mapping[str, str], name: str) -> Topic:
-    """Return the topic; raise `LogUnavailable` if it is not there, or nobody answers."""
+    """Return the topic; raise `LogUnavailable` if it does not exist or no broker answers."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import ConfigResource
 
     admin = open_admin(config)
     try:
-        found = admin.list_topics(name, timeout=ANSWER_SECONDS).topics[name]
-        if found.error is not None:
-            raise unavailable(config, found.error, name)
+        metadata = admin.list_topics(name, timeout=ANSWER_SECONDS).topics[name]
+        if metadata.error is not None:
+            raise unavailable(config, metadata.error, name)
         resource = ConfigResource(ConfigResource.Type.TOPIC, name)
-        options = _asked(config, lambda admin: admin.describe_configs([resource], **_TRY), name)
+        options = _request(config, lambda admin: admin.describe_configs([resource], **_TRY), name)
         consumer = open_consumer(config)
         try:
             partitions = []
-            for number, p in sorted(found.partitions.items()):
+            for number, p in sorted(metadata.partitions.items()):
                 first, end = watermarks(consumer, name, number)
                 partitions.append(Partition(number, p.leader, tuple(p.replicas), tuple(p.isrs), first, end))
         finally:
@@ -151,59 +151,61 @@ def topic_exists(config: Mapping[str, str], name: str) -> bool:
         raise unavailable(config, error, name) from error
 
 
-def oldest_ms(config: Mapping[str, str], name: str, places: Mapping[int, int]) -> int | None:
-    """Return when the oldest of the records at *places* (partition -> offset) came; None if none can be read."""
+def oldest_ms(config: Mapping[str, str], name: str, offsets: Mapping[int, int]) -> int | None:
+    """Return when the oldest of the records at *offsets* (by partition) arrived; None if none can be read."""
     from confluent_kafka import KafkaException, TopicPartition
 
     consumer = open_consumer(config)
-    found, patience = dict[int, int](), time.monotonic() + ANSWER_SECONDS
+    times, deadline = dict[int, int](), time.monotonic() + ANSWER_SECONDS
     try:
-        consumer.assign([TopicPartition(name, partition, offset) for partition, offset in places.items()])
-        while len(found) < len(places) and time.monotonic() < patience:
+        consumer.assign([TopicPartition(name, partition, offset) for partition, offset in offsets.items()])
+        while len(times) < len(offsets) and time.monotonic() < deadline:
             message = consumer.poll(0.2)
             if message is not None and message.error() is None:
-                found.setdefault(message.partition(), message.timestamp()[1])
+                times.setdefault(message.partition(), message.timestamp()[1])
     except KafkaException as error:
         raise unavailable(config, error, name) from error
     finally:
         consumer.close()
-    return min(found.values(), default=None)
+    return min(times.values(), default=None)
 
 
 def offsets_at(config: Mapping[str, str], topic: Topic, ms: int) -> Position:
-    """Return each partition's first offset that the brokers dated at or after *ms*; its end if there is none."""
+    """Return the first offset of each partition with a broker timestamp of *ms* or later; its end if there is none."""
     from confluent_kafka import KafkaException, TopicPartition
 
     consumer = open_consumer(config)
     try:
-        asked = [TopicPartition(topic.name, p.id, ms) for p in topic.partitions]
-        found = consumer.offsets_for_times(asked, timeout=ANSWER_SECONDS) if asked else []
+        times = [TopicPartition(topic.name, p.id, ms) for p in topic.partitions]
+        offsets = consumer.offsets_for_times(times, timeout=ANSWER_SECONDS) if times else []
     except KafkaException as error:
         raise unavailable(config, error, topic.name) from error
     finally:
         consumer.close()
     ends = {p.id: p.end for p in topic.partitions}
-    return {p.partition: p.offset if p.offset >= 0 else ends[p.partition] for p in found}
+    return {p.partition: p.offset if p.offset >= 0 else ends[p.partition] for p in offsets}
 
 
-def _asked(config: Mapping[str, str], act: Callable[[AdminClient], Mapping[Any, Future[Any]]], name: str = "") -> Any:
-    """Return the one answer to *act*; without a *name* a refusal is the caller's to judge.
+def _request(
+    config: Mapping[str, str], send: Callable[[AdminClient], Mapping[Any, Future[Any]]], name: str = ""
+) -> Any:
+    """Return the one answer to a request; without a *name*, raise a refusal as it is.
 
-    Brokers that do not yet know that one of them has died may send a client to that one, and it will ask no other.
-    So who gets no answer asks again, with a new client, until `WORK_SECONDS` are over.
+    Brokers that have not yet noticed the death of another one may refer a client to it, and the client asks no other.
+    So a request without an answer is sent again, by a new client, until `WORK_SECONDS` are over.
     """
     from confluent_kafka import KafkaError, KafkaException
 
-    patience = time.monotonic() + WORK_SECONDS
+    deadline = time.monotonic() + WORK_SECONDS
     while True:
         admin = open_admin(config)
-        (future,) = act(admin).values()
+        (future,) = send(admin).values()
         try:
             return future.result(WORK_SECONDS)
         except TimeoutError as error:
             raise unavailable(config, KafkaError(KafkaError._TIMED_OUT), name) from error
         except KafkaException as error:
-            if error.args[0].code() == KafkaError._TIMED_OUT and time.monotonic() < patience:
+            if error.args[0].code() == KafkaError._TIMED_OUT and time.monotonic() < deadline:
                 continue
             if not name:
                 raise
@@ -213,13 +215,13 @@ def _asked(config: Mapping[str, str], act: Callable[[AdminClient], Mapping[Any, 
 def _refused(config: Mapping[str, str], error: Any, name: str) -> QuestlogError:
     from confluent_kafka import KafkaError
 
-    found = error.args[0]
-    if found.code() in (
+    cause = error.args[0]
+    if cause.code() in (
         KafkaError.INVALID_REPLICATION_FACTOR,
         KafkaError.INVALID_PARTITIONS,
         KafkaError.INVALID_CONFIG,
     ):
         return QuestlogError(
-            f"Kafka refuses topic {name}: {found.str()}", hint="topic_partitions, topic_replication in questlog.toml"
+            f"Kafka refuses topic {name}: {cause.str()}", hint="topic_partitions, topic_replication in questlog.toml"
         )
     return unavailable(config, error, name)
