@@ -62,10 +62,7 @@ KNOWN_CYCLES = {}
 """Imports that close a cycle, until they have been removed: (importer, imported)."""
 
 KNOWN_TWINS = {
-    "Answer",
     "Change",
-    "Source",
-    "_Delivery",
 }
 """Class names that stand for two things, until one of them has a better name."""
 

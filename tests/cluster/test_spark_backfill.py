@@ -24,7 +24,7 @@ from questlog.backfill.bounds import OPEN, Bound, parse_bound
 from questlog.backfill.missing import MissingRows
 from questlog.backfill.topic import TopicBackfill, find_part
 from questlog.errors import LanderFenced, QuestlogError
-from questlog.land.spark.source import Source
+from questlog.land.spark.source import TopicSource
 from support.cluster.spark_options import Kept
 
 LATE = b'{"event_type": "late", "n": 1}'
@@ -198,7 +198,7 @@ def test_the_older_of_two_backfills_fails_before_it_adds(game: Game, tmp_path: P
     send(game, LATE)
     game.land()
     grow(game)
-    source = Source(game.kafka, game.name)
+    source = TopicSource(game.kafka, game.name)
     old, new = (MissingRows(game.spark, game.name, game.pipeline.plan, source, records=500) for _ in range(2))
     first, until = find_part(game.kafka, game.name, OPEN, OPEN)
     old.begin()

@@ -25,7 +25,7 @@ from questlog.land.landed_time import with_landed_time
 from questlog.land.spark.commits import IcebergCatalog
 from questlog.land.spark.evolve import adopt_plan
 from questlog.land.spark.session import CATALOG
-from questlog.land.spark.source import Source
+from questlog.land.spark.source import TopicSource
 from questlog.land.spark.state import CHECKPOINTS, LanderState
 from questlog.land.spark.tables import SparkTables
 from questlog.land.spark.workers import ROWS, BackfillTask, shape_again
@@ -55,7 +55,7 @@ Key = tuple[str, int]
 class MissingRows:
     """Adds missing rows to the tables of one namespace. One backfill works at a time: a newer one fences it."""
 
-    def __init__(self, spark: SparkSession, namespace: str, plan: Plan, source: Source, *, records: int) -> None:
+    def __init__(self, spark: SparkSession, namespace: str, plan: Plan, source: TopicSource, *, records: int) -> None:
         catalog = IcebergCatalog(spark)
         self._tables, self._state = SparkTables(catalog, namespace), LanderState(catalog, namespace)
         self._spark, self._plan, self._source, self._records = spark, plan, source, records

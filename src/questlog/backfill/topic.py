@@ -17,7 +17,7 @@ from questlog.errors import LanderBusy, QuestlogError
 from questlog.land import Landed, StopSignal
 from questlog.land.spark.lander import BACKFILL_LOCK, SparkLander
 from questlog.land.spark.session import CATALOG
-from questlog.land.spark.source import Source
+from questlog.land.spark.source import TopicSource
 from questlog.log import Position, merge
 from questlog.log.kafka.spool import BUSY_SECONDS
 from questlog.log.kafka.topic import Topic, describe_topic, offsets_at
@@ -78,7 +78,7 @@ class TopicBackfill:
     def _add_missing(self, first: Position, until: Position, stop: StopSignal, shown: Shown) -> BackfillResult:
         with self._alone(), self._spark() as spark:
             missing = MissingRows(
-                spark, self._namespace, self._plan, Source(self._kafka, self._topic), records=self._records
+                spark, self._namespace, self._plan, TopicSource(self._kafka, self._topic), records=self._records
             )
             landed = missing.begin()
             end = {p: max(min(end, landed.get(p, 0)), first[p]) for p, end in until.items()}

@@ -27,7 +27,7 @@ from questlog.land.spark.commits import File, IcebergCatalog, release_locks
 from questlog.land.spark.evolve import adopt_plan
 from questlog.land.spark.maintenance import BackgroundTasks, SparkMaintenance
 from questlog.land.spark.session import is_alive
-from questlog.land.spark.source import Source
+from questlog.land.spark.source import TopicSource
 from questlog.land.spark.state import Ids, LanderState, ids_table
 from questlog.land.spark.tables import COMMITS_AT_ONCE, SparkTables
 from questlog.land.spark.workers import FILES, Task, shape_task
@@ -69,7 +69,7 @@ class SparkLander:
         land_seconds: float = 1.0,
     ) -> None:
         self._session, self._plan = session, plan
-        self._namespace, self._source = namespace, Source(kafka, topic)
+        self._namespace, self._source = namespace, TopicSource(kafka, topic)
         self._data, self._publish, self._announce = data, publish, announce
         self._batch_records, self._land_seconds = batch_records, land_seconds
         self._lock = FileLock(data / "spark-lander.lock")

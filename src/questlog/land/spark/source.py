@@ -20,7 +20,7 @@ _BEGINNING = -2
 """Spark's number for a partition's first offset, whatever that is."""
 
 
-class Source:
+class TopicSource:
     """One topic; every position is checked against what it holds now."""
 
     def __init__(self, kafka: Mapping[str, str], topic: str) -> None:

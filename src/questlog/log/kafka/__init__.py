@@ -65,7 +65,7 @@ class KafkaLog:
         self._check_fork()
         with self._lock:  # keeps the records of one append together
             producer, partition = self._writer()
-            delivery = _Delivery(len(records))
+            delivery = _AppendReports(len(records))
             for record in records:
                 producer.produce(self.topic, record, partition=partition, on_delivery=delivery)
         while not delivery.finished:
@@ -243,7 +243,7 @@ _abandoned: list[Any] = []
 """What a forked child inherited: freeing it would wait for threads that do not exist there."""
 
 
-class _Delivery:
+class _AppendReports:
     """Counts the delivery reports of one append."""
 
     def __init__(self, waiting: int) -> None:

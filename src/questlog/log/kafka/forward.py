@@ -83,7 +83,7 @@ class Forwarder:
         batch = self._log.read(sent, BATCH_RECORDS, BATCH_BYTES)
         if not batch:
             return 0
-        delivery = _Delivery(sent)
+        delivery = _DeliveryReports(sent)
         try:
             self._send(batch, delivery, stop)
         finally:
@@ -91,7 +91,7 @@ class Forwarder:
                 self._spool.save_sent(delivery.sent, delivery.offsets)
         return len(batch.entries)
 
-    def _send(self, batch: Batch, delivery: _Delivery, stop: StopSignal) -> None:
+    def _send(self, batch: Batch, delivery: _DeliveryReports, stop: StopSignal) -> None:
         from confluent_kafka import KafkaException
 
         producer = self._producer = self._producer or self._open()
@@ -111,13 +111,13 @@ class Forwarder:
             self._drop_producer()
             raise self._refused(delivery, delivery.error)
 
-    def _refused(self, delivery: _Delivery, error: Any) -> LogUnavailable:
+    def _refused(self, delivery: _DeliveryReports, error: Any) -> LogUnavailable:
         """Return the error with the position of the first record that has to be sent again."""
         cause = unavailable(self._config, error, self._topic)
         where = [f"(partition {p}, offset {offset} of the spool)" for p, offset in delivery.failed.items()]
         return LogUnavailable(" ".join([str(cause), *where[:1]]), hint=cause.hint, retry_after=1)
 
-    def _offer(self, producer: Producer, item: Entry | Gap, delivery: _Delivery) -> bool:
+    def _offer(self, producer: Producer, item: Entry | Gap, delivery: _DeliveryReports) -> bool:
         """Give one record to the producer; return False if its queue is full."""
         key = spool_partition(self._spool.name, item.partition)
         value, headers = encode_item(key, item)
@@ -134,7 +134,7 @@ class Forwarder:
             return False
         return True
 
-    def _await(self, producer: Producer, delivery: _Delivery, stop: StopSignal) -> None:
+    def _await(self, producer: Producer, delivery: _DeliveryReports, stop: StopSignal) -> None:
         """Wait for delivery reports; if none arrives for some time, raise the reason."""
         before, silent = delivery.waiting, time.monotonic()
         while producer.poll(0.1) == 0 or delivery.waiting == before:  # poll also counts events other than reports
@@ -217,7 +217,7 @@ def landed_offsets(config: Mapping[str, str], topic: str) -> Position:
     return {p.partition: p.offset for p in committed if p.offset > 0}
 
 
-class _Delivery:
+class _DeliveryReports:
     """Counts delivery reports. `sent` grows without gaps: records after a failed one are sent again."""
 
     def __init__(self, sent: Position) -> None:
