@@ -1,6 +1,6 @@
-"""64 clients in one process: each sends its next request as soon as the last one is answered (a closed loop).
+"""64 clients in one process; each sends its next request as soon as it gets a response (a closed loop).
 
-Raw sockets and epoll, so that one core of clients is faster than one core of any server measured with it.
+It uses raw sockets and epoll, so that one core of clients is faster than one core of any measured server.
 Run: .venv/bin/python bench/clients.py PORT PATH --seconds 3 [--close]
 """
 
@@ -26,7 +26,7 @@ class Clients:
         ).encode()
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
-        self._answers: dict[int, bytes] = {}
+        self._responses: dict[int, bytes] = {}
         self._sent: dict[int, float] = {}
         self.seconds: list[float] = []
         self.statuses: dict[str, int] = {}
@@ -42,12 +42,12 @@ class Clients:
         self._send(number)
 
     def _send(self, number: int) -> None:
-        self._answers[number] = b""
+        self._responses[number] = b""
         self._sent[number] = time.perf_counter()
         self._sockets[number].send(self._request)
 
     def run(self, seconds: float) -> None:
-        """Send for so long, then wait for what is in flight, so that the server's count can be compared."""
+        """Send for *seconds*, then wait for responses in flight, so that the server's count can be compared."""
         deadline = time.perf_counter() + seconds
         while self._sockets:
             for number, _ in self._poll.poll(1):
@@ -55,11 +55,11 @@ class Clients:
 
     def _receive(self, number: int, again: bool) -> None:
         piece = self._sockets[number].recv(65536)
-        answer = self._answers[number] = self._answers[number] + piece
-        if piece and not _is_whole(answer):
+        response = self._responses[number] = self._responses[number] + piece
+        if piece and not _is_complete(response):
             return
         self.seconds.append(time.perf_counter() - self._sent[number])
-        status = answer[9:12].decode() or "none"
+        status = response[9:12].decode() or "none"
         self.statuses[status] = self.statuses.get(status, 0) + 1
         if again and piece and not self._close:
             self._send(number)
@@ -70,8 +70,8 @@ class Clients:
             self._open()
 
 
-def _is_whole(answer: bytes) -> bool:
-    head, end, body = answer.partition(b"\r\n\r\n")
+def _is_complete(response: bytes) -> bool:
+    head, end, body = response.partition(b"\r\n\r\n")
     if not end:
         return False
     _, _, length = head.lower().partition(b"\r\ncontent-length: ")

@@ -1,8 +1,8 @@
-"""The cluster profile against the pipeline that tutorials build, on the same servers, one after the other.
+"""Compare the cluster profile with the pipeline that tutorials build, on the same servers, one after the other.
 
-Parts: `api` asks the game's API as fast as it answers; `land` lands a topic that is full already, and counts the
-processor time of everything started for it; `fresh` sends at a steady rate and asks Presto all the time; `start`
-begins with nothing and ends with the first row. Each part saves what it found in --parts; `save` puts them together.
+Parts: `api` sends requests to the game's API as fast as it responds; `land` lands a full topic and counts the CPU time
+of every process started for it; `fresh` sends at a constant rate and queries Presto continuously; `start` measures from
+nothing to the first row. Each part saves its result in --parts; `save` combines them.
 Run: .venv/bin/python bench/cluster.py [api] [land] [fresh] [start] [save] [--parts FOLDER]
 With QUESTLOG_STACK a running stack is used (not by `start`).
 """
@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from common import Goal, quantiles, save
-from sides import HERE, SIDES, TABLES, Ours, ServerError, Side, Tutorial, wait_for
+from sides import HERE, SIDES, TABLES, Ours, PrestoError, Side, Tutorial, wait_for
 
 from questlog.stack import Stack
 
 
 @contextlib.contextmanager
 def servers() -> Iterator[Stack]:
-    """Give a stack that works: the one that runs, or one of our own."""
+    """Return a running stack: the existing one, or a new one."""
     if "QUESTLOG_STACK" in os.environ:
         yield Stack(os.environ["QUESTLOG_STACK"])
         return
@@ -47,7 +47,7 @@ def servers() -> Iterator[Stack]:
 
 
 def measure_api(stack: Stack, folder: Path, rounds: int = 5, seconds: float = 3) -> dict[str, Any]:
-    """Ask both games in turn, 64 clients at a time."""
+    """Send requests to both games in turn, with 64 clients."""
     sides = [kind(stack, folder / kind.name) for kind in SIDES]
     rates: dict[str, list[float]] = {side.name: [] for side in sides}
     latest: dict[str, Any] = {}
@@ -62,18 +62,18 @@ def measure_api(stack: Stack, folder: Path, rounds: int = 5, seconds: float = 3)
                 ran = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
                 found = json.loads(ran.stdout)
                 if set(found["statuses"]) != {"200"}:
-                    raise SystemExit(f"{side.name}: not every answer was 200: {found['statuses']}")
+                    raise SystemExit(f"{side.name}: not every response was 200: {found['statuses']}")
                 if number:  # the first round warms up
                     rates[side.name].append(found["per second"])
                     latest[side.name] = {k: v for k, v in found.items() if k != "statuses"}
     return {name: {**latest[name], "per second": round(statistics.median(found))} for name, found in rates.items()}
 
 
-# -- landed events per processor second -----------------------------------------------------------
+# -- landed events per CPU second -----------------------------------------------------------------
 
 
 def measure_land(kind: type[Side], stack: Stack, folder: Path, count: int) -> dict[str, Any]:
-    """Land a full topic from a cold start; then again with nothing in it, for what the start alone takes."""
+    """Land a full topic from a cold start; then an almost empty one, to measure the start alone."""
     found: dict[str, Any] = {"events": count}
     for events, key in ((count, "with start"), (2, "start alone")):
         side = kind(stack, folder / key)
@@ -95,7 +95,7 @@ def measure_land(kind: type[Side], stack: Stack, folder: Path, count: int) -> di
 
 
 class Players:
-    """Requests at a steady rate, each on its way when it is due; notes when each was acknowledged."""
+    """Requests at a constant rate, each sent when it is due; records when each was acknowledged."""
 
     def __init__(self, side: Side, rate: int, seconds: float, threads: int = 8) -> None:
         self._side, self._rate, self.total = side, rate, int(rate * seconds)
@@ -114,16 +114,16 @@ class Players:
             connection.request("GET", "/purchase_a_sword", headers={"User-Agent": f"player-{number}"})
             answer = connection.getresponse()
             answer.read()
-            self.acknowledged.append(time.monotonic())  # one bytecode: no other thread comes between
+            self.acknowledged.append(time.monotonic())  # one bytecode, so no other thread can interrupt it
             if answer.status != 200:
-                raise SystemExit(f"{self._side.name} answered {answer.status}")
+                raise SystemExit(f"{self._side.name} responded {answer.status}")
             if self._side.close:
                 connection.close()
         connection.close()
 
 
 def measure_fresh(kind: type[Side], stack: Stack, folder: Path, rate: int, seconds: float) -> dict[str, Any]:
-    """Return for how long acknowledged events were invisible: the k-th is visible once Presto counts k."""
+    """Return how long acknowledged events stayed invisible: the k-th is visible once Presto counts k."""
     side = kind(stack, folder)
     processes = [*side.app(), side.stream()]
     with side.running(*processes):
@@ -140,7 +140,7 @@ def measure_fresh(kind: type[Side], stack: Stack, folder: Path, rate: int, secon
             times = sorted(players.acknowledged)
             lags += [now - when for when in times[len(lags) : max(count, len(lags))]]
             time.sleep(max(0.0, 0.25 - (time.monotonic() - asked)))
-        memory = {"app and stream mb": round(sum(process.look() for process in processes))}
+        memory = {"app and stream mb": round(sum(process.sample() for process in processes))}
     if len(lags) < players.total:
         raise SystemExit(f"{side.name}: {players.total - len(lags)} events never became visible")
     return {
@@ -154,7 +154,7 @@ def _counted(side: Side, failed: list[str], taken: list[float]) -> int:
     asked = time.monotonic()
     try:
         count = side.count("sword_purchases")
-    except ServerError as error:
+    except PrestoError as error:
         if "does not exist" not in str(error):
             failed.append(str(error)[:120])
         return 0
@@ -162,11 +162,11 @@ def _counted(side: Side, failed: list[str], taken: list[float]) -> int:
     return count
 
 
-# -- from nothing ---------------------------------------------------------------------------------
+# -- cold start ----------------------------------------------------------------------------------
 
 
 def measure_start(kind: type[Side], folder: Path) -> dict[str, Any]:
-    """Start the servers and the pipeline, send one event, and wait for its row; then weigh everything."""
+    """Start the servers and the pipeline, send one event, wait for its row, then measure the memory."""
     began = time.monotonic()
     with Stack(folder / "stack", ports="free") as stack:
         up = time.monotonic()
@@ -179,7 +179,7 @@ def measure_start(kind: type[Side], folder: Path) -> dict[str, Any]:
             connection.getresponse().read()
             wait_for(lambda: _counted(side, [], []) == 1, "the first row", 180)
             row = time.monotonic()
-            own = sum(process.look() for process in processes)
+            own = sum(process.sample() for process in processes)
             theirs = sum(server.memory_mb for server in stack.status())
     return {
         "servers up s": round(up - began, 1), "first row s": round(row - began, 1), "servers mb": round(theirs),
@@ -187,26 +187,26 @@ def measure_start(kind: type[Side], folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# -- all of it ------------------------------------------------------------------------------------
+# -- the run --------------------------------------------------------------------------------------
 
 
 def goals(parts: dict[str, Any]) -> list[Goal]:
-    """Return the questions of the parts that were measured."""
+    """Return the goals of the measured parts."""
     theirs, ours = Tutorial.name, Ours.name
     found = []
     if (api := parts.get("api")) is not None:
         ratio = api[ours]["per second"] / api[theirs]["per second"]
         found.append(Goal("cluster: the game's requests/s against the tutorial's", 10, round(ratio, 2)))
     if (land := parts.get("land")) is not None:
-        for key in ("with start", "net of it"):
+        for key, label in (("with start", "including the start"), ("net of it", "excluding the start")):
             ratio = land[ours][f"events per cpu second, {key}"] / land[theirs][f"events per cpu second, {key}"]
-            question = f"cluster: landed events per processor second against the tutorial's, {key}"
+            question = f"cluster: landed events per CPU second against the tutorial's, {label}"
             found.append(Goal(question, 2, round(ratio, 2)))
     if (fresh := parts.get("fresh")) is not None:
         lags = {name: side["acknowledged to visible s"] for name, side in fresh.items()}
         for key in ("p50", "p99"):
             ratio = lags[theirs][key] / lags[ours][key]
-            found.append(Goal(f"cluster: acknowledged to visible in Presto, {key}, times sooner", 3, round(ratio, 2)))
+            found.append(Goal(f"cluster: acknowledged to visible in Presto, {key}, times faster", 3, round(ratio, 2)))
         failed = fresh[ours]["polls failed"]
         found.append(Goal("cluster: queries that failed while events were landed", 0, failed, "", at_most=True))
     if (start := parts.get("start")) is not None:
@@ -235,7 +235,7 @@ def measure(part: str, side: type[Side] | None, options: argparse.Namespace) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", choices=[*PARTS, "save"], default=[*PARTS, "save"])
-    parser.add_argument("--side", choices=[kind.name for kind in SIDES], help="Measure one side alone.")
+    parser.add_argument("--side", choices=[kind.name for kind in SIDES], help="Measure only one side.")
     parser.add_argument("--parts", type=Path, default=Path(tempfile.gettempdir()) / "questlog-bench-cluster")
     parser.add_argument("--events", type=int, default=500_000)
     parser.add_argument("--seconds", type=float, default=60)

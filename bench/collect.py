@@ -1,9 +1,9 @@
-"""How many events does the collector make durable, against what else answers a POST on the same machine?
+"""Benchmark the collector's durable events per second against other servers that answer a POST on the same machine.
 
-One server at a time on one core, wrk on the other, in turn, round after round; ratios are taken within each round.
-The peers: a plain Flask development server that hands each event to kafka-python's `send()` and does not wait
-(librdkafka's mock broker takes it), a Granian RSGI app that does nothing, and nginx's `return 204`. Every 2xx of
-ours is compared with what SQL finds afterwards. Then a constant rate at half of the most (bench/steady.py).
+One server at a time runs on one core and wrk on the other, in turn, for several rounds; ratios are taken within each
+round. The peers: a plain Flask development server that passes each event to kafka-python's `send()` and does not wait
+(librdkafka's mock broker receives it), a Granian RSGI app that does nothing, and nginx's `return 204`. Our count of 2xx
+responses is compared with an SQL count afterwards. Then a constant rate at half of the maximum (bench/steady.py).
 Needs wrk and nginx (Debian packages), and `pip install kafka-python==2.0.2 confluent-kafka` for the peer.
 Run: .venv/bin/python bench/collect.py [--rounds 3] [--seconds 3]
 """
@@ -82,7 +82,7 @@ http {{ access_log off; client_body_temp_path {folder}/body; keepalive_requests 
 
 
 class Server:
-    """A server on core 0, until it is closed."""
+    """A server on core 0."""
 
     def __init__(self, folder: Path, argv: list[str], port: int) -> None:
         self.port, self.acknowledged = port, 0
@@ -107,13 +107,15 @@ class Server:
             connection.close()
 
     def load(self, script: Path, clients: int, seconds: float) -> float:
-        """Return requests per second of wrk on core 1; all must be answered 2xx."""
+        """Return the requests per second of wrk on core 1; every response must be 2xx."""
         argv = ["taskset", "-c", "1", "wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "-s", str(script)]
-        said = subprocess.run([*argv, f"http://127.0.0.1:{self.port}/v1/events"], capture_output=True, text=True).stdout
-        if "Non-2xx" in said or "Socket errors" in said:
-            raise SystemExit(said)
-        done, rate = re.search(r"(\d+) requests in", said), re.search(r"Requests/sec: +([\d.]+)", said)
-        assert done is not None and rate is not None, said
+        output = subprocess.run(
+            [*argv, f"http://127.0.0.1:{self.port}/v1/events"], capture_output=True, text=True
+        ).stdout
+        if "Non-2xx" in output or "Socket errors" in output:
+            raise SystemExit(output)
+        done, rate = re.search(r"(\d+) requests in", output), re.search(r"Requests/sec: +([\d.]+)", output)
+        assert done is not None and rate is not None, output
         self.acknowledged += int(done[1])
         return float(rate[1])
 
@@ -141,7 +143,7 @@ def free_port() -> int:
 
 
 def servers(folder: Path, stack: ExitStack) -> dict[str, Server]:
-    """Start all of them; only the one that is asked works."""
+    """Start all servers; only the one that receives requests is busy."""
     broker = stack.enter_context(
         subprocess.Popen([sys.executable, "-c", BROKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     )
@@ -167,7 +169,7 @@ def servers(folder: Path, stack: ExitStack) -> dict[str, Server]:
 
 
 def scripts(folder: Path) -> dict[str, Path]:
-    """Write what wrk sends."""
+    """Write the bodies and scripts for wrk."""
     event = json.dumps(EVENT, separators=(",", ":"))
     bodies = {"single": event, "batch": "[" + ",".join([event] * BATCH) + "]"}
     found = {}
@@ -192,7 +194,7 @@ CELLS = {
 
 
 def measure(rounds: int, seconds: float) -> dict[str, Any]:
-    """Return requests per second of each cell, round by round, then the constant rate."""
+    """Return the requests per second of each cell in each round, then the result of the constant rate."""
     rates: dict[str, list[float]] = {name: [] for name in CELLS}
     with tempfile.TemporaryDirectory(dir=os.environ.get("QUESTLOG_BENCH_DIR")) as name, ExitStack() as stack:
         folder = Path(name)
@@ -217,7 +219,7 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
         ours.close()
         needed = ours.acknowledged - batches + BATCH * batches + constant["answered"]
         (stored,) = questlog.open(folder / "questlog").sql("select count(*) from purchase_sword").rows()[0]
-        if stored < needed:  # wrk drops the answers that are under way at its end
+        if stored < needed:  # wrk drops the responses that are in flight at its end
             raise SystemExit(f"{needed} acknowledged, {stored} stored")
     return {"bytes per event": len(json.dumps(EVENT)), "rates": rates, "constant rate": constant}
 
@@ -235,7 +237,13 @@ def report(found: dict[str, Any]) -> tuple[dict[str, Any], list[Goal]]:
         Goal("durable events/s against Flask + kafka-python, batches of 100", 200, ratio(batch, flask, BATCH)),
         Goal("requests/s against a Granian no-op, 64 clients", 0.5, ratio(single, rates["granian no-op, 64 clients"])),
         Goal("requests/s against a Granian no-op, 256 clients", 0.5, ratio(many, rates["granian no-op, 256 clients"])),
-        Goal("latency at half of the most, 99th percentile", 10, found["constant rate"]["p99 ms"], "ms", at_most=True),
+        Goal(
+            "latency at half of the maximum rate, 99th percentile",
+            10,
+            found["constant rate"]["p99 ms"],
+            "ms",
+            at_most=True,
+        ),
     ]
     medians = {name: round(statistics.median(each)) for name, each in rates.items()}
     more = {"requests per second": medians, "against nginx": ratio(single, rates["nginx 204, 64 clients"])}

@@ -1,7 +1,7 @@
-"""Does a commit stay as quick as the table ages? Ours against PyIceberg's own `append`, in the same run.
+"""Benchmark commits as the table ages: ours against PyIceberg's own `append`, in the same run.
 
-Both get the same rows into an Iceberg table of the same schema with a SQLite catalog on the same disk. Ours
-also fsyncs every file, keeps the position and the ledger, and runs its maintenance (timed and reported apart).
+Both write the same rows to an Iceberg table of the same schema, with a SQLite catalog on the same disk. Ours also
+fsyncs every file, stores the position and the ledger, and runs its maintenance (timed and reported separately).
 Run: .venv/bin/python bench/commit.py [--commits 10000] [--peer-seconds 600] [--rows 100]
 """
 
@@ -35,9 +35,9 @@ currency = "string"
 """
 MARKS = (10, 100, 1_000, 10_000)
 GRACE_SECONDS = 30
-"""A query may still read a file that was replaced so long ago, so it stays on the disk."""
+"""Replaced files stay on disk for this long, for queries that still read them."""
 WINDOW = 9
-"""A figure is the median of the commits around its mark: one fsync says little."""
+"""A result is the median of the commits around its mark, because single fsyncs vary."""
 
 
 def batch(schema: pa.Schema, number: int, rows: int) -> pa.Table:
@@ -75,7 +75,7 @@ class Ours:
         self.maintenance_seconds += time.perf_counter() - started
 
     def settle(self) -> dict[str, Any]:
-        """Do what maintenance is left once the last files that were replaced may be deleted."""
+        """Run the remaining maintenance once the last replaced files may be deleted."""
         time.sleep(GRACE_SECONDS + 1)
         while self.maintenance.step():
             pass
@@ -173,7 +173,7 @@ def run(commits: int, peer_seconds: float, rows: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--commits", type=int, default=10_000)
-    parser.add_argument("--peer-seconds", type=float, default=600.0, help="give the peer this long, then stop it")
+    parser.add_argument("--peer-seconds", type=float, default=600.0, help="time limit of the peer")
     parser.add_argument("--rows", type=int, default=100)
     options = parser.parse_args()
     result = run(options.commits, options.peer_seconds, options.rows)

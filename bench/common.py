@@ -1,4 +1,4 @@
-"""What every benchmark reports beside its figures, and where it writes them."""
+"""The format of benchmark results: goals, machine and versions, and where they are stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = ("questlog", "duckdb", "pyarrow", "pyiceberg", "msgspec", "flask", "
 
 @dataclass(frozen=True)
 class Goal:
-    """One question, what we want its answer to be, and what it was: a line of `docs/reference/benchmarks.md`.
+    """One question with its goal and result: a line of `docs/reference/benchmarks.md`.
 
     A *unit* of "" means a ratio. *at_most*: less is better.
     """
@@ -38,7 +38,7 @@ class Goal:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on: processors, memory, load before the run, versions."""
+    """Return the environment of the run: processors, memory, load before the run, versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     found: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),

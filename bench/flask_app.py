@@ -1,10 +1,10 @@
-"""What does an instrumented Flask app cost? Requests per second against the same app bare, in the same run.
+"""Benchmark an instrumented Flask app against the same app without questlog, in requests per second, in the same run.
 
-The swords game, its two questlog lines cut out (bare) or left in (durable, background), on three servers. All
-variants run at once; 64 closed-loop clients in one process ask them in turn, round after round, and the ratio is
-taken within each round, so what the machine does beside hits all alike. The server has one core, the clients
-the other. Every 200 is counted and compared with what SQL finds afterwards.
-A fourth variant, described, shows where the time goes: the event is put together, and then not recorded.
+The swords game runs on three servers, without its two questlog lines (bare) or with them (durable, background). All
+variants run at once; 64 closed-loop clients in one process send requests to them in turn, for several rounds, and the
+ratio is taken within each round, so other load on the machine affects all alike. The server has one core, the clients
+the other. The number of 200s is compared with an SQL count afterwards.
+A fourth variant, described, shows where the time goes: it builds the event but does not record it.
 Run: .venv/bin/python bench/flask_app.py [--rounds 7] [--seconds 3] [--server NAME ...] [--save]
 """
 
@@ -49,7 +49,7 @@ SERVERS = {
     "granian, 64 blocking threads": ([*GRANIAN, "--blocking-threads=64"], False),
     "granian, 8 blocking threads": ([*GRANIAN, "--blocking-threads=8"], False),
 }
-"""Arguments, and whether each request is a connection of its own (the development server knows no other)."""
+"""Arguments, and whether each request needs a new connection (as with the development server)."""
 
 GOALS = {"durable": 0.85, "background": 0.95}
 VARIANTS = ("bare", "described", *GOALS)
@@ -94,7 +94,7 @@ class Server:
         raise SystemExit(f"the server in {self.folder} does not answer")
 
     def measure(self, seconds: float, close: bool) -> dict[str, Any]:
-        """Send for some seconds; return requests per second and the server's CPU time for each."""
+        """Send for some seconds; return the requests per second and the server's CPU time per request."""
         argv = [sys.executable, str(HERE / "clients.py"), str(self.port), "/purchase_a_sword", f"--seconds={seconds}"]
         before = self._used()
         ran = subprocess.run(
@@ -104,15 +104,15 @@ class Server:
         found: dict[str, Any] = json.loads(ran.stdout)
         answered = found.pop("statuses")
         if set(answered) != {"200"}:
-            raise SystemExit(f"not every answer was 200: {answered}")
+            raise SystemExit(f"not every response was 200: {answered}")
         self.acknowledged += answered["200"]
         found["cpu us"] = used[0] / answered["200"] * 1e6
-        if not close:  # threads that have ended took their count along
+        if not close:  # the counts of ended threads are lost
             found["context switches"] = used[1] / answered["200"]
         return found
 
     def _used(self) -> tuple[float, int]:
-        """Return the processor seconds and the context switches of the server, its workers and their threads."""
+        """Return CPU seconds and context switches of the server, its workers and their threads."""
         ticks = switches = 0
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
@@ -158,7 +158,7 @@ def measure(folder: Path, kind: str, rounds: int, seconds: float) -> dict[str, A
     for variant in GOALS:
         (stored,) = questlog.open(str(servers[variant].folder)).sql("select count(*) from sword_purchases").rows()[0]
         if stored != servers[variant].acknowledged:
-            raise SystemExit(f"{kind}, {variant}: {servers[variant].acknowledged} answered, {stored} stored")
+            raise SystemExit(f"{kind}, {variant}: {servers[variant].acknowledged} acknowledged, {stored} stored")
     return report(taken, close)
 
 

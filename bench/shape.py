@@ -1,9 +1,9 @@
-"""What does a landed event cost? CPU seconds from the log to committed tables, against DuckDB's COPY in the same run.
+"""Benchmark the CPU seconds from the log to committed tables against DuckDB's COPY, in the same run.
 
-Ours reads records from the log, checks them against a plan, splits event types, keeps headers and the bytes as
-sent, and commits Iceberg tables, fsynced. The peers write zstd Parquet from NDJSON files with declared columns:
-`plain` reads the events once and writes one file of the sender's fields alone; `same columns` reads the records
-and writes one file per event type with the columns our tables have. Both skip bad events without a word.
+Ours reads records from the log, checks them against a plan, splits event types, keeps headers and the bytes as sent,
+and commits fsynced Iceberg tables. The peers write zstd Parquet from NDJSON files with declared columns: `plain` reads
+the events once and writes one file of the sender's fields alone; `same columns` reads the records and writes one file
+per event type with the columns of our tables. Both skip bad events silently.
 Run: .venv/bin/python bench/shape.py [--events 300000] [--rounds 5] [--save]
 """
 
@@ -74,12 +74,12 @@ drag_length_ticks = { type = "int", min = 0 }
 SHARES = {"purchase_sword": 15, "join_guild": 10, "begin_level": 20, "complete_level": 20, "slider_move_release": 35}
 START_MS = 1_790_000_000_000
 GROUP = 200
-"""Events of one group commit in the log: what a busy collector writes at once."""
+"""Events per group commit in the log, as on a busy collector."""
 SQL_TYPES = {"string": "VARCHAR", "bool": "BOOLEAN", "int": "INTEGER", "long": "BIGINT", "double": "DOUBLE"}
 
 
-def made(count: int) -> Iterator[tuple[dict[str, Any], dict[str, str], int]]:
-    """Yield events with the cardinalities of a real game, each with its headers and received time."""
+def make_events(count: int) -> Iterator[tuple[dict[str, Any], dict[str, str], int]]:
+    """Yield events with the cardinalities of a real game, each with headers and received time."""
     chance = random.Random(7)
     kinds = chance.choices(list(SHARES), list(SHARES.values()), k=count)
     agents = [f"Mozilla/5.0 (X11; Linux x86_64; rv:{n}.0) Gecko/20100101 Firefox/{n}.0" for n in range(100, 140)]
@@ -127,7 +127,7 @@ def fill(folder: Path, count: int) -> None:
     log = SqliteLog(folder / "log")
     group: list[bytes] = []
     with (folder / "events.ndjson").open("wb") as events, (folder / "records.ndjson").open("wb") as records:
-        for event, headers, received in made(count):
+        for event, headers, received in make_events(count):
             body = json.dumps(event, separators=(",", ":")).encode()
             record = encode_record(body, id=new_id(), received_ms=received, headers=headers)
             events.write(body + b"\n")
@@ -145,7 +145,7 @@ def fill(folder: Path, count: int) -> None:
 
 
 def land(folder: Path, plan: Plan, count: int, batch: int) -> float:
-    """Return the CPU seconds that the lander needs for the whole log."""
+    """Return the CPU seconds that the lander takes for the whole log."""
     out = folder / "out"
     log = SqliteLog(folder / "log")
     with LandingLoop(
@@ -161,7 +161,7 @@ def land(folder: Path, plan: Plan, count: int, batch: int) -> float:
 
 
 def copy_plain(folder: Path, plan: Plan, count: int) -> float:
-    """Return the CPU seconds of one COPY of the events as they were sent."""
+    """Return the CPU seconds of one COPY of the events as sent."""
     columns = {"event_type": "VARCHAR", "event_time": "TIMESTAMP", "player_id": "VARCHAR", "session_id": "VARCHAR"}
     columns["sequence"] = "BIGINT"
     for event in plan.events.values():
@@ -193,7 +193,7 @@ def copy_same(folder: Path, plan: Plan, count: int) -> float:
 
 
 def same_query(event: Event, plan: Plan) -> str:
-    """Return the query whose rows are those of the event's table."""
+    """Return the query that gives the rows of the event's table."""
     names = {"event_time": "TIMESTAMP", "player_id": "VARCHAR", "session_id": "VARCHAR", "sequence": "BIGINT"}
     body = json.dumps({**names, **sql_columns(event)})
     heads = json.dumps({name: "VARCHAR" for name in plan.headers})
@@ -227,7 +227,7 @@ def rows_of(connection: duckdb.DuckDBPyConnection, path: str) -> int:
 
 
 def check_same(folder: Path, plan: Plan) -> None:
-    """Both wrote the same values; the peer knows no defaults, and its JSON rewrites some numbers in `raw_event`."""
+    """Check that both wrote the same values; the peer has no defaults, and its JSON rewrites numbers in `raw_event`."""
     for event in plan.events.values():
         defaults = {field.name: field.default for field in event.fields if field.default is not None}
         filled = ", ".join(f"coalesce({name}, '{default}') as {name}" for name, default in defaults.items())

@@ -1,4 +1,4 @@
-"""The two pipelines that `cluster.py` compares on one stack of servers: the one that tutorials build, and ours."""
+"""The two pipelines that `cluster.py` compares on one stack: the one that tutorials build, and ours."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVENTS = ("purchase_sword", "join_guild", "join_guild")
 
 @dataclass
 class Process:
-    """A program and all it starts. Its processor time counts what has ended, as far as we saw it."""
+    """A program and its child processes. Its CPU time includes ended children, up to their last sample."""
 
     argv: Sequence[str]
     cwd: Path
@@ -50,8 +50,8 @@ class Process:
         )
         log.close()
 
-    def look(self) -> float:
-        """Return the memory in MB (shared pages divided) of all that runs, and note its processor time."""
+    def sample(self) -> float:
+        """Return the memory of all running processes in MB (PSS), and record their CPU time."""
         memory = 0.0
         with contextlib.suppress(psutil.NoSuchProcess):
             top = psutil.Process(self.popen.pid)
@@ -67,16 +67,16 @@ class Process:
         return sum(self._used.values())
 
     def wait(self, seconds: float) -> None:
-        """Wait for the end, and look meanwhile."""
+        """Wait for the end, and keep sampling."""
         deadline = time.monotonic() + seconds
         while self.popen.poll() is None:
             if time.monotonic() > deadline:
                 self.stop()
-                raise SystemExit(f"{self.argv} did not end in {seconds} s; see {self.cwd}/processes.log")
-            self.look()
+                raise SystemExit(f"{self.argv} did not exit within {seconds} s; see {self.cwd}/processes.log")
+            self.sample()
             time.sleep(0.2)
         if self.popen.returncode:
-            raise SystemExit(f"{self.argv} ended with {self.popen.returncode}; see {self.cwd}/processes.log")
+            raise SystemExit(f"{self.argv} exited with {self.popen.returncode}; see {self.cwd}/processes.log")
 
     def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -102,7 +102,7 @@ def wait_for(true: Callable[[], bool], what: str, seconds: float = 120) -> None:
 
 
 class Side:
-    """One pipeline with a topic and tables of its own."""
+    """One pipeline with its own topic and tables."""
 
     name, catalog, agent = "", "", ""
     close = False
@@ -116,7 +116,7 @@ class Side:
         self.prepare()
 
     def prepare(self) -> None:
-        """Make what must be there before the first event."""
+        """Create what must exist before the first event."""
 
     def app(self) -> list[Process]:
         raise NotImplementedError
@@ -128,11 +128,11 @@ class Side:
         raise NotImplementedError
 
     def fill(self, count: int) -> None:
-        """Put events into the topic as this side's game does: one third swords, two thirds guilds."""
+        """Write events to the topic as this side's game does: one third swords, two thirds guilds."""
         raise NotImplementedError
 
     def count(self, table: str) -> int:
-        """Return how many rows Presto counts; raises `PrestoError` if the query fails."""
+        """Return the number of rows by Presto's count; raises `PrestoError` if the query fails."""
         rows = run(self.server, f"select count(*) from {table}", 60).rows
         return int(rows[0][0])
 
@@ -156,20 +156,20 @@ class Side:
 
 
 class Tutorial(Side):
-    """Flask's development server, kafka-python, Spark with a Python filter a type, Parquet, Hive tables, Presto."""
+    """Flask's development server, kafka-python, Spark with a Python filter per type, Parquet, Hive tables, Presto."""
 
     name, catalog, agent = "tutorial", "hive", '"user-agent"'
-    close = True  # its server answers one request a connection
+    close = True  # its server answers one request per connection
 
     def prepare(self) -> None:
-        self.place = f"{self.stack.addresses.hdfs}/bench/{self.topic}"
-        run(self.server, f"create schema {self.topic} with (location = '{self.place}')", 60)
-        for table in TABLES:  # each in the folder of its name, which the stream then writes to
+        self.location = f"{self.stack.addresses.hdfs}/bench/{self.topic}"
+        run(self.server, f"create schema {self.topic} with (location = '{self.location}')", 60)
+        for table in TABLES:  # each in the folder of its name, to which the stream writes
             columns = 'raw_event varchar, "timestamp" varchar, accept varchar, host varchar, "user-agent" varchar'
             run(self.server, f"create table {table} ({columns}, event_type varchar) with (format = 'PARQUET')", 60)
 
     def _environment(self) -> dict[str, str]:
-        return {"KAFKA": self.kafka["bootstrap.servers"], "TOPIC": self.topic, "FOLDER": self.place}
+        return {"KAFKA": self.kafka["bootstrap.servers"], "TOPIC": self.topic, "FOLDER": self.location}
 
     def app(self) -> list[Process]:
         words = [sys.executable, "-m", "flask", "--app", "game", "run", "--port", str(self.port)]
@@ -187,7 +187,7 @@ class Tutorial(Side):
             if number % 10_000 == 0:
                 producer.flush()
         if producer.flush(60):
-            raise SystemExit("the broker did not take all events")
+            raise SystemExit("the broker did not accept all events")
 
     def _submit(self, *arguments: str) -> Process:
         words = ["--master", "local[2]", "--driver-memory", "1g", str(HERE / "tutorial" / "stream.py"), *arguments]
@@ -202,7 +202,7 @@ class Tutorial(Side):
 
 
 class Ours(Side):
-    """The swords game with its two lines on Granian, the spool, `questlog up`, Iceberg, Presto."""
+    """The swords game with its two questlog lines on Granian, the spool, `questlog up`, Iceberg, Presto."""
 
     name, catalog, agent = "questlog", "iceberg", "user_agent"
 
@@ -210,11 +210,11 @@ class Ours(Side):
         at = self.stack.addresses
         for file in ("game.py", "plan.toml"):
             shutil.copy(HERE.parent / "examples" / "swords" / file, self.folder)
-        said = {
+        settings = {
             "profile": "cluster", "topic": self.topic, "namespace": self.topic, "metastore": at.metastore,
             "warehouse": at.warehouse, "spark_master": "local[2]", "land_seconds": 1.0,
         }  # fmt: skip
-        lines = [f"{key} = {json.dumps(value)}" for key, value in said.items()]
+        lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         lines += ["[kafka]", f'"bootstrap.servers" = "{at.kafka}"', "[presto]", f'url = "{at.presto}"']
         lines += ["[spark]", '"spark.driver.memory" = "1g"']
         (self.folder / "questlog.toml").write_text("\n".join(lines))

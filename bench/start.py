@@ -1,9 +1,9 @@
-"""How long do a cold question and a cold start take, and how much memory does `questlog up` need at 1,000 events/s?
+"""Benchmark a cold query, a cold start, and the memory of `questlog up` at 1,000 events/s.
 
-Cold question: a new process of `questlog sql`, over landed files and a tail. The peers, in turn with it in the
-same run: a Python process that only imports DuckDB and counts the same files, and one that asks PyIceberg.
-Cold start: game server and `questlog up` are started in an empty project; the clock stops when a `questlog sql`
-started after the first answered request shows its row.
+Cold query: a new process of `questlog sql`, over landed files and a tail. The peers, in turn with it in the same run:
+a Python process that only imports DuckDB and counts the same files, and one that uses PyIceberg.
+Cold start: the game server and `questlog up` start in an empty project; the clock stops when a `questlog sql` that was
+started after the first response shows its row.
 Run: .venv/bin/python bench/start.py [--runs 15] [--seconds 60]
 """
 
@@ -48,7 +48,7 @@ def send(pipeline: Pipeline, count: int) -> None:
 
 
 def seconds(argv: list[str], expect: str) -> float:
-    """Return how long a command takes to its end; it must print *expect*."""
+    """Return the duration of a command; it must print *expect*."""
     started = time.perf_counter()
     ran = subprocess.run(argv, capture_output=True, text=True, check=True)
     took = time.perf_counter() - started
@@ -56,8 +56,8 @@ def seconds(argv: list[str], expect: str) -> float:
     return took
 
 
-def cold_questions(folder: Path, runs: int) -> dict[str, Any]:
-    """Ask a project of 20,000 landed events and 100 in the tail."""
+def cold_queries(folder: Path, runs: int) -> dict[str, Any]:
+    """Query a project of 20,000 landed events and 100 in the tail."""
     shutil.copy(SWORDS / "plan.toml", folder)
     pipeline = open_pipeline(folder)
     for _ in range(4):
@@ -66,9 +66,9 @@ def cold_questions(folder: Path, runs: int) -> dict[str, Any]:
             lander.drain()
     files = list(load_state(pipeline.project.catalog).tables["join_guild"].files)
     statement = "select count(*) as n from join_guild"
-    question = [*QUESTLOG, "-C", str(folder), "sql", statement]
+    query = [*QUESTLOG, "-C", str(folder), "sql", statement]
     commands = {
-        "questlog sql, all landed": (question, "20000"),
+        "questlog sql, all landed": (query, "20000"),
         "python with duckdb alone": ([sys.executable, "-c", DUCKDB, *files], "20000"),
         "python with pyiceberg alone": ([sys.executable, "-c", PYICEBERG, str(pipeline.project.data)], "20000"),
     }
@@ -78,7 +78,7 @@ def cold_questions(folder: Path, runs: int) -> dict[str, Any]:
             times[name].append(seconds(argv, expect))
     send(pipeline, 100)
     name = "questlog sql, with a tail of 100"
-    times[name] = [seconds(question, "20100") for _ in range(runs)]
+    times[name] = [seconds(query, "20100") for _ in range(runs)]
     found: dict[str, Any] = {name: round(statistics.median(each), 3) for name, each in times.items()}
     base = found["python with duckdb alone"]
     found["ratio to duckdb alone"] = round(found["questlog sql, all landed"] / base, 2)
@@ -89,7 +89,7 @@ def cold_questions(folder: Path, runs: int) -> dict[str, Any]:
 
 
 def first_row(folder: Path) -> float:
-    """Return the seconds from starting everything to the first row seen."""
+    """Return the seconds from the start of both processes to the first visible row."""
     for name in ("plan.toml", "game.py"):
         shutil.copy(SWORDS / name, folder)
     with socket.socket() as probe:
@@ -117,7 +117,7 @@ def first_row(folder: Path) -> float:
 
 
 def memory_of_up(folder: Path, duration: float) -> dict[str, Any]:
-    """Return the most memory (PSS, MB) and the CPU share of `questlog up` and its children at 1,000 events/s."""
+    """Return the maximum memory (PSS, MB) and the CPU share of `questlog up` and its children at 1,000 events/s."""
     shutil.copy(SWORDS / "plan.toml", folder)
     pipeline = open_pipeline(folder)
     up = subprocess.Popen([*QUESTLOG, "-C", str(folder), "up"], stderr=subprocess.DEVNULL)
@@ -165,7 +165,7 @@ def main() -> None:
         folders = [Path(name, part) for part in ("cold", "memory", *(f"first{n}" for n in range(5)))]
         for folder in folders:
             folder.mkdir()
-        cold = cold_questions(folders[0], options.runs)
+        cold = cold_queries(folders[0], options.runs)
         starts = [first_row(folder) for folder in folders[2:]]
         memory = memory_of_up(folders[1], options.seconds)
     first = {"median": round(statistics.median(starts), 3), "max": round(max(starts), 3)}
@@ -173,7 +173,7 @@ def main() -> None:
         "start",
         {"cold question s": cold, "first visible row s": first, "questlog up at 1,000 events/s": memory},
         [
-            Goal("`questlog sql` from a cold shell to its answer", 0.6, cold["questlog sql, all landed"], "s", True),
+            Goal("`questlog sql` from a cold start to its result", 0.6, cold["questlog sql, all landed"], "s", True),
             Goal("start of game and `questlog up` to the first visible row", 1.5, first["median"], "s", True),
             Goal("memory of `questlog up` at 1,000 events/s", 250, memory["most pss mb"], "MB", True),
         ],

@@ -1,5 +1,5 @@
-"""Requests at a constant rate, whatever the answers do (an open loop): each latency counts from when its request was
-due, so a server that stalls is charged for everybody it kept waiting.
+"""Send requests at a constant rate, independent of the responses (an open loop). Each latency counts from the time at
+which its request was due, so a server that stalls is charged for every request that it delayed.
 
 Run: .venv/bin/python bench/steady.py PORT PATH BODY_FILE --rate 1000 [--seconds 10] [--clients 64]
 """
@@ -18,7 +18,7 @@ import uvloop
 
 
 class Sender:
-    """Connections that take what is due in turn; what none is free for waits, and its clock runs."""
+    """Connections that send due requests in turn; if none is free, a request waits while its clock runs."""
 
     def __init__(self, request: bytes) -> None:
         self.request = request
@@ -62,7 +62,7 @@ class Client(asyncio.Protocol):
 
 
 async def run(port: int, request: bytes, rate: float, seconds: float, clients: int) -> Sender:
-    """Send for so long, then wait for the answers that are due."""
+    """Send for *seconds*, then wait for the outstanding responses."""
     sender, loop = Sender(request), asyncio.get_running_loop()
     for _ in range(clients):
         await loop.create_connection(lambda: Client(sender), "127.0.0.1", port)

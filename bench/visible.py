@@ -1,8 +1,8 @@
-"""How soon after its acknowledgement does a query show an event, at a steady rate, while a lander works?
+"""Benchmark the time from an event's acknowledgement to its first query, at a constant rate, while a lander works.
 
-A process logs events one by one at the rate; `questlog up` lands them; this process asks all the time.
-An event counts as visible when the first query that counts it has returned; the process has asked before.
-The peer is what a plain table gives: the same events are visible there when the lander has committed them.
+A process logs events one by one at the rate, `questlog up` lands them, and this process queries continuously.
+An event is visible when the first query that counts it has returned; the process has run a query before.
+The comparison is the bare table, in which the same events are visible once the lander has committed them.
 Run: .venv/bin/python bench/visible.py [--seconds 30] [--rate 1000]
 """
 
@@ -31,7 +31,7 @@ PLAN = '[events.miss]\n[events.hit.fields]\ndamage = "int"\nweapon = "string"\n'
 
 
 def send(folder: str, rate: int, seconds: float, times: Any, sent: Synchronized[int]) -> None:
-    """Log events at *rate*; note when each was acknowledged."""
+    """Log events at *rate*; record when each was acknowledged."""
     pipeline = open_pipeline(folder)
     started = time.monotonic()
     for number in range(int(rate * seconds)):
@@ -46,7 +46,7 @@ def send(folder: str, rate: int, seconds: float, times: Any, sent: Synchronized[
 
 
 def follow(ask: Any, times: Any, total: int, sent: Synchronized[int], deadline: float, pause: float) -> list[float]:
-    """Ask until all is visible; return the milliseconds from each acknowledgement to its first query."""
+    """Query until all events are visible; return the milliseconds from each acknowledgement to its first query."""
     lags: list[float] = []
     while len(lags) < total and time.monotonic() < deadline:
         count = ask()
@@ -79,7 +79,7 @@ def measure(rate: int, seconds: float) -> dict[str, Any]:
                 return state.tables["hit"].rows if "hit" in state.tables else 0
 
             pipeline.log.append(accept([b'{"event_type": "miss"}'], pipeline.plan, received_ms=1).records)
-            ask()  # what a process imports for its first question is measured in start.py
+            ask()  # start.py measures the imports of a process's first query
             sender.start()
             deadline = time.monotonic() + seconds + 60
             tables: list[float] = []

@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code and the kept results of benchmarks. `--check` only compares."""
+"""Write docs/reference/ from the code and the stored benchmark results. `--check` only compares."""
 
 from __future__ import annotations
 
@@ -108,18 +108,21 @@ def _column(column: Column) -> str:
 
 
 def benchmarks() -> str:
-    """Return every goal with what the last kept run of its benchmark found."""
+    """Return every goal with the result of its benchmark's last stored run."""
     runs = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))}
     parts = [
         "# Benchmarks\n",
-        NOTE + "Figures of whole runs as they came, goals that were missed included; "
-        "[where the time goes](../why/speed.md) explains those.\nShares and ratios were measured against "
-        "their peer in the same run.\n",
-        "| question | goal | found | met | benchmark |",
+        NOTE + "These are the unedited results of complete runs, including missed goals, which "
+        "[where the time goes](../why/speed.md) explains.\nRatios compare with a peer in the same run.\n",
+        "| question | goal | result | met | benchmark |",
         "|---|---|---|---|---|",
     ]
     parts += [_goal(name, row) for name, run in runs.items() for row in run["goals"]]
-    parts += ["\n## Repeat it\n", "| benchmark | command | date | machine | versions |", "|---|---|---|---|---|"]
+    parts += [
+        "\n## Repeat the benchmarks\n",
+        "| benchmark | command | date | machine | versions |",
+        "|---|---|---|---|---|",
+    ]
     parts += [_run(name, run) for name, run in runs.items()]
     return "\n".join([*parts, ""])
 
@@ -188,7 +191,7 @@ PAGES = {
 
 
 def main() -> int:
-    """Write the pages, or with --check say which are out of date."""
+    """Write the pages, or with --check list those that are out of date."""
     stale = [name for name, page in PAGES.items() if not _is_current(REFERENCE / name, page())]
     if "--check" in sys.argv:
         print(f"out of date, run make docs: {', '.join(stale)}" if stale else "up to date")

@@ -1,4 +1,4 @@
-"""The peer's game: the swords game as pipelines are taught, each request handed to Kafka without looking back.
+"""The peer's game: the swords game as tutorials build it, which passes each request to Kafka without waiting.
 
 Run: KAFKA=… TOPIC=… flask --app game run
 """

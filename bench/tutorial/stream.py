@@ -1,4 +1,4 @@
-"""The peer's stream: a Python filter and `from_json` for each event type, Parquet files in a folder, every 10 seconds.
+"""The peer's stream: a Python filter and `from_json` per event type, Parquet files in a folder, every 10 seconds.
 
 Run: KAFKA=… TOPIC=… FOLDER=hdfs://… spark-submit stream.py [--once]
 """
@@ -15,7 +15,7 @@ FIELDS = "`Accept` string, `Host` string, `User-Agent` string, `event_type` stri
 
 
 def is_type(event_type: str, text: Column) -> Column:
-    """Return whether the event is of this type, asked of each in Python."""
+    """Return whether the event is of this type, tested in Python for each event."""
     return udf(lambda value: json.loads(value)["event_type"] == event_type, "boolean")(text)
 
 

@@ -1,4 +1,4 @@
-"""A game's API server. Two lines make it record events: they end in `# questlog`."""
+"""A game's API server. The lines that end in `# questlog` make it record events."""
 
 from flask import Flask
 

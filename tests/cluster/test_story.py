@@ -84,7 +84,7 @@ def test_the_metastore_lists_the_tables(game: Project) -> None:
     found = client.get_table(game.name, "sword_purchases")
     assert found.parameters["table_type"] == "ICEBERG"
     assert found.sd.location == f"{game.stack.addresses.warehouse}/{game.name}.db/sword_purchases"
-    assert {column.name: column.comment for column in found.sd.cols}["price"] == "What it cost."
+    assert {column.name: column.comment for column in found.sd.cols}["price"] == "The price."
     transport.close()
 
 
