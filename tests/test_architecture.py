@@ -61,9 +61,7 @@ KNOWN_UPWARD: set[tuple[str, str]] = set()
 KNOWN_CYCLES = {}
 """Imports that close a cycle, until they have been removed: (importer, imported)."""
 
-KNOWN_TWINS = {
-    "Change",
-}
+KNOWN_TWINS: set[str] = set()
 """Class names that stand for two things, until one of them has a better name."""
 
 TREES = [pytest.param(name, tree, id=name) for name, tree in modules().items()]

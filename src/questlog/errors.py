@@ -1,4 +1,4 @@
-"""What can go wrong: errors an operator sees, and the closed list of reasons an event is refused."""
+"""Errors that an operator sees, and the closed list of reasons why an event is rejected or quarantined."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DEFAULT_RETRY_SECONDS = 5
 
 
 class QuestlogError(Exception):
-    """Any trouble questlog reports: a sentence, what to do next, and whether a retry may help."""
+    """Any error that questlog reports: a sentence, a hint what to do next, and when a retry may help, in seconds."""
 
     exit_code = 1
 
@@ -31,23 +31,25 @@ def first_line(error: BaseException) -> str:
 
 
 class PlanError(QuestlogError):
-    """The tracking plan has faults; each is one line of *faults*."""
+    """The tracking plan has faults, one per line of *faults*."""
 
     exit_code = 2
 
     def __init__(self, path: str, faults: list[str]) -> None:
-        super().__init__(f"{path}: {len(faults)} fault(s)\n" + "\n".join(f"  {f}" for f in faults))
+        super().__init__(
+            f"{path}: {len(faults)} {'fault' if len(faults) == 1 else 'faults'}\n" + "\n".join(f"  {f}" for f in faults)
+        )
         self.faults = faults
 
 
 class ProjectNotFound(QuestlogError):
-    """No plan.toml here or above."""
+    """There is no plan.toml in this folder or above it."""
 
     exit_code = 2
 
 
 class EventRejected(QuestlogError):
-    """The plan says `mode = "reject"` for this event and it does not fit; nothing was recorded."""
+    """An event whose mode is `reject` does not fit the plan; it was not recorded."""
 
     def __init__(self, reason: str, field: str = "", detail: str = "") -> None:
         super().__init__(" ".join(filter(None, (reason, field, detail))), hint="questlog plan show")
@@ -55,19 +57,19 @@ class EventRejected(QuestlogError):
 
 
 class LogUnavailable(QuestlogError):
-    """The log cannot make events durable now; nothing of the call was accepted."""
+    """The log cannot make events durable now; no event of the call was accepted."""
 
 
 class LogFull(LogUnavailable):
-    """The disk under the log is at its watermark; nothing of the call was accepted."""
+    """The log's disk has reached its watermark; no event of the call was accepted."""
 
 
 class QueueUnavailable(QuestlogError):
-    """A client's queue on disk cannot be used now; the event of the call was not queued."""
+    """A client's queue on disk cannot be used now; the event was not queued."""
 
 
 class QueueFull(QueueUnavailable):
-    """A client's queue, or its disk, is at its limit; the event of the call was not queued."""
+    """A client's queue or its disk has reached its limit; the event was not queued."""
 
 
 class NotDurable(QuestlogError):
@@ -75,7 +77,7 @@ class NotDurable(QuestlogError):
 
 
 class LakeUnavailable(QuestlogError):
-    """A table could not be committed now; nothing is lost, the events wait in the log."""
+    """A table could not be committed now; its events are safe in the log."""
 
 
 class ProjectMoved(QuestlogError):
@@ -83,31 +85,31 @@ class ProjectMoved(QuestlogError):
 
 
 class LanderFenced(QuestlogError):
-    """Another lander took over; this one committed nothing and must stop."""
+    """Another lander took over; this one has committed nothing since and must stop."""
 
 
 class LanderReplaced(LanderFenced):
-    """Another lander has these tables now, on whatever machine; started again, this one would take them back."""
+    """Another lander, perhaps on another machine, has these tables now; restarting this one would take them back."""
 
     exit_code = 4
 
 
 class LanderBusy(QuestlogError):
-    """Another lander is at work on this project."""
+    """Another lander is running on this project."""
 
     exit_code = 3
 
 
 class QueryError(QuestlogError):
-    """A statement could not be run."""
+    """A SQL statement could not be run."""
 
 
 class NotInstalled(QuestlogError):
-    """An optional part is missing; the hint says how to install it."""
+    """An optional dependency is missing; the hint is the command that installs it."""
 
 
 class Reason(StrEnum):
-    """Why an event is in quarantine. Codes are stable: queries and dashboards rely on them."""
+    """Why an event is in quarantine. Codes never change: queries and dashboards rely on them."""
 
     NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"
@@ -126,7 +128,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One event's refusal: a stable reason and the path of the field that caused it."""
+    """Why one event does not fit: a stable reason, the path of the field that caused it, and a detail for people."""
 
     reason: Reason
     field: str = ""

@@ -1,7 +1,7 @@
 """The record: an accepted event with what the server added, one line of JSON in every log.
 
-A record made by questlog carries `"questlog": 1`. Any other flat JSON object is an old producer's
-record (a plain Flask app writing to Kafka): its keys are the event's fields and its headers at once.
+A record written by questlog carries `"questlog": 1`. Any other flat JSON object is an old producer's record, such as
+a plain Flask app's in Kafka: its keys are both the event's fields and its headers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import uuid_utils
 DEPTH_LIMIT = 64
 MAX_ID_LENGTH = 200
 LAST_MS = 253_402_300_799_999
-"""The last millisecond of the year 9999: what comes later has no date in any engine."""
+"""The last millisecond of the year 9999, the latest that every engine can represent."""
 
 _NOTHING = msgspec.Raw(b"")
 Members = dict[str, msgspec.Raw]
@@ -28,9 +28,9 @@ Received = Annotated[int, msgspec.Meta(ge=0, le=LAST_MS)]
 
 
 class Record(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, rename={"format": "questlog"}):
-    """`event` is the sender's bytes as they came; `base64` holds them when they cannot stand in a line of JSON.
+    """One record. `event` is the sender's bytes as they came; `base64` holds those that do not fit into a JSON line.
 
-    `sent` is when the sender says that it sent the request, by its own clock.
+    `received` and `sent` are milliseconds since 1970, by the server's and the sender's clock.
     """
 
     format: Literal[1]
@@ -48,7 +48,7 @@ class Record(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, rename={
 
 
 class Line(msgspec.Struct, gc=False, frozen=True, rename={"format": "questlog"}):
-    """A record as it is read from a log: its headers and its event are not looked into yet."""
+    """A record as read from a log, with its headers and its event still undecoded."""
 
     format: Literal[1]
     id: str
@@ -64,18 +64,18 @@ _encoder = msgspec.json.Encoder()
 _headers = msgspec.json.Decoder(dict[str, str])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 decode_line = msgspec.json.Decoder(Line).decode
-"""Returns a record, its headers and event unread, or raises one of `NOT_A_RECORD`."""
+"""Returns a record, its headers and event undecoded, or raises one of `NOT_A_RECORD`."""
 NOT_A_RECORD = (msgspec.MsgspecError, ValueError, RecursionError)  # base64 raises two kinds of ValueError
-"""What reading a line raises when it is not a record."""
+"""The errors raised for a line that is not a record."""
 
 
 def can_be_id(value: object) -> bool:
-    """Return whether a sender may choose *value* as its event's id."""
+    """Return whether *value* is valid as an event id chosen by a sender."""
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH
 
 
 def new_id() -> str:
-    """Return a time-ordered unique id (UUIDv7) as text."""
+    """Return a unique id that sorts by time (UUIDv7), as text."""
     return str(uuid_utils.uuid7())
 
 
@@ -90,12 +90,12 @@ def encode_record(
     is_json: bool = True,
     is_shallow: bool = False,
 ) -> bytes:
-    """Return one line, no newline inside, from which `decode_record` gives back *event* but for space around it.
+    """Return one line without newlines, from which `decode_record` returns *event* except for surrounding space.
 
-    *is_shallow* says that somebody has seen that it does not nest too deep.
+    Pass *is_shallow* if its depth has been checked already.
     """
     fits = is_json and b"\n" not in event and b"\r" not in event and (is_shallow or not is_too_deep(event))
-    if fits and event and not headers and not client_id and sent_ms is None:  # what most are, in a third of the time
+    if fits and event and not headers and not client_id and sent_ms is None:  # the usual case, in a third of the time
         return b'{"questlog":1,"id":%b,"received":%d,"event":%b}' % (_encoder.encode(id), received_ms, event)
     return _encoder.encode(
         Record(
@@ -142,9 +142,9 @@ _NOT_BRACKETS = re.compile(rb"[^\[\]{}]++")
 
 
 def is_too_deep(event: bytes) -> bool:
-    """Return whether *event* nests deeper than `DEPTH_LIMIT`, judged by its brackets alone.
+    """Return whether *event* is nested deeper than `DEPTH_LIMIT`, by its brackets alone.
 
-    No parser is asked: how deep one gets before it gives up depends on the stack it starts from.
+    A parser's own limit would depend on the stack it starts from.
     """
     if event.count(b"{") + event.count(b"[") <= DEPTH_LIMIT:
         return False

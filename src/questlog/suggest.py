@@ -1,6 +1,6 @@
-"""Events that were sent -> what the plan lacks: events, fields and their types.
+"""Suggests what a plan lacks, from events that were sent: event types, fields and their types.
 
-Every event is judged by the plan as `shape` would, but leniently: what is left over is what it lacks.
+Events are validated as `shape` does, but in the mode `observe`: their rescued members are what the plan lacks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from questlog.log import Entry
 from questlog.plan import Envelope, Event, Field, Plan, Type
 from questlog.plan.columns import header_column
 from questlog.plan.evolve import column_change
-from questlog.plan.infer import Seen
+from questlog.plan.infer import ObservedValues
 from questlog.plan.load import RESERVED, VIEWS, with_version
 from questlog.plan.types import NAME
 from questlog.record import encode_record
@@ -24,10 +24,10 @@ from questlog.shape.read import Arrival, Body, read_body, read_members, read_rec
 from questlog.types import DoesNotFit, to_timestamp
 
 MOST_EVENTS, MOST_FIELDS = 200, 200
-"""More types than that are no types: an id that stands where the type should."""
+"""More of them are not types or fields but ids in the wrong place."""
 GUESSED_FROM = 1000
 _PERSONAL = re.compile(r"e_?mail|(^|_)(ip|ip_?address|phone|address|birthday|(first|last|full|real)_?name)($|_)")
-_USUAL = {
+_COMMON_KEYS = {
     "event_type": ("event_type", "event", "event_name", "eventType", "eventName", "type", "name", "action", "kind"),
     "event_id": ("event_id", "eventId", "insert_id"),
     "event_time": ("event_time", "eventTime", "timestamp", "client_time", "time", "ts", "created_at"),
@@ -37,22 +37,22 @@ _USUAL = {
     "sequence": ("sequence", "seq", "index"),
     "fields": ("properties", "event_data", "eventData", "params", "parameters", "payload", "data", "props"),
 }
-"""Where others put what every event has, the usual first."""
+"""Keys that senders use for what every event has, the most common first."""
 
 
 @dataclass(slots=True)
-class _Lacks:
-    """What one event was sent with that the plan does not have. `keys` in the order they came."""
+class _Missing:
+    """The members of one event type that are not in the plan, in the order in which they came."""
 
     events: int = 0
-    keys: dict[str, Seen] = field(default_factory=dict)
+    keys: dict[str, ObservedValues] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """What to add to a plan: `events` are new, `fields` belong to events it has. `notes` explain each.
+    """Additions to a plan: new `events`, and `fields` of existing events. `notes` explain each.
 
-    `left_out` says what was seen and cannot be suggested, `read` how many events were looked at.
+    `left_out` lists what was sent but cannot be suggested, `read` counts the events.
     """
 
     plan: Plan
@@ -73,11 +73,11 @@ class Suggestion:
 
 
 class Suggester:
-    """Looks at events one by one; `finish` says what the plan lacks."""
+    """Takes events one by one; `finish` returns what the plan lacks."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._lacks: dict[str, _Lacks] = {}
+        self._missing: dict[str, _Missing] = {}
         self._named: dict[str, str] = {}
         self._skipped: Counter[str] = Counter()
         self._read = 0
@@ -86,7 +86,7 @@ class Suggester:
         self._rules = Rules(self._working)
 
     def add(self, raw: bytes) -> None:
-        """Take one event as it was sent into account."""
+        """Add one event as it was sent."""
         self._read += 1
         verdict = self._rules.validate(self._arrival(raw))
         if verdict.event is None and verdict.claimed is not None and self._is_new(verdict.claimed):
@@ -95,30 +95,30 @@ class Suggester:
             assert verdict.reject is not None
             self._skipped[verdict.reject.reason.value] += 1
             return
-        lacks = self._lacks.setdefault(verdict.event.name, _Lacks())
-        lacks.events += 1
+        missing = self._missing.setdefault(verdict.event.name, _Missing())
+        missing.events += 1
         rescued = verdict.row["_rescued"]
         self.add_rescued(verdict.event.name, rescued.encode() if rescued else b"{}")
 
     def add_rescued(self, event: str, rescued: bytes, events: int = 0) -> None:
-        """Take what was left over of an event of the plan into account; *events* is how many more it counts."""
+        """Add the rescued members of an event of the plan; *events* is added to its count."""
         self._read += events
-        lacks = self._lacks.setdefault(event, _Lacks())
-        lacks.events += events
-        known = {name: rule for rule in self._rules.events[event].fields for name in rule.names}
+        missing = self._missing.setdefault(event, _Missing())
+        missing.events += events
+        rules = {name: rule for rule in self._rules.events[event].fields for name in rule.names}
         for key, raw in (read_members(rescued) or {}).items():
             value = read_value(raw)
-            if key in known and (value is None or _fits(known[key], value)):
-                continue  # the plan has learnt it since
-            if key in lacks.keys or len(lacks.keys) < MOST_FIELDS:
-                lacks.keys.setdefault(key, Seen()).add(value)
+            if key in rules and (value is None or _fits(rules[key], value)):
+                continue  # it has been added to the plan since
+            if key in missing.keys or len(missing.keys) < MOST_FIELDS:
+                missing.keys.setdefault(key, ObservedValues()).add(value)
 
     def _arrival(self, raw: bytes) -> Arrival:
         record = encode_record(raw, id="suggested", received_ms=0, is_json=False)
         return read_record(Entry(0, 0, record, 0), self._working.envelope, {})
 
     def _is_new(self, claimed: str) -> bool:
-        """Add the event type to the plan that judges; refuse it if there are too many."""
+        """Add the event type to the working plan and return True, unless it is known or there are too many."""
         if claimed in self._named or len(self._named) >= MOST_EVENTS or not claimed:
             return False
         name = _free_name(claimed, {*self._working.events, *self._working.tables})
@@ -137,55 +137,55 @@ class Suggester:
         notes: dict[str, dict[str, str]] = {}
         left_out: list[str] = []
         columns = {table: _field_types(events) for table, events in self._working.tables.items()}
-        for name, lacks in self._lacks.items():
+        for name, missing in self._missing.items():
             event = self._working.events[name]
-            found = _Fields(self.plan, event, lacks, columns[event.table])
+            found = _Fields(self.plan, event, missing, columns[event.table])
             notes[name] = found.notes
             left_out += found.left_out
             if name in self.plan.events:
                 if found.fields:
                     fields[name] = tuple(found.fields)
             else:
-                found.notes[""] = f"seen {lacks.events:,} times" if lacks.events > 1 else "seen once"
+                found.notes[""] = f"seen {missing.events:,} times" if missing.events > 1 else "seen once"
                 events.append(replace(event, mode="quarantine", fields=tuple(found.fields)))
         left_out += [f"{reason}: {count:,} of the events" for reason, count in self._skipped.most_common()]
         return Suggestion(self.plan, tuple(events), fields, notes, tuple(left_out), self._read)
 
 
 class _Fields:
-    """The fields one event lacks. *columns* are those its table has or is about to get, and their types."""
+    """The fields that one event lacks. *columns* are those its table has or will get, with their types."""
 
-    def __init__(self, plan: Plan, event: Event, lacks: _Lacks, columns: dict[str, Type]) -> None:
+    def __init__(self, plan: Plan, event: Event, missing: _Missing, columns: dict[str, Type]) -> None:
         self.fields: list[Field] = []
         self.notes: dict[str, str] = {}
         self.left_out: list[str] = []
-        self._event, self._lacks, self._columns = event, lacks, columns
+        self._event, self._missing, self._columns = event, missing, columns
         known = {name: field.type for field in event.fields for name in (field.name, *field.aliases)}
         paths = {getattr(plan.envelope, name) for name in Envelope.__dataclass_fields__} - {""}
         self._unnameable = RESERVED.union(map(header_column, plan.headers), {""})
         # A key that is a name keeps it, whichever came first.
-        self._taken = {*self._unnameable, *known, *columns, *filter(NAME.fullmatch, lacks.keys)}
-        for key, seen in lacks.keys.items():
+        self._taken = {*self._unnameable, *known, *columns, *filter(NAME.fullmatch, missing.keys)}
+        for key, seen in missing.keys.items():
             if key in known:
-                self._leave(key, f"{seen.count:,} do not fit its rules" + _better(seen, str(known[key])))
+                self._leave(key, f"{_values(seen)} not fit its rules" + _better(seen, str(known[key])))
             elif key in paths:
-                self._leave(key, f"{seen.count:,} are not what the envelope says is there")
+                self._leave(key, f"{_values(seen)} not fit the envelope, which reads this key")
             else:
                 self._add(key, seen)
 
     def _leave(self, key: str, why: str) -> None:
         self.left_out.append(f"{self._event.name}.{key}: {why}")
 
-    def _add(self, key: str, seen: Seen) -> None:
+    def _add(self, key: str, seen: ObservedValues) -> None:
         type_ = seen.type()
         if type_ is None:
-            return self._leave(key, f"{seen.why_none()}; it stays in _rescued")
+            return self._leave(key, f"{seen.why_none()}; the field stays in _rescued")
         if key in self._unnameable:
-            return self._leave(key, "every table has a column of that name; it stays in _rescued")
+            return self._leave(key, "every table has a column of that name; the field stays in _rescued")
         if key in self._columns:  # of another event in the same table
             column = self._columns[key]
             if type_ != column and (type_.kind == "struct" or column_change(type_, column) != "widening"):
-                why = f"it is {type_}, and the table's column of that name is {column}; it stays in _rescued"
+                why = f"it is {type_}, but the table's column of that name is {column}; the field stays in _rescued"
                 return self._leave(key, why)
             type_ = column
         name = key if NAME.fullmatch(key) else _free_name(key, self._taken)
@@ -193,9 +193,10 @@ class _Fields:
         self._columns[name] = type_
         aliases = () if name == key else (key,)
         self.fields.append(Field(name, type_, aliases=aliases, pii=bool(_PERSONAL.search(name))))
-        note = f"in {seen.count:,} of {self._lacks.events:,} events"
-        said = seen.said() if type_.kind == "string" and not self.fields[-1].pii else ""
-        self.notes[name] = ("always sent" if seen.count == self._lacks.events else note) + (said and f": {said}")
+        note = f"in {seen.count:,} of {self._missing.events:,} events"
+        examples = seen.examples_text() if type_.kind == "string" and not self.fields[-1].pii else ""
+        note = "always sent" if seen.count == self._missing.events else note
+        self.notes[name] = note + (examples and f": {examples}")
 
 
 def _field_types(events: Iterable[Event]) -> dict[str, Type]:
@@ -210,13 +211,17 @@ def _fits(rule: FieldRule, value: Any) -> bool:
     return True
 
 
-def _better(seen: Seen, type_: str) -> str:
-    found = seen.type()
-    return "" if found is None or str(found) == type_ else f": it is {type_}, they are {found}"
+def _better(seen: ObservedValues, type_: str) -> str:
+    inferred = seen.type()
+    return "" if inferred is None or str(inferred) == type_ else f": it is {type_}, the values are {inferred}"
+
+
+def _values(seen: ObservedValues) -> str:
+    return "1 value does" if seen.count == 1 else f"{seen.count:,} values do"
 
 
 def _free_name(text: str, taken: Iterable[str]) -> str:
-    """Return *text* if it is a free name, or one made of it."""
+    """Return *text* if it is a free name, or a free name made from it."""
     used = set(taken)
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text).lower()
     name = re.sub(r"[^a-z0-9_]+", "_", snake).strip("_")[:60]
@@ -231,15 +236,15 @@ def _free_name(text: str, taken: Iterable[str]) -> str:
 
 
 def guess_envelope(raws: Iterable[bytes]) -> Envelope:
-    """Return where these events seem to hold what every event has; what cannot be told is as usual."""
+    """Return where these events seem to hold what every event has; paths that cannot be guessed are the defaults."""
     bodies = [body for body in map(read_body, raws) if isinstance(body, Body)]
     found: dict[str, str] = {}
-    for name, keys in _USUAL.items():
+    for name, keys in _COMMON_KEYS.items():
         key = next((key for key in keys if key not in found.values() and _is_everywhere(bodies, name, key)), None)
         if key is not None:
             found[name] = key
     defaults = Envelope()
-    clash = {getattr(defaults, name) for name in _USUAL if name not in found} & set(found.values())
+    clash = {getattr(defaults, name) for name in _COMMON_KEYS if name not in found} & set(found.values())
     return Envelope(**{name: key for name, key in found.items() if key not in clash})
 
 

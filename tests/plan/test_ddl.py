@@ -115,7 +115,7 @@ def test_presto_makes_iceberg_tables_in_its_own_words() -> None:
     assert line(statements, 'd"') == '"d" REAL'
     assert line(statements, 'i"') == '"i" ARRAY(MAP(VARCHAR, INTEGER))'
     assert line(statements, 'j"') == '"j" ROW("from" INTEGER, "to" ARRAY(ROW("x" DECIMAL(3,1))))'
-    assert "\"record\" VARBINARY COMMENT 'The whole record as logged, byte for byte.'" in statements[2]
+    assert "\"record\" VARBINARY COMMENT 'The whole record from the log, byte for byte.'" in statements[2]
     assert statements[0].endswith(
         "\n)\nCOMMENT 'It`s \"a\" \\ test.'\nWITH (partitioning = ARRAY['day(received_time)'])"
     )

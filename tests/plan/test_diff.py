@@ -43,6 +43,7 @@ sum = "decimal(5,2)"
         (('"decimal(5,2)"', '"decimal(9,2)"'), [("widening", "events.buy.fields.sum.type", "-> decimal(9,2)")]),
         (('"decimal(5,2)"', '"decimal(9,3)"'), [("breaking", "events.buy.fields.sum.type", "-> decimal(9,3)")]),
         (('"int"', '"string"'), [("breaking", "events.buy.fields.price.type", "int -> string")]),
+        (('item = "string"', 'item = "time"'), [("neutral", "events.buy.fields.item.type", "string -> time")]),
         (("y:int>", "y:int,z:int>"), [("widening", "events.buy.fields.where.type", "struct<x:int,y:int,z:int>")]),
         ((",y:int>", ">"), [("neutral", "events.buy.fields.where.type", "-> struct<x:int>")]),
         (('item = "string"', ""), [("neutral", "events.buy.fields.item", "field removed")]),
@@ -51,7 +52,7 @@ sum = "decimal(5,2)"
             ('price = "int"', 'cost = {type = "int", aliases = ["price"]}'),
             [
                 ("additive", "events.buy.fields.cost", "renamed from price"),
-                ("neutral", "events.buy.fields.cost.aliases", 'nothing -> ["price"]'),
+                ("neutral", "events.buy.fields.cost.aliases", 'none -> ["price"]'),
             ],
         ),
         (
@@ -59,7 +60,7 @@ sum = "decimal(5,2)"
             [
                 ("breaking", "events.buy.fields.cost.type", "int -> bool"),
                 ("additive", "events.buy.fields.cost", "renamed from price"),
-                ("neutral", "events.buy.fields.cost.aliases", 'nothing -> ["price"]'),
+                ("neutral", "events.buy.fields.cost.aliases", 'none -> ["price"]'),
             ],
         ),
         (("[events.left]", "[events.come]\n[events.left]"), [("additive", "events.come", "new event")]),
@@ -76,15 +77,15 @@ sum = "decimal(5,2)"
         (
             ('price = "int"', 'price = {type = "int", min = 0, description = "Cost."}'),
             [
-                ("neutral", "events.buy.fields.price.min", "nothing -> 0"),
-                ("neutral", "events.buy.fields.price.description", 'nothing -> "Cost."'),
+                ("neutral", "events.buy.fields.price.min", "none -> 0"),
+                ("neutral", "events.buy.fields.price.description", 'none -> "Cost."'),
             ],
         ),
         (
             ("[events.left]", '[events.left]\nmode = "reject"\nmatch = {k = 1}'),
             [
                 ("neutral", "events.left.mode", '"quarantine" -> "reject"'),
-                ("neutral", "events.left.match", "nothing -> { k = 1 }"),
+                ("neutral", "events.left.match", "none -> { k = 1 }"),
             ],
         ),
         (
@@ -115,7 +116,7 @@ def test_a_field_that_takes_a_headers_column_is_compared_too() -> None:
     assert ("breaking", "events.buy.fields.host.type") in [(c.kind, c.path) for c in found]
 
 
-def test_the_order_of_events_told_by_a_match_is_a_change() -> None:
+def test_the_order_of_matched_events_is_a_change() -> None:
     a, b = "[events.a]\nmatch = {k = 1}\n", "[events.b]\nmatch = {l = 1}\n"
     (found,) = diff_plans(parse_plan(a + b), parse_plan(b + a))
     assert (found.kind, found.path, found.what) == ("neutral", "events", "order b, a")
@@ -184,7 +185,7 @@ def test_the_command_exits_with_1_if_a_change_is_breaking(tmp_path: Path) -> Non
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout == (
         "widening  events.hit.fields.by.type: int -> long\n"
-        "          column by of table hit grows at the next landing; every value that exists stays\n"
+        "          column by of table hit is widened at the next landing; every existing value stays\n"
         f"{versions[0]} -> {versions[1]}: 1 widening\n"
     )
     backwards = questlog("plan", "diff", new, "-", "--json", text=old.read_text())

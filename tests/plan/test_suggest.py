@@ -11,9 +11,9 @@ import pytest
 
 from questlog.pipeline import open_pipeline
 from questlog.plan import Envelope, Plan
-from questlog.plan.extend import additions, extended
-from questlog.plan.infer import Seen
+from questlog.plan.infer import ObservedValues
 from questlog.plan.load import parse_plan
+from questlog.plan.render import additions, extended
 from questlog.record import encode_record
 from questlog.suggest import Suggester, Suggestion, guess_envelope
 from support.paths import WAVES
@@ -54,7 +54,7 @@ WAVES = WAVES / "waves.jsonl.gz"
     ],
 )
 def test_the_type_holds_every_value(values: list[Any], expected: str) -> None:
-    seen = Seen()
+    seen = ObservedValues()
     for value in values:
         seen.add(value)
     assert str(seen.type()) == expected
@@ -174,11 +174,17 @@ def test_fields_are_added_to_a_file_in_any_style_or_not_at_all(text: str) -> Non
             [{"event_type": "buy", "x": 1}, {"event_type": "buy", "x": "a"}],
             "buy.x: no type holds whole numbers (1) and",
         ),
-        ([{"event_type": "buy", "x": None}], "buy.x: always null; it stays in _rescued"),
+        ([{"event_type": "buy", "x": None}], "buy.x: always null; the field stays in _rescued"),
         ([{"event_type": "buy", "host": "a"}], "buy.host: every table has a column of that name"),
         ([{"event_type": "buy", "": 1}], "buy.: every table has a column"),
-        ([{"event_type": "buy", "item": 5}], "buy.item: 1 do not fit its rules: it is string, they are int"),
-        ([{"event_type": "buy", "player_id": [5]}], "buy.player_id: 1 are not what the envelope says is there"),
+        (
+            [{"event_type": "buy", "item": 5}],
+            "buy.item: 1 value does not fit its rules: it is string, the values are int",
+        ),
+        (
+            [{"event_type": "buy", "player_id": [5]}],
+            "buy.player_id: 1 value does not fit the envelope, which reads this key",
+        ),
         ([{"item": 5}, {}], "no_event_type: 2 of the events"),
         ([b"{", b"\xff"], "not_json: 2 of the events"),
     ],
@@ -200,7 +206,9 @@ def test_events_of_one_table_get_one_column() -> None:
     )
     assert [str(field.type) for field in found.fields["b"]] == ["long", "int", "int"]
     assert [field.name for field in found.fields["a"]] == ["o"]
-    assert found.left_out == ("a.m: it is string, and the table's column of that name is int; it stays in _rescued",)
+    assert found.left_out == (
+        "a.m: it is string, but the table's column of that name is int; the field stays in _rescued",
+    )
     assert parse_plan(additions(found.fields, found.events, found.notes))
 
 
@@ -273,7 +281,7 @@ def test_a_project_learns_from_what_it_could_not_shape(tmp_path: Path) -> None:
     pipeline.log.append(records[2:])
     printed = questlog(tmp_path, "plan", "suggest")
     assert (printed.returncode, printed.stderr.splitlines()[-1]) == (0, "4 events read: 1 new event, 3 new fields")
-    assert "buy.item: 1 do not fit its rules: it is string, they are int" in printed.stderr
+    assert "buy.item: 1 value does not fit its rules: it is string, the values are int" in printed.stderr
     assert (tmp_path / "plan.toml").read_text() == PLAN
     written = questlog(tmp_path, "plan", "suggest", "--write")
     assert written.returncode == 0

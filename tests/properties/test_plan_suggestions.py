@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from questlog.log import Entry
-from questlog.plan.extend import additions, extended
 from questlog.plan.load import parse_plan
+from questlog.plan.render import additions, extended
 from questlog.record import encode_record
 from questlog.shape import QUARANTINE, shape
 from questlog.suggest import Suggester

@@ -107,7 +107,7 @@ def _read_tables(pipeline: Pipeline, suggester: Suggester, limit: int) -> None:
 
 def _print(found: Suggestion, text: str, path: Path | None, whole: bool, fresh: bool) -> None:
     """Print or write the suggestion; what cannot be suggested, and a count, go to standard error."""
-    from questlog.plan.extend import additions, extended
+    from questlog.plan.render import additions, extended
 
     fields = sum(map(len, found.fields.values())) + sum(len(event.fields) for event in found.events)
     if path is not None or (whole and text):

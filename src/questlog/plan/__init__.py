@@ -1,4 +1,4 @@
-"""WHAT may be sent: the tracking plan, the file that declares event types and their fields."""
+"""WHAT may be sent: the tracking plan, a file that declares event types and their fields."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One declared event type. `match` maps paths of the sender's JSON to the values that mean it."""
+    """One declared event type. `match` maps paths in the sender's JSON to the values that identify it."""
 
     name: str
     table: str
@@ -45,7 +45,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Where the sender's JSON holds what every event has; paths are dotted. `fields` "" is the top level."""
+    """Where the sender's JSON holds what every event has, as dotted paths. If `fields` is "", they are at the top."""
 
     event_type: str = "event_type"
     event_id: str = "event_id"
@@ -59,9 +59,9 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole plan. `version` is a hash of what it means: equal plans have equal versions anywhere.
+    """A whole plan. `version` is a hash of its meaning, so that equal plans have equal versions on any machine.
 
-    `text` is the file it was read from, which may say the same in many ways.
+    `text` is the file it was read from; many texts can have one meaning.
     """
 
     game: str
@@ -77,7 +77,7 @@ class Plan:
     @property
     def tables(self) -> dict[str, list[Event]]:
         """Table name -> the events that land in it."""
-        found: dict[str, list[Event]] = {}
+        tables: dict[str, list[Event]] = {}
         for event in self.events.values():
-            found.setdefault(event.table, []).append(event)
-        return found
+            tables.setdefault(event.table, []).append(event)
+        return tables

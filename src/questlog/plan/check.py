@@ -1,4 +1,4 @@
-"""Do a field's options fit its type and each other? What `load` asks of every field of a plan."""
+"""Checks a plan's fields: do the options fit the type and each other, and do events agree about shared tables?"""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Fault = tuple[Where, str]
 
 
 def misfit(type_: Type, value: Any) -> str:
-    """Return why *value*, as TOML has it, is no value of *type_*, or "" if it is one."""
+    """Return why *value*, as TOML reads it, is not a value of *type_*, or "" if it is one."""
     kind = type_.kind
     if kind == "list" and isinstance(value, list):
         assert type_.item is not None
-        return next((found for found in (misfit(type_.item, inner) for inner in value) if found), "")
+        return next(filter(None, (misfit(type_.item, inner) for inner in value)), "")
     if kind == "map" and isinstance(value, dict):
         assert type_.item is not None
-        return next((found for found in (misfit(type_.item, inner) for inner in value.values()) if found), "")
+        return next(filter(None, (misfit(type_.item, inner) for inner in value.values())), "")
     if kind == "struct" and isinstance(value, dict):
         members = dict(type_.fields)
         unknown = next((key for key in value if key not in members), None)
         if unknown is not None:
             return f"{unknown!r} is not a member of {type_}"
-        return next((found for found in (misfit(members[key], inner) for key, inner in value.items()) if found), "")
+        return next(filter(None, (misfit(members[key], inner) for key, inner in value.items())), "")
     if _fits(type_, value):
         return ""
     row = SCALARS.get(kind)
@@ -55,7 +55,7 @@ def _fits(type_: Type, value: Any) -> bool:
 
 
 def comparable(type_: Type, value: Any) -> Any:
-    """Return a value of an ordered type, or a bound of one, in a form that two of them can be compared in."""
+    """Return a value or a bound of an ordered type in a form that can be compared."""
     return decimal.Decimal(str(value)) if is_number(type_) else convert(type_, value)
 
 
@@ -67,7 +67,7 @@ def shown(value: Any) -> str:
 
 
 def option_faults(type_: Type, options: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield what is wrong with a field's options: each alone first, then where they contradict each other."""
+    """Yield the faults of a field's options: first those of single options, then contradictions between them."""
     bad = set()
     for where, message in _single_faults(type_, options):
         bad.add(where[0])
@@ -94,7 +94,7 @@ def _single_faults(type_: Type, options: Mapping[str, Any]) -> Iterator[Fault]:
         if type_.kind not in ("string", "list"):
             yield ("max_length",), f"is for string and list<T>, not for {type_}"
         elif isinstance(length, bool) or not isinstance(length, int) or not 1 <= length < 2**31:
-            yield ("max_length",), f"must be a whole number from 1, not {shown(length)}"
+            yield ("max_length",), f"must be a whole number of at least 1, not {shown(length)}"
     if "pattern" in options:
         yield from _pattern_faults(type_, options["pattern"])
     if "enum" in options:
@@ -109,7 +109,7 @@ def _is_number(value: Any) -> bool:
 
 def _bound_faults(type_: Type, key: str, value: Any) -> Iterator[Fault]:
     if not is_ordered(type_):
-        hint = "; for its length write max_length" if type_.kind in ("string", "list") and key == "max" else ""
+        hint = "; use max_length for its length" if type_.kind in ("string", "list") and key == "max" else ""
         yield (key,), f"is for numbers and times, not for {type_}{hint}"
     elif is_number(type_) and _is_number(value):
         return  # a bound between two values is a bound as well
@@ -126,7 +126,7 @@ def _pattern_faults(type_: Type, pattern: Any) -> Iterator[Fault]:
         try:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            yield ("pattern",), f"not a regular expression: {error}"
+            yield ("pattern",), f"is not a regular expression: {error}"
 
 
 def _enum_faults(type_: Type, values: Any) -> Iterator[Fault]:
@@ -143,7 +143,7 @@ def _enum_faults(type_: Type, values: Any) -> Iterator[Fault]:
 
 
 def _contradictions(type_: Type, options: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield what can never be: bounds that leave nothing, a default or a listed value that the rest forbids."""
+    """Yield contradictions: bounds that exclude everything, a default or a listed value that another option forbids."""
     if "min" in options and "max" in options:
         low, high = (comparable(type_, options[key]) for key in ("min", "max"))
         if low > high:
@@ -160,10 +160,10 @@ def _contradictions(type_: Type, options: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _forbidden(type_: Type, value: Any, options: Mapping[str, Any]) -> str:
-    """Return why a value of the right type is not allowed, or ""."""
+    """Return why a value of the right type is not allowed, or "" if it is."""
     allowed: Sequence[Any] = options.get("enum", ())
     if allowed and value not in allowed:
-        return f"is none of enum = [{', '.join(map(shown, allowed))}]"
+        return f"is not in enum = [{', '.join(map(shown, allowed))}]"
     if "max_length" in options and len(value) > options["max_length"]:
         return f"is longer than max_length = {options['max_length']}"
     if "pattern" in options and not re.search(options["pattern"], value):
@@ -171,7 +171,7 @@ def _forbidden(type_: Type, value: Any, options: Mapping[str, Any]) -> str:
     if "min" in options and comparable(type_, value) < comparable(type_, options["min"]):
         return f"is less than min = {shown(options['min'])}"
     if "max" in options and comparable(type_, value) > comparable(type_, options["max"]):
-        return f"is more than max = {shown(options['max'])}"
+        return f"is greater than max = {shown(options['max'])}"
     return ""
 
 
@@ -179,7 +179,7 @@ def _forbidden(type_: Type, value: Any, options: Mapping[str, Any]) -> str:
 
 
 def shared_faults(events: Mapping[str, Event]) -> Iterator[Fault]:
-    """Yield where events of one table disagree about a column, and which event can never be told."""
+    """Yield columns on which events of one table disagree, and events that can never be matched."""
     yield from _column_faults(events)
     yield from _alias_faults(events)
     yield from _match_faults(events)
@@ -194,12 +194,12 @@ def _column_faults(events: Mapping[str, Event]) -> Iterator[Fault]:
                 yield (
                     ("events", event.name, "fields", field.name),
                     f"is {field.type} here and {type_} in event {name}, both in table {event.table};"
-                    " give both one type, or one of them another name or table",
+                    " give both the same type, or move one to another name or table",
                 )
 
 
 def _alias_faults(events: Mapping[str, Event]) -> Iterator[Fault]:
-    """A column can be renamed only if no event of its table still has it by the old name."""
+    """A column can be renamed only if no event of its table still uses the old name."""
     columns = {(event.table, field.name): event.name for event in events.values() for field in event.fields}
     for event in events.values():
         for field in event.fields:
@@ -208,23 +208,23 @@ def _alias_faults(events: Mapping[str, Event]) -> Iterator[Fault]:
                 if other != event.name:
                     yield (
                         ("events", event.name, "fields", field.name, "aliases", index),
-                        f"{alias!r} is still a field of event {other}, in the same table {event.table};"
+                        f"{alias!r} is still a field of event {other} in the same table {event.table};"
                         " rename it there too",
                     )
 
 
 def _match_faults(events: Mapping[str, Event]) -> Iterator[Fault]:
-    """Of events that match the first one counts, so a later one must not be a special case of it."""
+    """The first matching event counts, so a later event must not be a special case of an earlier one."""
     earlier: list[Event] = []
     for event in events.values():
         if not event.match:
             continue
-        wanted = dict(event.match)
+        match = dict(event.match)
         for other in earlier:
-            if all(path in wanted and _same(wanted[path], value) for path, value in other.match):
+            if all(path in match and _same(match[path], value) for path, value in other.match):
                 yield (
                     ("events", event.name, "match"),
-                    f"never counts: all of these are {other.name} already, which stands before it",
+                    f"never counts: everything it matches is already matched by {other.name}, which comes first",
                 )
                 break
         earlier.append(event)

@@ -19,7 +19,7 @@ QUARANTINE_TABLE = "quarantine"
 EVENTS_VIEW = "events"
 """What queries call all events of every type."""
 LANDED_TIME = "landed_time"
-"""The one column that shape leaves empty: only the lander knows when it lands."""
+"""The one column that shape leaves empty; the lander fills it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,38 +35,38 @@ class Column:
 _STRING, _LONG, _TIMESTAMP = Type("string"), Type("long"), Type("timestamp")
 ENVELOPE = (
     Column("event_id", _STRING, "Unique id of the event."),
-    Column("event_type", _STRING, "Which event this is, by the plan."),
+    Column("event_type", _STRING, "The event's type in the plan."),
     Column(
-        "event_time", _TIMESTAMP, "When it happened, UTC: device_time, corrected where the sender's clock is known."
+        "event_time", _TIMESTAMP, "When it happened, UTC: device_time, corrected if the sender's clock error is known."
     ),
-    Column("device_time", _TIMESTAMP, "When it happened by the sender's clock, as sent."),
+    Column("device_time", _TIMESTAMP, "When it happened, by the sender's clock."),
     Column("sent_time", _TIMESTAMP, "When it was sent, by the sender's clock."),
     Column("received_time", _TIMESTAMP, "When questlog received it, UTC."),
-    Column(LANDED_TIME, _TIMESTAMP, "When it was landed, UTC; null while it is in the tail."),
+    Column(LANDED_TIME, _TIMESTAMP, "When it landed, UTC; null while it is in the tail."),
     Column(
-        "clock_skew_ms", _LONG, "Milliseconds from sent_time to received_time: how far the sender's clock is behind."
+        "clock_skew_ms", _LONG, "received_time minus sent_time in milliseconds: how far the sender's clock is behind."
     ),
-    Column("player_id", _STRING, "Who played."),
-    Column("session_id", _STRING, "In which session."),
-    Column("sequence", _LONG, "The sender's running number."),
+    Column("player_id", _STRING, "The player."),
+    Column("session_id", _STRING, "The session."),
+    Column("sequence", _LONG, "The sender's sequence number."),
 )
 LAST = (
-    Column("_rescued", _STRING, "JSON of fields the plan does not know or that did not fit."),
+    Column("_rescued", _STRING, "JSON of fields that are not in the plan or do not fit it."),
     Column("raw_event", _STRING, "The event as it was sent."),
-    Column("plan_version", _STRING, "The plan that shaped this row."),
+    Column("plan_version", _STRING, "Version of the plan that shaped this row."),
 )
 QUARANTINE_COLUMNS = (
     Column("event_id", _STRING, "Unique id of the event."),
-    Column("event_type", _STRING, "The type it claims, if one could be read."),
+    Column("event_type", _STRING, "The type that the event names, if it could be read."),
     Column("received_time", _TIMESTAMP, "When questlog received it, UTC."),
     Column("reason", _STRING, "Stable reason code."),
-    Column("field", _STRING, "Path of the field that caused it."),
-    Column("detail", _STRING, "What was wrong, in words."),
+    Column("field", _STRING, "Path of the field that does not fit."),
+    Column("detail", _STRING, "What is wrong, in words."),
     Column("raw_event", _STRING, "The event as it was sent; bytes that are not UTF-8 are escaped."),
-    Column("record", Type("binary"), "The whole record as logged, byte for byte."),
-    Column("log_partition", Type("int"), "Where it stands in the log."),
-    Column("log_offset", _LONG, "Where it stands in the log."),
-    Column("plan_version", _STRING, "The plan that refused it."),
+    Column("record", Type("binary"), "The whole record from the log, byte for byte."),
+    Column("log_partition", Type("int"), "Its partition of the log."),
+    Column("log_offset", _LONG, "Its offset in that partition."),
+    Column("plan_version", _STRING, "Version of the plan that it does not fit."),
 )
 
 
@@ -85,7 +85,7 @@ def header_column(header: str) -> str:
 
 
 def table_columns(plan: Plan, table: str) -> tuple[Column, ...]:
-    """Return the columns of *table*: the envelope, kept headers, declared fields, what is left."""
+    """Return the columns of *table*: the envelope, kept headers, declared fields, then those every table ends with."""
     if table == QUARANTINE_TABLE:
         return QUARANTINE_COLUMNS
     columns = list(ENVELOPE)

@@ -1,4 +1,4 @@
-"""A plan's tables as CREATE TABLE statements of an SQL engine, descriptions as comments."""
+"""A plan's tables as CREATE TABLE statements for a SQL engine, with descriptions as comments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from questlog.types import SCALARS, Scalar
 
 @dataclass(frozen=True, slots=True)
 class _Dialect:
-    """How one engine writes names, texts, types, and what stands behind the columns."""
+    """How one engine writes names, texts, types, and the clauses after the columns."""
 
     name: Callable[[str], str]
     text: Callable[[str], str]
@@ -57,42 +57,43 @@ DIALECTS = tuple(_DIALECTS)
 
 
 def create_statements(plan: Plan, dialect: str) -> Iterator[str]:
-    """Yield what creates each table of *plan*, and `quarantine`, in one of `DIALECTS`; no semicolons."""
-    speech = _DIALECTS[dialect]
+    """Yield statements, without semicolons, that create the tables of *plan* and `quarantine` in one of `DIALECTS`."""
     for table in (*plan.tables, QUARANTINE_TABLE):
-        yield from _statements(table, table_columns(plan, table), table_comment(plan, table), speech)
+        yield from _statements(table, table_columns(plan, table), table_comment(plan, table), _DIALECTS[dialect])
 
 
 def create_statement(table: str, columns: Sequence[Column], comment: str, dialect: str) -> str:
-    """Return what creates a table of *columns*, whether a plan has it or not; a dialect with comments inside."""
+    """Return the one statement that creates a table of any *columns*, in a dialect with inline comments."""
     (statement,) = _statements(table, columns, comment, _DIALECTS[dialect])
     return statement
 
 
-def _statements(table: str, described: Sequence[Column], comment: str, speech: _Dialect) -> Iterator[str]:
-    columns = [(speech.name(c.name), _type_name(c.type, speech), c.comment) for c in described]
+def _statements(table: str, described: Sequence[Column], comment: str, dialect: _Dialect) -> Iterator[str]:
+    columns = [(dialect.name(c.name), _type_name(c.type, dialect), c.comment) for c in described]
     lines = []
     for name, type_, note in columns:
-        said = f" COMMENT {speech.text(note)}" if note and speech.inline_comments else ""
-        lines.append(f"  {name} {type_}{said}")
-    end = speech.end.format(comment="\nCOMMENT " + speech.text(comment) if comment else "")
-    yield f"CREATE TABLE {speech.name(table)} (\n" + ",\n".join(lines) + "\n)" + end
-    if not speech.inline_comments:
+        suffix = f" COMMENT {dialect.text(note)}" if note and dialect.inline_comments else ""
+        lines.append(f"  {name} {type_}{suffix}")
+    end = dialect.end.format(comment="\nCOMMENT " + dialect.text(comment) if comment else "")
+    yield f"CREATE TABLE {dialect.name(table)} (\n" + ",\n".join(lines) + "\n)" + end
+    if not dialect.inline_comments:
         if comment:
-            yield f"COMMENT ON TABLE {speech.name(table)} IS {speech.text(comment)}"
+            yield f"COMMENT ON TABLE {dialect.name(table)} IS {dialect.text(comment)}"
         for name, _, note in columns:
             if note:
-                yield f"COMMENT ON COLUMN {speech.name(table)}.{name} IS {speech.text(note)}"
+                yield f"COMMENT ON COLUMN {dialect.name(table)}.{name} IS {dialect.text(note)}"
 
 
-def _type_name(type_: Type, speech: _Dialect) -> str:
+def _type_name(type_: Type, dialect: _Dialect) -> str:
     if type_.kind == "decimal":
         return f"DECIMAL({type_.precision},{type_.scale})"
     if type_.kind == "struct":
-        members = [speech.member.format(speech.name(name), _type_name(inner, speech)) for name, inner in type_.fields]
-        return speech.struct.format(", ".join(members))
+        members = [
+            dialect.member.format(dialect.name(name), _type_name(inner, dialect)) for name, inner in type_.fields
+        ]
+        return dialect.struct.format(", ".join(members))
     if type_.kind in ("list", "map"):
         assert type_.item is not None
-        pattern = speech.list if type_.kind == "list" else speech.map
-        return pattern.format(_type_name(type_.item, speech))
-    return speech.scalar(SCALARS[type_.kind])
+        pattern = dialect.list if type_.kind == "list" else dialect.map
+        return pattern.format(_type_name(type_.item, dialect))
+    return dialect.scalar(SCALARS[type_.kind])

@@ -1,4 +1,4 @@
-"""What a new plan changes, and what each change does to the tables that the old one made."""
+"""Compares two plans: each change, and its effect on the tables that the old plan made."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from questlog.plan.render import toml
 
 Kind = Literal["breaking", "widening", "additive", "neutral"]
 KINDS: tuple[Kind, ...] = ("breaking", "widening", "additive", "neutral")
-"""Worst first. Only "breaking" is refused; "neutral" leaves the tables' columns as they are."""
+"""Worst first. Only "breaking" is refused; "neutral" does not change the tables' columns."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One difference: where, what it is, and what it does to tables that exist and events to come."""
+class PlanChange:
+    """One difference: its path, what it is, and its effect on existing tables and future events."""
 
     kind: Kind
     path: str
@@ -27,35 +27,35 @@ class Change:
     effect: str
 
 
-def diff_plans(old: Plan, new: Plan) -> list[Change]:
-    """Return every change from *old* to *new*, the worst first; none if the two mean the same."""
-    found = [*_events(old, new), *_columns(old, new), *_headers(old, new), *_rules(old, new), *_rest(old, new)]
-    return sorted(found, key=lambda change: KINDS.index(change.kind))
+def diff_plans(old: Plan, new: Plan) -> list[PlanChange]:
+    """Return every change from *old* to *new*, the worst first; none if both mean the same."""
+    changes = [*_events(old, new), *_columns(old, new), *_headers(old, new), *_rules(old, new), *_rest(old, new)]
+    return sorted(changes, key=lambda change: KINDS.index(change.kind))
 
 
-def _events(old: Plan, new: Plan) -> Iterator[Change]:
+def _events(old: Plan, new: Plan) -> Iterator[PlanChange]:
     for name, event in new.events.items():
         path = dotted(("events", name))
         before = old.events.get(name)
         if before is not None and before.table == event.table:
             continue
-        known = event.table in old.tables
+        exists = event.table in old.tables
         effect = f"its rows go to table {event.table}, which " + (
-            "exists" if known else "is created with its first row"
+            "exists" if exists else "is created with its first row"
         )
         if before is None:
-            yield Change("additive", path, "new event", effect)
+            yield PlanChange("additive", path, "new event", effect)
         else:
-            effect += f"; the rows that exist stay in table {before.table}"
-            yield Change("additive", f"{path}.table", f"{before.table} -> {event.table}", effect)
+            effect += f"; existing rows stay in table {before.table}"
+            yield PlanChange("additive", f"{path}.table", f"{before.table} -> {event.table}", effect)
     for name in sorted(old.events.keys() - new.events.keys()):
         event = old.events[name]
-        effect = f"table {event.table} keeps its rows; such events are quarantined as unknown from now on"
-        yield Change("neutral", dotted(("events", name)), "event removed", effect)
+        effect = f"table {event.table} keeps its rows; new events of this type are quarantined as unknown"
+        yield PlanChange("neutral", dotted(("events", name)), "event removed", effect)
 
 
-def _columns(old: Plan, new: Plan) -> Iterator[Change]:
-    """Compare table by table: a column is one thing, whichever events fill it."""
+def _columns(old: Plan, new: Plan) -> Iterator[PlanChange]:
+    """Compare table by table: events that share a table share its columns."""
     for table in new.tables:
         if table not in old.tables:
             continue
@@ -66,30 +66,30 @@ def _columns(old: Plan, new: Plan) -> Iterator[Change]:
             former = _former(column, before, after)
             if former is not None or column.name not in headers:
                 yield from _column(new, table, column, former)
-        renamed = {found.name for c in after.values() if (found := _former(c, before, after)) is not None}
+        renamed = {former.name for c in after.values() if (former := _former(c, before, after)) is not None}
         for name in sorted(before.keys() - after.keys() - renamed - headers):
             path = _path(old, table, name)
             if any(path.startswith(dotted(("events", event, "fields"))) for event in new.events):
-                effect = f"column {name} of table {table} keeps its values; what is still sent goes to _rescued"
-                yield Change("neutral", path, "field removed", effect)
+                effect = f"column {name} of table {table} keeps its values; later values go to _rescued"
+                yield PlanChange("neutral", path, "field removed", effect)
 
 
 def _former(column: Column, before: Mapping[str, Column], after: Mapping[str, Column]) -> Column | None:
-    """Return the column that *column* was: of its own name, or of an alias that no field has any more."""
+    """Return the column that *column* was before: of the same name, or of an alias that no field uses any more."""
     if column.name in before:
         return before[column.name]
     return next((before[alias] for alias in column.aliases if alias in before and alias not in after), None)
 
 
-def _column(plan: Plan, table: str, column: Column, former: Column | None) -> Iterator[Change]:
+def _column(plan: Plan, table: str, column: Column, former: Column | None) -> Iterator[PlanChange]:
     path = _path(plan, table, column.name)
     if former is None:
-        effect = f"column {column.name} is added to table {table}, NULL in the rows that exist"
-        yield Change("additive", path, f"new field, {column.type}", effect)
+        effect = f"column {column.name} is added to table {table}, NULL in existing rows"
+        yield PlanChange("additive", path, f"new field, {column.type}", effect)
         return
     if former.name != column.name:
         effect = f"column {former.name} of table {table} is renamed and keeps its values; senders may use both names"
-        yield Change("additive", path, f"renamed from {former.name}", effect)
+        yield PlanChange("additive", path, f"renamed from {former.name}", effect)
     change = column_change(former.type, column.type)
     what = f"{former.type} -> {column.type}"
     if change == "breaking":
@@ -97,13 +97,13 @@ def _column(plan: Plan, table: str, column: Column, former: Column | None) -> It
             f"refused when landing starts: column {former.name} of table {table} cannot become it. Keep {former.type},"
             f" or leave {former.name} as it is and add a field with a new name, e.g. {column.name}_{column.type.kind}"
         )
-        yield Change("breaking", f"{path}.type", what, effect)
+        yield PlanChange("breaking", f"{path}.type", what, effect)
     elif change == "widening":
-        effect = f"column {column.name} of table {table} grows at the next landing; every value that exists stays"
-        yield Change("widening", f"{path}.type", what, effect)
+        effect = f"column {column.name} of table {table} is widened at the next landing; every existing value stays"
+        yield PlanChange("widening", f"{path}.type", what, effect)
     elif former.type != column.type:
-        effect = f"column {column.name} of table {table} keeps its members and their values"
-        yield Change("neutral", f"{path}.type", what, effect)
+        effect = f"column {column.name} of table {table} already holds such values"
+        yield PlanChange("neutral", f"{path}.type", what, effect)
 
 
 def _path(plan: Plan, table: str, column: str) -> str:
@@ -114,19 +114,19 @@ def _path(plan: Plan, table: str, column: str) -> str:
     return "headers.keep"
 
 
-def _headers(old: Plan, new: Plan) -> Iterator[Change]:
+def _headers(old: Plan, new: Plan) -> Iterator[PlanChange]:
     before = {header_column(header): header for header in old.headers}
     after = {header_column(header): header for header in new.headers}
     for column in sorted(after.keys() - before.keys()):
-        effect = f"column {column} is added to every table, NULL in the rows that exist"
-        yield Change("additive", "headers.keep", f"new header {after[column]}", effect)
+        effect = f"column {column} is added to every table, NULL in existing rows"
+        yield PlanChange("additive", "headers.keep", f"new header {after[column]}", effect)
     for column in sorted(before.keys() - after.keys()):
-        effect = f"column {column} keeps its values and is NULL from now on"
-        yield Change("neutral", "headers.keep", f"header {before[column]} removed", effect)
+        effect = f"column {column} keeps its values and is NULL in later rows"
+        yield PlanChange("neutral", "headers.keep", f"header {before[column]} removed", effect)
 
 
-def _rules(old: Plan, new: Plan) -> Iterator[Change]:
-    """Yield what changes which events fit, or only what is said of them."""
+def _rules(old: Plan, new: Plan) -> Iterator[PlanChange]:
+    """Yield changes of the rules that decide which events fit, and of descriptions."""
     for name, event in new.events.items():
         before = old.events.get(name)
         if before is None:
@@ -146,48 +146,48 @@ def _rules(old: Plan, new: Plan) -> Iterator[Change]:
 _FIELD_OPTIONS = tuple(field.name for field in fields(Field) if field.name not in ("name", "type"))
 _EFFECTS = {
     "description": "the comment of its column or table changes",
-    "mode": "rows that exist stay; it says what becomes of events that do not fit from now on",
-    "match": "rows that exist stay; it says which events are meant from now on",
-    "default": "rows that exist stay; later events without the field get it",
-    "aliases": "senders may use these names from now on",
+    "mode": "existing rows stay; it applies to later events that do not fit",
+    "match": "existing rows stay; it identifies later events",
+    "default": "existing rows stay; later events without the field get it",
+    "aliases": "senders may use these names as well",
 }
-_SAID = ("owner", "pii", "deprecated")
+_DESCRIPTIVE = ("owner", "pii", "deprecated")
 
 
-def _options(path: str, old: Event | Field, new: Event | Field, names: tuple[str, ...]) -> Iterator[Change]:
+def _options(path: str, old: Event | Field, new: Event | Field, names: tuple[str, ...]) -> Iterator[PlanChange]:
     for name in names:
         one, other = getattr(old, name), getattr(new, name)
         if one == other:
             continue
-        effect = "rows that exist stay; events that do not fit it are dealt with as mode says from now on"
-        effect = "nothing changes in the tables" if name in _SAID else _EFFECTS.get(name, effect)
-        yield Change("neutral", f"{path}.{name}", f"{_said(one)} -> {_said(other)}", effect)
+        effect = "existing rows stay; the event's mode decides about later events that do not fit"
+        effect = "nothing changes in the tables" if name in _DESCRIPTIVE else _EFFECTS.get(name, effect)
+        yield PlanChange("neutral", f"{path}.{name}", f"{_shown(one)} -> {_shown(other)}", effect)
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if value is None or value == () or value == "":
-        return "nothing"
+        return "none"
     if isinstance(value, tuple) and all(isinstance(item, tuple) for item in value):
         return toml(dict(value))
     return toml(value)
 
 
-def _rest(old: Plan, new: Plan) -> Iterator[Change]:
+def _rest(old: Plan, new: Plan) -> Iterator[PlanChange]:
     for field in fields(Envelope):
         one, other = getattr(old.envelope, field.name), getattr(new.envelope, field.name)
         if one != other:
-            effect = "rows that exist stay; later events are read there"
-            yield Change("neutral", f"envelope.{field.name}", f"{toml(one)} -> {toml(other)}", effect)
+            effect = "existing rows stay; later events are read there"
+            yield PlanChange("neutral", f"envelope.{field.name}", f"{toml(one)} -> {toml(other)}", effect)
     for route in sorted(old.routes.keys() | new.routes.keys()):
         before, after = old.routes.get(route), new.routes.get(route)
         if before != after:
-            what = f"{before or 'nothing'} -> {after or 'nothing'}"
-            yield Change("neutral", dotted(("routes", route)), what, "it says what such a request records from now on")
+            what = f"{before or 'none'} -> {after or 'none'}"
+            yield PlanChange("neutral", dotted(("routes", route)), what, "later requests record this event")
     for name, path in (("game", "game.name"), ("description", "game.description"), ("dedup_hours", "game.dedup_hours")):
         one, other = getattr(old, name), getattr(new, name)
         if one != other:
-            yield Change("neutral", path, f"{_said(one)} -> {_said(other)}", "nothing changes in the tables")
+            yield PlanChange("neutral", path, f"{_shown(one)} -> {_shown(other)}", "nothing changes in the tables")
     orders = [[name for name, event in plan.events.items() if event.match] for plan in (old, new)]
     if orders[0] != orders[1] and set(orders[0]) == set(orders[1]):
-        effect = "of events whose match is the same event, the first counts"
-        yield Change("neutral", "events", f"order {', '.join(orders[1])}", effect)
+        effect = "if several of them match an event, the first counts"
+        yield PlanChange("neutral", "events", f"order {', '.join(orders[1])}", effect)

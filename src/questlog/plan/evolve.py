@@ -1,4 +1,4 @@
-"""How a plan may change while its tables live: what a column can become without losing a value."""
+"""Schema evolution: what a column can become without losing a value."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _RANK: dict[Change, int] = {"same": 0, "widening": 1, "breaking": 2}
 
 
 def column_change(old: Type, new: Type) -> Change:
-    """Return what a column of *old* must do to hold values of *new*.
+    """Return how a column of type *old* must change to hold values of type *new*.
 
-    "same": it holds them as it is. "widening": it grows in place, old files stay readable and every
-    value keeps its meaning. "breaking": there is no such way; the field needs another name.
-    A struct that lost members is "same": the column keeps them for the rows that have them.
+    "same": not at all. "widening": in place; old files stay readable and every value keeps its meaning.
+    "breaking": it cannot; the field needs another name. A struct that lost members is "same": the column keeps them
+    for the rows that have them.
     """
     if old == new:
         return "same"
@@ -50,7 +50,7 @@ def _struct_change(old: dict[str, Type], new: dict[str, Type]) -> Change:
 def widest(old: Type, new: Type) -> Type:
     """Return the type that holds values of both; raise ValueError if there is none.
 
-    Old and new plans land into one table during a rolling deployment: the table only ever grows.
+    During a rolling deployment, old and new plans land in the same table, so its columns only widen.
     """
     if column_change(old, new) == "same" and old.kind != "struct":
         return old

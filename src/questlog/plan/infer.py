@@ -1,4 +1,4 @@
-"""Values that were sent -> the narrowest field type that holds all of them."""
+"""Infers the narrowest field type that holds all the values that were sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from questlog.plan.check import misfit
 from questlog.plan.types import DEEPEST, NAME
 
 LARGEST_INT = 1_000_000
-"""Whole numbers beyond it become long: what has grown so far may grow on."""
+"""Larger whole numbers become long: what has grown this far may grow further."""
 MOST_MEMBERS = 30
 MOST_EXAMPLES = 5
 LONGEST_EXAMPLE = 20
@@ -20,33 +20,33 @@ _DATE, _TIMESTAMP, _LONG, _HUGE = Type("date"), Type("timestamp"), Type("long"),
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}")
 
 
-class Seen:
-    """All values of one field, or of one place in nested ones; no value is kept but a few examples."""
+class ObservedValues:
+    """Statistics of all values at one place of an event. Apart from a few examples, values are not kept."""
 
-    __slots__ = ("dates", "endless", "examples", "inner", "kinds", "largest", "members", "smallest", "times")
+    __slots__ = ("dates", "examples", "has_infinity", "inner", "kinds", "largest", "members", "smallest", "times")
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
         self.smallest = self.largest = 0
-        self.endless = False
+        self.has_infinity = False
         self.dates = self.times = True
         self.examples: dict[str, None] = {}
-        self.inner: Seen | None = None
-        self.members: dict[str, Seen] = {}
+        self.inner: ObservedValues | None = None
+        self.members: dict[str, ObservedValues] = {}
 
     @property
     def count(self) -> int:
-        """How many values were no null."""
+        """The number of values that are not null."""
         return self.kinds.total() - self.kinds["null"]
 
     def add(self, value: Any) -> None:
-        """Take one decoded JSON value into account."""
+        """Add one decoded JSON value."""
         kind = _kind(value)
         self.kinds[kind] += 1
         if kind == "int":
             self.smallest, self.largest = min(self.smallest, value), max(self.largest, value)
         elif kind == "float":
-            self.endless = self.endless or not math.isfinite(value)
+            self.has_infinity = self.has_infinity or not math.isfinite(value)
         elif kind == "text":
             self._add_text(value)
         elif kind in ("list", "object"):
@@ -59,15 +59,15 @@ class Seen:
             self.examples[text[: LONGEST_EXAMPLE + 1]] = None
 
     def _add_nested(self, value: Any) -> None:
-        self.inner = self.inner or Seen()
+        self.inner = self.inner or ObservedValues()
         for item in value if isinstance(value, list) else value.values():
             self.inner.add(item)
         if isinstance(value, dict) and len(self.members) <= 2 * MOST_MEMBERS:
             for key, item in value.items():
-                self.members.setdefault(key, Seen()).add(item)
+                self.members.setdefault(key, ObservedValues()).add(item)
 
     def type(self, depth: int = 0) -> Type | None:
-        """Return the type that holds every value, or None if there is none or nothing to tell it by."""
+        """Return the type that holds every value, or None if there is none or no value to infer it from."""
         kinds = {kind for kind in self.kinds if kind != "null"}
         if not kinds or depth > DEEPEST:
             return None
@@ -85,7 +85,7 @@ class Seen:
 
     def _number(self, kinds: set[str]) -> Type | None:
         if "float" in kinds:
-            fits = not self.endless and not (
+            fits = not self.has_infinity and not (
                 misfit(Type("double"), self.smallest) or misfit(Type("double"), self.largest)
             )
             return Type("double") if fits else None
@@ -95,14 +95,14 @@ class Seen:
         return next(types, None)
 
     def _object(self, depth: int) -> Type | None:
-        """A struct if the keys are names that most objects share; a map if they are data themselves."""
+        """Return a struct if most objects share the keys, or a map if the keys are data."""
         assert self.inner is not None
         objects = self.kinds["object"]
-        shared = all(2 * seen.kinds.total() >= objects for seen in self.members.values())
+        shared = all(2 * values.kinds.total() >= objects for values in self.members.values())
         if shared and 0 < len(self.members) <= MOST_MEMBERS and all(map(NAME.fullmatch, self.members)):
             members = []
-            for name, seen in self.members.items():
-                type_ = seen.type(depth + 1) if seen.count else Type("string")
+            for name, values in self.members.items():
+                type_ = values.type(depth + 1) if values.count else Type("string")
                 if type_ is None:
                     return None
                 members.append((name, type_))
@@ -111,7 +111,7 @@ class Seen:
         return None if value is None else Type("map", item=value)
 
     def why_none(self) -> str:
-        """Return in words why `type` is None."""
+        """Return why `type` is None, in words."""
         names = {"text": "text", "int": "whole numbers", "float": "numbers", "bool": "true or false",
                  "list": "lists", "object": "objects"}  # fmt: skip
         kinds = [f"{names[kind]} ({count:,})" for kind, count in self.kinds.most_common() if kind != "null"]
@@ -123,8 +123,8 @@ class Seen:
             return f"no type holds what is inside its {kinds[0]}"
         return "larger numbers than any type holds"
 
-    def said(self) -> str:
-        """Return the few texts that were sent, or "" if there were many or long ones."""
+    def examples_text(self) -> str:
+        """Return the texts that were sent, or "" if there were many or long ones."""
         short = [text for text in self.examples if text and len(text) <= LONGEST_EXAMPLE and text.isprintable()]
         few = len(self.examples) <= MOST_EXAMPLES and len(short) == len(self.examples)
         return ", ".join(short) if few and set(self.kinds) <= {"text", "null"} else ""

@@ -1,4 +1,4 @@
-"""A plan as JSON Schema 2020-12: what a sender's event must look like to become a row."""
+"""A plan as JSON Schema 2020-12: an event that is valid by it becomes a row."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _TIME = SCALARS["timestamp"].json_schema
 _ENVELOPE: dict[str, dict[str, Any]] = {
     "event_id": {"type": ["string", "null"], "maxLength": 200, "description": "The sender's id; repeats count once."},
     "event_time": {**_TIME, "description": "When it happened."},
-    "sent_time": {**_TIME, "description": "When this was sent; set anew each time it is sent."},
-    "player_id": {"type": ["string", "integer", "null"], "description": "Who played."},
-    "session_id": {"type": ["string", "integer", "null"], "description": "In which session."},
-    "sequence": {"type": ["integer", "null"], "description": "The sender's running number."},
+    "sent_time": {**_TIME, "description": "When this was sent; set it again for each retry."},
+    "player_id": {"type": ["string", "integer", "null"], "description": "The player."},
+    "session_id": {"type": ["string", "integer", "null"], "description": "The session."},
+    "sequence": {"type": ["integer", "null"], "description": "The sender's sequence number."},
 }  # fmt: skip
 
 
@@ -39,13 +39,13 @@ def event_schema(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def _event(event: Event, envelope: Envelope) -> dict[str, Any]:
-    """Return an event's schema: fields the plan does not know are allowed, they are kept in `_rescued`."""
+    """Return an event's schema. Fields that are not in the plan are valid: they are kept in `_rescued`."""
     root: dict[str, Any] = {"title": event.name}
     if event.description:
         root["description"] = event.description
     root |= {"type": "object", "properties": {}}
-    told = dict(event.match) or {envelope.event_type: event.name}
-    for path, value in told.items():
+    identity = dict(event.match) or {envelope.event_type: event.name}
+    for path, value in identity.items():
         _put(root, path, {"const": value}, required=True)
     for name, schema in _ENVELOPE.items():
         _put(root, getattr(envelope, name), _or_null(schema), required=False)
@@ -57,7 +57,7 @@ def _event(event: Event, envelope: Envelope) -> dict[str, Any]:
 
 
 def _object_at(root: dict[str, Any], path: str, *, required: bool) -> dict[str, Any]:
-    """Return the schema of the object at a dotted *path*, made if it is not there."""
+    """Return the schema of the object at a dotted *path*; create it if it is missing."""
     for part in path.split("."):
         inner = root["properties"].setdefault(part, {})
         if required:
@@ -75,14 +75,14 @@ def _put(root: dict[str, Any], path: str, schema: dict[str, Any], *, required: b
 
 
 def _put_in(inner: dict[str, Any], last: str, schema: dict[str, Any], *, required: bool) -> None:
-    known = inner["properties"].get(last)
-    inner["properties"][last] = schema if known is None else {"allOf": [known, schema]}
+    existing = inner["properties"].get(last)
+    inner["properties"][last] = schema if existing is None else {"allOf": [existing, schema]}
     if required:
         inner["required"] = sorted({*inner.get("required", ()), last})
 
 
 def _put_field(inside: dict[str, Any], field: Field) -> None:
-    """Add a field under each of its names; null counts as not sent."""
+    """Add a field under each of its names; null counts as missing."""
     required = field.required and field.default is None
     if required and not field.aliases:
         _put_in(inside, field.name, _field(field), required=True)
@@ -96,14 +96,14 @@ def _put_field(inside: dict[str, Any], field: Field) -> None:
 
 
 def _or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(schema)
-    if isinstance(found.get("type"), str):
-        found["type"] = [found["type"], "null"]
-    if "enum" in found:
-        found["enum"] = [*found["enum"], None]
-    if "anyOf" in found:
-        found["anyOf"] = [*found["anyOf"], {"type": "null"}]
-    return found
+    nullable = dict(schema)
+    if isinstance(nullable.get("type"), str):
+        nullable["type"] = [nullable["type"], "null"]
+    if "enum" in nullable:
+        nullable["enum"] = [*nullable["enum"], None]
+    if "anyOf" in nullable:
+        nullable["anyOf"] = [*nullable["anyOf"], {"type": "null"}]
+    return nullable
 
 
 def _field(field: Field) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _type(type_: Type) -> dict[str, Any]:
 
 
 def _decimal(type_: Type) -> dict[str, Any]:
-    """A number or its digits as text. JSON Schema cannot count the digits behind the point of a number."""
+    """Return the schema of a number or its digits as text. JSON Schema cannot count a number's decimals."""
     limit = 10 ** (type_.precision - type_.scale)
     behind = rf"(\.[0-9]{{0,{type_.scale}}})?" if type_.scale else r"\.?"
     digits = rf"^[+-]?0*[0-9]{{1,{max(type_.precision - type_.scale, 1)}}}{behind}$"
@@ -165,7 +165,7 @@ def _decimal(type_: Type) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    """Return a value of the plan as JSON has it: times as text."""
+    """Return a value of the plan as JSON, with dates and times as text."""
     if isinstance(value, dt.datetime):
         return value.isoformat() if value.tzinfo else value.isoformat() + "Z"
     if isinstance(value, dt.date | dt.time):

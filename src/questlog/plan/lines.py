@@ -1,4 +1,4 @@
-"""On which line of a TOML file each key stands. Read only when there is a fault to report."""
+"""Finds the line of each key in a TOML file. Used only when there is a fault to report."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _STRINGS = {
 def key_lines(text: str) -> dict[Path, int]:
     """Return the line, from 1, of every key and array element of *text*, which must be valid TOML."""
     scanner = _Scanner(text)
-    with contextlib.suppress(RecursionError):  # the lines found so far are right
+    with contextlib.suppress(RecursionError):  # the lines before it are right
         scanner.scan()
     return scanner.lines
 
 
 class _Scanner:
-    """Walks the text once; what it does not understand it skips, for `tomllib` has accepted it."""
+    """Walks the text once and skips what it does not understand: `tomllib` has already accepted it."""
 
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
@@ -96,7 +96,7 @@ class _Scanner:
                 keys.append(next(iter(tomllib.loads(f"{self.skip(_STRINGS[self.text[self.at]])} = 0"))))
             else:
                 word = _BARE.match(self.text, self.at)
-                if word is None:  # not TOML as we know it: go on with the next line
+                if word is None:  # unknown syntax: stop here
                     self.at = len(self.text)
                     return keys
                 keys.append(word[0])

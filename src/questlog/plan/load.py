@@ -1,4 +1,4 @@
-"""Reads `plan.toml` into a `Plan`, or reports every fault of the file at once."""
+"""Loads `plan.toml` into a `Plan`, or reports all faults of the file at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from questlog.plan.types import parse_type as parse_type
 from questlog.plan.version import plan_version
 
 RESERVED = frozenset({*(column.name for column in (*ENVELOPE, *LAST)), "received_day"})
-"""Columns that every table has; `received_day` is what its files are partitioned by."""
+"""Columns of every table; its files are partitioned by `received_day`."""
 VIEWS = (EVENTS_VIEW, QUARANTINE_TABLE)
 SECRET_HEADERS = frozenset({"cookie", "set-cookie", "authorization", "proxy-authorization"})
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -36,7 +36,7 @@ Where = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
-    """One fault of a plan file: its line, from 1, the path of the key, and what is wrong with it."""
+    """One fault of a plan file: its line, counted from 1, the path of the key, and a message."""
 
     line: int
     path: str
@@ -62,7 +62,7 @@ def read_text(path: str | Path) -> str:
 
 
 def parse_plan(text: str, path: str = "plan.toml") -> Plan:
-    """Return the plan in *text*; *path* is only for messages."""
+    """Return the plan in *text*; raise `PlanError`. *path* is used in messages only."""
     plan, faults = check_plan(text)
     if plan is None:
         raise PlanError(path, [str(fault) for fault in faults])
@@ -70,7 +70,7 @@ def parse_plan(text: str, path: str = "plan.toml") -> Plan:
 
 
 def check_plan(text: str) -> tuple[Plan | None, list[Fault]]:
-    """Return the plan in *text*, or None and all its faults in the order of their lines."""
+    """Return the plan in *text*, or None and all its faults, sorted by line."""
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -84,13 +84,13 @@ def check_plan(text: str) -> tuple[Plan | None, list[Fault]]:
 
 
 def _syntax_fault(text: str, error: Exception) -> Fault:
-    """Return the first fault of a text that is not TOML; beyond it nothing can be told."""
+    """Return the first fault of a text that is not TOML; the rest cannot be parsed."""
     if isinstance(error, RecursionError):
-        return Fault(1, "", "nested too deep to be read")
+        return Fault(1, "", "is nested too deeply")
     message, _, place = str(error).partition(" (at ")
-    found = re.match(r"line (\d+), column (\d+)", place)
-    line = int(found.group(1)) if found else text.rstrip().count("\n") + 1
-    column = f", column {found.group(2)}" if found else ""
+    position = re.match(r"line (\d+), column (\d+)", place)
+    line = int(position.group(1)) if position else text.rstrip().count("\n") + 1
+    column = f", column {position.group(2)}" if position else ""
     return Fault(line, "", f"not TOML{column}: {message}")
 
 
@@ -114,7 +114,7 @@ def dotted(where: Iterable[str | int]) -> str:
 
 
 class _Reader:
-    """Walks the document; a fault never stops the walk."""
+    """Walks the whole document and collects faults."""
 
     def __init__(self) -> None:
         self.faults: list[tuple[Where, str]] = []
@@ -122,7 +122,7 @@ class _Reader:
     def fault(self, where: Where, message: str) -> None:
         self.faults.append((where, message))
 
-    def known(self, where: Where, table: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    def refuse_unknown(self, where: Where, table: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
         for key in table:
             if key not in allowed:
                 self.fault((*where, key), "unknown key" + (nearest(key, allowed) or f"; known: {', '.join(allowed)}"))
@@ -140,16 +140,16 @@ class _Reader:
         return ""
 
     def plan(self, document: dict[str, Any], text: str) -> Plan:
-        """Read the whole document; what it returns counts only if there is no fault."""
-        self.known((), document, _TOP_KEYS)
+        """Return the plan of the whole document; it is valid only if there are no faults."""
+        self.refuse_unknown((), document, _TOP_KEYS)
         parts = {key: self.table((key,), document.get(key, {})) for key in _TOP_KEYS}
         headers = self.headers(parts["headers"])
         envelope = self.envelope(parts["envelope"])
-        taken = {header_column(header): header for header in headers}
+        kept = {header_column(header): header for header in headers}
         events = {
-            name: self.event(name, self.table(("events", name), body), taken) for name, body in parts["events"].items()
+            name: self.event(name, self.table(("events", name), body), kept) for name, body in parts["events"].items()
         }
-        self.same_but_for_case(("events",), events)
+        self.refuse_case_twins(("events",), events)
         for where, message in shared_faults(events):
             self.fault(where, message)
         routes = {route: self.route(route, name, events, envelope) for route, name in parts["routes"].items()}
@@ -158,7 +158,7 @@ class _Reader:
         return plan if self.faults else with_version(plan)
 
     def game(self, body: dict[str, Any]) -> tuple[str, str, float]:
-        self.known(("game",), body, ("name", "description", "dedup_hours"))
+        self.refuse_unknown(("game",), body, ("name", "description", "dedup_hours"))
         hours = body.get("dedup_hours", 24.0)
         number = isinstance(hours, int | float) and not isinstance(hours, bool) and math.isfinite(hours)
         if not number or not 0 <= hours <= LONGEST_WINDOW_HOURS:
@@ -168,7 +168,7 @@ class _Reader:
         return self.text(("game", "name"), name), self.text(("game", "description"), description), float(hours)
 
     def headers(self, body: dict[str, Any]) -> tuple[str, ...]:
-        self.known(("headers",), body, ("keep",))
+        self.refuse_unknown(("headers",), body, ("keep",))
         keep = body.get("keep", list(Plan("", "").headers))
         if not isinstance(keep, list):
             self.fault(("headers", "keep"), f'must be a list, as in keep = ["User-Agent"], not {shown(keep)}')
@@ -177,21 +177,21 @@ class _Reader:
         for index, header in enumerate(keep):
             where: Where = ("headers", "keep", index)
             if not isinstance(header, str) or not _HEADER.fullmatch(header):
-                self.fault(where, f"{shown(header)} is not a header name: letters, digits and -, as in User-Agent")
+                self.fault(where, f"{shown(header)} is not a header name: use letters, digits and -, as in User-Agent")
                 continue
             column = header_column(header)
             if header.lower() in SECRET_HEADERS:
                 self.fault(where, f"{header} holds secrets and is never kept")
             elif column in RESERVED:
-                self.fault(where, f"its column {column} is one that every table has")
+                self.fault(where, f"its column, {column}, is a column of every table")
             elif column in seen:
-                self.fault(where, f"{header} and {seen[column]} are one column, {column}")
+                self.fault(where, f"{header} and {seen[column]} have the same column, {column}")
             seen.setdefault(column, header)
         return tuple(seen.values())
 
     def envelope(self, body: dict[str, Any]) -> Envelope:
         names = tuple(Envelope.__dataclass_fields__)
-        self.known(("envelope",), body, names)
+        self.refuse_unknown(("envelope",), body, names)
         good: dict[str, str] = {}
         for name, path in body.items():
             where = ("envelope", name)
@@ -201,32 +201,32 @@ class _Reader:
                 self.fault(where, f'must be the path of a key, as in "meta.time", not {shown(path)}')
             else:
                 good[name] = path
-        found = Envelope(**good)
+        envelope = Envelope(**good)
         paths: dict[str, str] = {}
         for name in names[:-1]:
-            other = paths.setdefault(getattr(found, name), name)
+            other = paths.setdefault(getattr(envelope, name), name)
             if other != name:
-                place = name if name in good else other
-                self.fault(("envelope", place), f"{name} and {other} are both at {getattr(found, name)!r}")
-        return found
+                declared = name if name in good else other
+                self.fault(("envelope", declared), f"{name} and {other} are both at {getattr(envelope, name)!r}")
+        return envelope
 
     def is_path(self, path: str) -> bool:
         return bool(path) and all(path.split("."))
 
-    def event(self, name: str, body: dict[str, Any], taken: Mapping[str, str]) -> Event:
+    def event(self, name: str, body: dict[str, Any], kept: Mapping[str, str]) -> Event:
         where: Where = ("events", name)
-        self.known(where, body, _EVENT_KEYS)
+        self.refuse_unknown(where, body, _EVENT_KEYS)
         self.name(where, name, f'match = {{ event_type = "{name}" }}')
         table = body.get("table", name)
         at = (*where, "table") if "table" in body else where
         if table in VIEWS:
-            self.fault(at, f"{table!r} is what queries call something else; give it another table")
+            self.fault(at, f"{table!r} is a reserved name in queries; give it another table")
         elif "table" in body and (not isinstance(table, str) or not NAME.fullmatch(table)):
-            self.fault(at, f"{shown(table)} cannot name a table: {NAME_RULE}")
+            self.fault(at, f"{shown(table)} is not a valid table name: {NAME_RULE}")
         mode = body.get("mode", "quarantine")
         if mode not in MODES:
-            known = nearest(mode, MODES) or f"; the modes are {', '.join(MODES)}"
-            self.fault((*where, "mode"), f"{shown(mode)} is not a mode{known}")
+            suggestion = nearest(mode, MODES) or f"; the modes are {', '.join(MODES)}"
+            self.fault((*where, "mode"), f"{shown(mode)} is not a mode{suggestion}")
         match = self.table((*where, "match"), body.get("match", {}))
         for path, value in match.items():
             if not self.is_path(path):
@@ -234,11 +234,11 @@ class _Reader:
             if not isinstance(value, str | int | float | bool):
                 self.fault((*where, "match", path), f"must be text, a number, true or false, not {shown(value)}")
         fields = self.table((*where, "fields"), body.get("fields", {}))
-        found = tuple(self.field((*where, "fields", key), key, value, taken) for key, value in fields.items())
-        self.same_but_for_case((*where, "fields"), fields)
-        self.aliases((*where, "fields"), found, taken)
+        declared = tuple(self.field((*where, "fields", key), key, value, kept) for key, value in fields.items())
+        self.refuse_case_twins((*where, "fields"), fields)
+        self.aliases((*where, "fields"), declared, kept)
         description, owner = (self.text((*where, key), body.get(key, "")) for key in ("description", "owner"))
-        return Event(name, str(table), str(mode), description, owner, tuple(match.items()), found)
+        return Event(name, str(table), str(mode), description, owner, tuple(match.items()), declared)
 
     def name(self, where: Where, name: str, otherwise: str) -> None:
         if not NAME.fullmatch(name):
@@ -246,24 +246,24 @@ class _Reader:
             better = f"write {slug}: " if NAME.fullmatch(slug) else ""
             self.fault(where, f"{better}{NAME_RULE}; if senders call it {name!r}, add {otherwise}")
 
-    def same_but_for_case(self, where: Where, names: Iterable[str]) -> None:
+    def refuse_case_twins(self, where: Where, names: Iterable[str]) -> None:
         seen: dict[str, str] = {}
         for name in names:
             other = seen.setdefault(name.lower(), name)
             if other != name:
-                self.fault((*where, name), f"{name} and {other} differ only in case: in SQL they are one name")
+                self.fault((*where, name), f"{name} and {other} differ only in case, so SQL treats them as one name")
 
-    def field(self, where: Where, name: str, value: Any, taken: Mapping[str, str]) -> Field:
+    def field(self, where: Where, name: str, value: Any, kept: Mapping[str, str]) -> Field:
         if not isinstance(value, str | dict):
             self.fault(where, f'write {name} = "int", or {name} = {{ type = "int" }}; not {shown(value)}')
             return Field(name, Type("string"))
         body = {"type": value} if isinstance(value, str) else value
-        self.known(where, body, _FIELD_KEYS)
+        self.refuse_unknown(where, body, _FIELD_KEYS)
         self.name(where, name, f'aliases = ["{name}"]')
         if name in RESERVED:
-            self.fault(where, "is a column that every table has; choose another name")
-        elif name in taken:
-            self.fault(where, f"is the column of the header {taken[name]}; choose another name")
+            self.fault(where, "is a column of every table; choose another name")
+        elif name in kept:
+            self.fault(where, f"is the column of header {kept[name]}; choose another name")
         type_ = self.type(where, body, isinstance(value, str))
         options: dict[str, Any] = {key: body[key] for key in body if key in _FIELD_KEYS and key != "type"}
         if type_ is None:
@@ -303,41 +303,41 @@ class _Reader:
             return Type("string")
         return type_
 
-    def aliases(self, where: Where, fields: tuple[Field, ...], taken: Mapping[str, str]) -> None:
-        """An alias is the former name of one column only."""
+    def aliases(self, where: Where, fields: tuple[Field, ...], kept: Mapping[str, str]) -> None:
+        """Check that each alias is a former name of one column only."""
         owner = {field.name: field.name for field in fields}
         for field in fields:
             for index, alias in enumerate(field.aliases):
                 at = (*where, field.name, "aliases", index)
                 if alias == field.name or field.aliases.index(alias) < index:
-                    self.fault(at, f"{alias!r} is said twice")
-                elif alias in RESERVED or alias in taken:
-                    self.fault(at, f"{alias!r} is a column that every table has")
+                    self.fault(at, f"{alias!r} is listed twice")
+                elif alias in RESERVED or alias in kept:
+                    self.fault(at, f"{alias!r} is a column of every table")
                 elif alias in owner:
-                    self.fault(at, f"{alias!r} means the field {owner[alias]} already")
+                    self.fault(at, f"{alias!r} is already a name of field {owner[alias]}")
                 owner.setdefault(alias, field.name)
 
     def route(self, route: str, name: Any, events: Mapping[str, Event], envelope: Envelope) -> str:
         where = ("routes", route)
         method, space, path = route.partition(" ")
         if method not in METHODS:
-            known = nearest(method, METHODS) or f"; the methods are {', '.join(METHODS)}"
-            self.fault(where, f'must be "METHOD /path"{known}')
+            suggestion = nearest(method, METHODS) or f"; the methods are {', '.join(METHODS)}"
+            self.fault(where, f'must be "METHOD /path"{suggestion}')
         elif not space or not re.fullmatch(r"/\S*", path):
             self.fault(where, f'must be "METHOD /path", as in "{method} /shop/<item>"')
         elif "?" in re.sub(r"<[^>]*>", "", path):
-            self.fault(where, "is told by its path alone, without a query string")
+            self.fault(where, "must be a path alone, without a query string")
         if not isinstance(name, str):
             self.fault(where, f"must be an event's name in quotes, not {shown(name)}")
         elif name not in events:
             self.fault(where, f"event {name!r} is not declared{nearest(name, events)}")
         elif any((path, value) != (envelope.event_type, name) for path, value in events[name].match):
-            self.fault(where, f"event {name!r} is told by its match, which a route does not send")
+            self.fault(where, f"event {name!r} is identified by its match, which a route does not send")
         return str(name)
 
 
 def with_version(plan: Plan) -> Plan:
-    """Return *plan* with the version that its meaning gives it."""
+    """Return *plan* with the version of its meaning."""
     from dataclasses import replace
 
     return replace(plan, version=plan_version(plan))

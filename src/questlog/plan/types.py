@@ -1,4 +1,4 @@
-"""The text of a field's type, such as `map<string,decimal(9,2)>`, and the `Type` it means."""
+"""Parses the text of a field's type, such as `map<string,decimal(9,2)>`, into a `Type`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from questlog.types import SCALARS, Type
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-NAME_RULE = "a name is a-z, 0-9 and _, starts with a letter, 64 at most"
+NAME_RULE = "a name has a-z, 0-9 and _, starts with a letter and has 64 characters at most"
 DEEPEST = 16
 WORDS = (
     *(row.name for row in SCALARS.values() if row.is_declarable),
@@ -29,18 +29,18 @@ _SYNONYMS = _STRUCTURED | {synonym: row.name for row in SCALARS.values() for syn
 
 
 def nearest(word: object, words: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the one of *words* nearest to *word*, or "" if none is near."""
+    """Return "; did you mean 'x'?" for the one of *words* nearest to *word*, or "" if none is close."""
     import difflib
 
-    by_case = {known.lower(): known for known in words}
+    spelling = {valid.lower(): valid for valid in words}
     lower = str(word).lower()
-    near = difflib.get_close_matches(lower, list(by_case), 1)
-    near = near or [known for known in by_case if len(lower) > 2 and lower in known]
-    return f"; did you mean {by_case[near[0]]!r}?" if near else ""
+    near = difflib.get_close_matches(lower, list(spelling), 1)
+    near = near or [valid for valid in spelling if len(lower) > 2 and lower in valid]
+    return f"; did you mean {spelling[near[0]]!r}?" if near else ""
 
 
 def parse_type(text: str) -> Type:
-    """Return the type *text* names; raise ValueError with the nearest valid word."""
+    """Return the type that *text* names; raise ValueError that suggests the nearest valid word."""
     return _parse(text, 0)
 
 
@@ -80,7 +80,7 @@ def _parse_nested(kind: str, inner: str, text: str, depth: int) -> Type:
     parts = _split(inner)
     if kind == "list":
         if len(parts) != 1 or not inner.strip():
-            raise ValueError(f"{_shortened(text)}: write list<T>, a list has one type")
+            raise ValueError(f"{_shortened(text)}: write list<T>; a list has one type")
         return Type("list", item=_parse(inner, depth))
     if kind == "map":
         if len(parts) != 2 or parts[0].strip() != "string":
@@ -92,7 +92,7 @@ def _parse_nested(kind: str, inner: str, text: str, depth: int) -> Type:
         if not colon:
             raise ValueError(f"{_shortened(text)}: write struct<name:T,...>")
         if not NAME.fullmatch(name):
-            raise ValueError(f"{name!r} cannot name a member of a struct: {NAME_RULE}")
+            raise ValueError(f"{name!r} is not a valid member name: {NAME_RULE}")
         if name in fields:
             raise ValueError(f"two members of the struct are named {name!r}")
         fields[name] = _parse(type_, depth)

@@ -1,4 +1,4 @@
-"""A plan's version: a hash of what it means, whatever its file looks like."""
+"""A plan's version: a hash of its meaning, independent of how its file is written."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from questlog.plan import Envelope, Event, Field, Plan
 
 
 def plan_version(plan: Plan) -> str:
-    """Return twelve hex digits that equal plans share on any machine, in any process.
+    """Return twelve hex digits that equal plans share on any machine and in any process.
 
-    The order of keys has no meaning, but that of events with a `match`: the first one counts.
+    The order of keys has no meaning, except that of events with a `match`: the first match counts.
     """
     meaning = {
         "game": [plan.game, plan.description, _plain(plan.dedup_hours)],
@@ -29,17 +29,17 @@ def plan_version(plan: Plan) -> str:
 
 
 def _envelope(envelope: Envelope) -> dict[str, str]:
-    """Return where the envelope stands. What came later says nothing at its default: tables name old versions."""
-    said = {field.name: getattr(envelope, field.name) for field in fields(envelope)}
-    if said["sent_time"] == Envelope().sent_time:
-        del said["sent_time"]
-    return said
+    """Return the envelope's paths. Later additions are left out at their default: tables name old versions."""
+    paths = {field.name: getattr(envelope, field.name) for field in fields(envelope)}
+    if paths["sent_time"] == Envelope().sent_time:
+        del paths["sent_time"]
+    return paths
 
 
 def _event(event: Event) -> Any:
     match = {path: _plain(value) for path, value in event.match}
-    said = [event.table, event.mode, event.description, event.owner]
-    return [said, match, {field.name: _field(field) for field in event.fields}]
+    head = [event.table, event.mode, event.description, event.owner]
+    return [head, match, {field.name: _field(field) for field in event.fields}]
 
 
 def _field(field: Field) -> Any:
@@ -48,7 +48,7 @@ def _field(field: Field) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON, the same for equal values: 1 and 1.0, one moment in two zones."""
+    """Return a value as JSON, the same for equal values: 1 and 1.0, or one time in two zones."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, float):
