@@ -1,4 +1,4 @@
-# questlog with everything that the cluster profile needs, Java for its Spark driver included.
+# questlog with everything that the cluster profile needs, including Java for its Spark driver.
 FROM python:3.11-slim-bookworm
 
 RUN apt-get update \
