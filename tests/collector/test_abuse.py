@@ -1,4 +1,4 @@
-"""Clients that stall: closed in time, told why, and unnoticed by a good client; all they took comes back."""
+"""Stalling clients are disconnected in time with a reason, do not slow a good client, and release their resources."""
 
 import contextlib
 import http.client
@@ -25,20 +25,20 @@ STALLED_BODY = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r
 
 
 class GoodClient(threading.Thread):
-    """Sends 100 events a second, on one connection, and notes how long each answer took."""
+    """Sends 100 events per second on one connection and records how long each response took."""
 
     def __init__(self, collector: Collector, at_most: int = 1_000_000) -> None:
         super().__init__()
         self.seconds: list[float] = []
         self.faults: list[object] = []
-        self.told = threading.Event()
+        self.stopping = threading.Event()
         self._collector, self._at_most = collector, at_most
         self.start()
 
     def run(self) -> None:
         connection = http.client.HTTPConnection(self._collector.host, self._collector.port, timeout=20)
         due = time.monotonic()
-        while len(self.seconds) < self._at_most and not self.told.wait(max(0, due - time.monotonic())):
+        while len(self.seconds) < self._at_most and not self.stopping.wait(max(0, due - time.monotonic())):
             began = time.monotonic()
             try:
                 connection.request("POST", "/v1/events", json.dumps({"event_type": "join_guild", "guild": "good"}))
@@ -55,13 +55,13 @@ class GoodClient(threading.Thread):
 
     def end(self) -> float:
         """Stop; return the 99th percentile in seconds."""
-        self.told.set()
+        self.stopping.set()
         self.join(60)
         return sorted(self.seconds)[int(len(self.seconds) * 0.99)]
 
 
 class Abusers(threading.Thread):
-    """Keeps up the pressure: whoever is closed comes again, until told to stop; half of them drip a byte a second."""
+    """Stalling clients, each replaced when it is disconnected; half of them send one byte per second."""
 
     def __init__(self, collector: Collector) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Abusers(threading.Thread):
         self.answers: Counter[bytes] = Counter()
         self.most_open = 0
         self._address = (collector.host, collector.port)
-        self._sockets, self._told = selectors.DefaultSelector(), threading.Event()
+        self._sockets, self._stopping = selectors.DefaultSelector(), threading.Event()
         self._begun: dict[socket.socket, float] = {}
         self.start()
 
@@ -80,7 +80,7 @@ class Abusers(threading.Thread):
         while self._begun:
             self.most_open = max(self.most_open, len(self._begun))
             for key, _ in self._sockets.select(0.1):
-                self._hear(key)
+                self._receive(key)
             if time.monotonic() > drip:
                 drip += 1
                 for key in list(self._sockets.get_map().values()):
@@ -95,27 +95,27 @@ class Abusers(threading.Thread):
         self._begun[client] = time.monotonic()
         self._sockets.register(client, selectors.EVENT_READ, (number, bytearray()))
 
-    def _hear(self, key: selectors.SelectorKey) -> None:
-        client, (number, heard) = cast(socket.socket, key.fileobj), key.data
+    def _receive(self, key: selectors.SelectorKey) -> None:
+        client, (number, received) = cast(socket.socket, key.fileobj), key.data
         try:
             part = client.recv(1 << 16)
         except ConnectionResetError:
             part = b""
-        heard += part
+        received += part
         if part:
             return
         self.lives.append(time.monotonic() - self._begun.pop(client))
-        self.answers[bytes(heard[9:12])] += 1
+        self.answers[bytes(received[9:12])] += 1
         self._sockets.unregister(client)
         client.close()
-        if not self._told.is_set():
+        if not self._stopping.is_set():
             self._begin(number)
 
     def end(self) -> None:
-        """Let nobody come again; return once the collector has closed every one."""
-        self._told.set()
+        """Replace no one any more; return once the collector has disconnected everyone."""
+        self._stopping.set()
         self.join(120)
-        assert not self.is_alive(), f"{len(self._begun)} abusers are still there"
+        assert not self.is_alive(), f"{len(self._begun)} stalling clients are still connected"
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_half_open_heads_and_stalled_bodies_are_closed_and_a_good_client_goes_on(
+def test_stalled_clients_are_disconnected_and_a_good_client_is_not_delayed(
     tmp_path: Path, many_descriptors: None
 ) -> None:
     with Collector(tmp_path) as collector:
@@ -135,7 +135,7 @@ def test_half_open_heads_and_stalled_bodies_are_closed_and_a_good_client_goes_on
         usual = quiet_p99(collector)
         descriptors, memory = open_files(worker), resident(worker)
         good, abusers = GoodClient(collector), Abusers(collector)
-        assert not good.told.wait(SECONDS)
+        assert not good.stopping.wait(SECONDS)
         p99 = good.end()
         abusers.end()
         print(
@@ -143,13 +143,13 @@ def test_half_open_heads_and_stalled_bodies_are_closed_and_a_good_client_goes_on
             f"{len(abusers.lives)} abusers, at most {abusers.most_open} at once, longest {max(abusers.lives):.1f} s"
         )
         assert abusers.most_open == HALF_OPEN + STALLED
-        assert len(abusers.lives) >= 2 * (HALF_OPEN + STALLED), "they came again"
-        assert set(abusers.answers) == {b"408"}, "each hears why"
+        assert len(abusers.lives) >= 2 * (HALF_OPEN + STALLED), "each was replaced at least once"
+        assert set(abusers.answers) == {b"408"}, "each is given the reason"
         assert max(abusers.lives) < 60
         assert good.faults == []
         assert len(good.seconds) > 10 * SECONDS
-        assert p99 < max(1, 4 * usual), "a good client waits for no abuser"
-        until(lambda: open_files(worker) <= descriptors, "descriptors are back")
+        assert p99 < max(1, 4 * usual), "a good client is not delayed"
+        until(lambda: open_files(worker) <= descriptors, "the descriptors are released")
         print(f"memory {memory >> 20} MiB, then {resident(worker) >> 20} MiB")
         assert resident(worker) < memory + (6 << 20)
         assert collector.sql("select count(*) from join_guild")[0][0] == len(good.seconds) + QUIET

@@ -1,4 +1,4 @@
-"""Events over HTTP: from a real client over a real socket to SQL, with a receipt for each."""
+"""Events over HTTP, from a real client over a real socket to SQL, each with a receipt."""
 
 import gzip
 import json
@@ -19,18 +19,18 @@ def guild(name: str, **more: Any) -> dict[str, Any]:
 
 
 def rows(collector: Collector, name: str) -> int:
-    found = collector.sql(f"select count(*) from join_guild where guild = '{name}'")
-    return int(found[0][0])
+    counts = collector.sql(f"select count(*) from join_guild where guild = '{name}'")
+    return int(counts[0][0])
 
 
-def test_one_event_is_in_the_very_next_query_under_the_id_of_its_receipt(collector: Collector) -> None:
+def test_an_event_is_in_the_very_next_query_with_the_id_of_its_receipt(collector: Collector) -> None:
     answer = collector.send(guild("one"))
     assert (answer.status, answer.outcomes) == (200, ["accepted"])
     ids = collector.sql("select event_id from join_guild where guild = 'one'")
     assert [(answer.json["receipts"][0]["event_id"],)] == ids
 
 
-def test_an_array_gets_a_receipt_for_each_event_in_its_order(collector: Collector) -> None:
+def test_an_array_gets_receipts_in_the_order_of_its_events(collector: Collector) -> None:
     answer = collector.send(
         guild("array", event_id="array-1"),
         guild("array", event_id="array-1"),
@@ -51,7 +51,7 @@ def test_an_array_gets_a_receipt_for_each_event_in_its_order(collector: Collecto
 
 
 @pytest.mark.parametrize("media", ["application/x-ndjson", "application/jsonl", "text/plain", "application/json"])
-def test_lines_are_events_and_a_broken_one_harms_no_other(collector: Collector, media: str) -> None:
+def test_each_line_is_an_event_and_an_invalid_one_affects_no_other(collector: Collector, media: str) -> None:
     name = f"lines of {media}"
     body = json.dumps(guild(name)) + "\n\n{broken\n" + json.dumps(guild(name)) + "\r\n"
     answer = collector.request("POST", "/v1/events", body, {"content-type": media})
@@ -60,14 +60,14 @@ def test_lines_are_events_and_a_broken_one_harms_no_other(collector: Collector, 
 
 
 @pytest.mark.parametrize("media", ["", "text/plain;charset=UTF-8", "application/x-www-form-urlencoded"])
-def test_json_is_read_whatever_simple_clients_call_it(collector: Collector, media: str) -> None:
+def test_json_is_read_under_the_media_types_of_simple_clients(collector: Collector, media: str) -> None:
     answer = collector.request(
         "POST", "/v1/events", json.dumps(guild("media " + media)), {"content-type": media} if media else {}
     )
     assert answer.outcomes == ["accepted"]
 
 
-def test_a_pretty_event_is_one_event(collector: Collector) -> None:
+def test_an_event_over_several_lines_is_one_event(collector: Collector) -> None:
     answer = collector.request("POST", "/v1/events", json.dumps(guild("pretty"), indent=2))
     assert answer.outcomes == ["accepted"]
     assert rows(collector, "pretty") == 1
@@ -84,26 +84,26 @@ def test_a_pretty_event_is_one_event(collector: Collector) -> None:
     ],
     ids=["gzip", "gzip of two members", "zstd", "zstd of two frames", "identity"],
 )
-def test_a_compressed_body_is_what_it_was(collector: Collector, coding: str, compress: Any) -> None:
+def test_compressed_bodies_are_decompressed(collector: Collector, coding: str, compress: Any) -> None:
     body = json.dumps([guild(f"{coding} {number}") for number in range(300)]).encode()
     answer = collector.request("POST", "/v1/events", compress(body), {"content-encoding": coding})
     assert (answer.status, answer.json["accepted"]) == (200, 300)
 
 
-def test_a_client_that_sends_again_hears_that_it_is_a_duplicate(collector: Collector) -> None:
+def test_a_retry_gets_a_duplicate_receipt(collector: Collector) -> None:
     first = collector.send(guild("again", event_id="again-1"))
     second = collector.send(guild("again", event_id="again-1"))
     assert (first.outcomes, second.outcomes) == (["accepted"], ["duplicate"])
     assert rows(collector, "again") == 1
 
 
-def test_a_client_may_ask_for_the_receipts_it_must_look_at(collector: Collector) -> None:
+def test_a_client_can_ask_for_receipts_of_problems_only(collector: Collector) -> None:
     answer = collector.send(guild("short"), 7, prefer="return=minimal")
     assert (answer.json["accepted"], answer.outcomes) == (1, ["quarantined"])
     assert answer.headers["preference-applied"] == "return=minimal"
 
 
-def test_kept_headers_become_columns_and_secrets_do_not(collector: Collector) -> None:
+def test_kept_headers_become_columns(collector: Collector) -> None:
     collector.send(guild("headers"), user_agent="tests/1")
     assert collector.sql("select user_agent from join_guild where guild = 'headers'") == [("tests/1",)]
 
@@ -128,7 +128,7 @@ def test_kept_headers_become_columns_and_secrets_do_not(collector: Collector) ->
         (413, "event_too_large", ("POST", "/v1/events", json.dumps({"a": "b" * (256 << 10)}))),
     ],
 )  # fmt: skip
-def test_a_request_that_cannot_be_read_records_nothing_and_says_why(
+def test_a_refused_request_records_nothing_and_gives_the_reason(
     collector: Collector, status: int, error: str, request_: tuple[Any, ...]
 ) -> None:
     before = collector.sql("select count(*) from quarantine")
@@ -138,13 +138,13 @@ def test_a_request_that_cannot_be_read_records_nothing_and_says_why(
     assert before == collector.sql("select count(*) from quarantine")
 
 
-def test_an_event_too_large_among_others_is_rejected_alone(collector: Collector) -> None:
+def test_an_event_that_is_too_large_is_rejected_without_the_others(collector: Collector) -> None:
     answer = collector.send(guild("large"), guild("large", more="x" * (256 << 10)))
     assert answer.outcomes == ["accepted", "rejected"]
     assert "max_event_bytes" in answer.json["receipts"][1]["detail"]
 
 
-def test_told_to_stop_it_ends_with_0_and_what_it_answered_stays(tmp_path: Any) -> None:
+def test_sigterm_ends_it_with_0_and_keeps_acknowledged_events(tmp_path: Any) -> None:
     with Collector(tmp_path, "--workers", "2") as collector:
         for number in range(20):
             assert collector.send(guild("stop", n=number)).status == 200
@@ -152,19 +152,19 @@ def test_told_to_stop_it_ends_with_0_and_what_it_answered_stays(tmp_path: Any) -
         assert rows(collector, "stop") == 20
 
 
-def test_ctrl_c_ends_it_as_well(tmp_path: Any) -> None:
+def test_ctrl_c_ends_it_with_0(tmp_path: Any) -> None:
     with Collector(tmp_path) as collector:
         assert collector.stop(signal.SIGINT) == 0
 
 
-def test_without_a_key_it_listens_on_this_machine_only(tmp_path: Any) -> None:
+def test_without_a_key_it_listens_on_localhost_only(tmp_path: Any) -> None:
     with pytest.raises(AssertionError, match="questlog key create"):
         Collector(tmp_path, "--host", "0.0.0.0")
 
 
 @pytest.mark.parametrize("framing", ["content-length", "chunked"])
-def test_a_client_that_asks_for_another_protocol_is_served_in_this_one(collector: Collector, framing: str) -> None:
-    """As Java's HttpClient does unless it is told not to."""
+def test_a_request_to_upgrade_is_served_as_http_1_1(collector: Collector, framing: str) -> None:
+    """Java's HttpClient sends one by default."""
     name = f"upgrade with {framing}"
     body = json.dumps(guild(name)).encode()
     sent = b"content-length: %d\r\n\r\n%b" % (len(body), body)

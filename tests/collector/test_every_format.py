@@ -1,4 +1,4 @@
-"""Whatever is sent, by whatever way: accepted + duplicate + quarantined + rejected = sent, and SQL finds the same."""
+"""In every input format: accepted + duplicate + quarantined + rejected = sent, and SQL returns the same counts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ fields = st.fixed_dictionaries(
 
 @dataclass(frozen=True)
 class Event:
-    """One event as a test thinks of it; each way writes it in its own form. `odd` goes over the wire as it is."""
+    """An event, which each format writes in its own form. `odd` is sent as it is."""
 
     name: str
     identity: str | None
@@ -81,86 +81,86 @@ events = st.one_of(
 
 
 @dataclass
-class Told:
-    """What all receipts together said."""
+class Totals:
+    """The sums of all receipts."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     ids: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in OUTCOMES})
 
     def add(self, answer: Answered, sent: int) -> None:
-        """Take an answer to *sent* events; each has its receipt, or the whole request is refused with a reason."""
+        """Add the response to *sent* events: a receipt for each, or a refusal of the whole request with a reason."""
         if answer.status != 200:
             assert answer.status in (400, 413) and answer.json["error"], (answer.status, answer.body)
             return
         receipts = answer.json["receipts"]
-        found = Counter({name: answer.json[name] for name in OUTCOMES})
-        assert found.total() == len(receipts) == sent
-        assert +found == Counter(receipt["outcome"] for receipt in receipts)
-        self.outcomes += found
+        counts = Counter({name: answer.json[name] for name in OUTCOMES})
+        assert counts.total() == len(receipts) == sent
+        assert +counts == Counter(receipt["outcome"] for receipt in receipts)
+        self.outcomes += counts
         for receipt in receipts:
             assert bool(receipt["reason"]) is (receipt["outcome"] in ("quarantined", "rejected"))
             self.ids[receipt["outcome"]][receipt["event_id"]] += 1
 
 
-Send = Callable[[Collector, Told, Sequence[Event]], None]
+Send = Callable[[Collector, Totals, Sequence[Event]], None]
 
 
-def post(collector: Collector, told: Told, body: Any, sent: int, path: str = "/v1/events", **headers: str) -> None:
+def post(collector: Collector, totals: Totals, body: Any, sent: int, path: str = "/v1/events", **headers: str) -> None:
     text = body if isinstance(body, str | bytes) else json.dumps(body)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    told.add(collector.request("POST", path, text, named), sent)
+    totals.add(collector.request("POST", path, text, named), sent)
 
 
-def as_array(collector: Collector, told: Told, sent: Sequence[Event]) -> None:
-    post(collector, told, [each.plain() for each in sent], len(sent))
+def as_array(collector: Collector, totals: Totals, sent: Sequence[Event]) -> None:
+    post(collector, totals, [each.plain() for each in sent], len(sent))
 
 
-def as_packed_array(collector: Collector, told: Told, sent: Sequence[Event]) -> None:
+def as_packed_array(collector: Collector, totals: Totals, sent: Sequence[Event]) -> None:
     body = gzip.compress(json.dumps([each.plain() for each in sent]).encode())
-    post(collector, told, body, len(sent), content_encoding="gzip")
+    post(collector, totals, body, len(sent), content_encoding="gzip")
 
 
-def as_lines(collector: Collector, told: Told, sent: Sequence[Event]) -> None:
+def as_lines(collector: Collector, totals: Totals, sent: Sequence[Event]) -> None:
     lines = "\n".join(json.dumps(each.plain()) for each in sent)
-    post(collector, told, lines + "\n{broken", len(sent) + 1, content_type="application/x-ndjson")
+    post(collector, totals, lines + "\n{broken", len(sent) + 1, content_type="application/x-ndjson")
 
 
-def one_by_one(collector: Collector, told: Told, sent: Sequence[Event]) -> None:
+def one_by_one(collector: Collector, totals: Totals, sent: Sequence[Event]) -> None:
     for each in sent:
         if not isinstance(each.odd, list):  # that would be an array of events
-            post(collector, told, each.plain(), 1, content_type="text/plain")
+            post(collector, totals, each.plain(), 1, content_type="text/plain")
 
 
-def as_segments_calls(collector: Collector, told: Told, sent: Sequence[Event]) -> None:
+def as_segments_calls(collector: Collector, totals: Totals, sent: Sequence[Event]) -> None:
     for number, each in enumerate(sent):
         call = CALLS[number % len(CALLS)]
-        post(collector, told, each.segment(call), 1, f"/v1/{call}")
+        post(collector, totals, each.segment(call), 1, f"/v1/{call}")
 
 
-def as_segments_batch(collector: Collector, told: Told, sent: Sequence[Event]) -> None:
+def as_segments_batch(collector: Collector, totals: Totals, sent: Sequence[Event]) -> None:
     messages = [each.segment(CALLS[number % len(CALLS)]) for number, each in enumerate(sent)]
-    post(collector, told, {"batch": messages, "sentAt": "2026-01-01T00:00:00Z"}, len(sent), "/v1/batch")
+    post(collector, totals, {"batch": messages, "sentAt": "2026-01-01T00:00:00Z"}, len(sent), "/v1/batch")
 
 
-def as_binary_cloudevents(collector: Collector, told: Told, sent: Sequence[Event]) -> None:
+def as_binary_cloudevents(collector: Collector, totals: Totals, sent: Sequence[Event]) -> None:
     for each in sent:
         identity = (each.identity or "").encode("ascii", "ignore").decode()
-        post(collector, told, each.cloud() if each.odd is not None else dict(each.fields), 1,
+        post(collector, totals, each.cloud() if each.odd is not None else dict(each.fields), 1,
              content_type="application/json", ce_specversion="1.0", ce_id=identity, ce_source="/b",
              ce_type=each.name)  # fmt: skip
 
 
-def as_structured_cloudevents(collector: Collector, told: Told, sent: Sequence[Event]) -> None:
+def as_structured_cloudevents(collector: Collector, totals: Totals, sent: Sequence[Event]) -> None:
     for each in sent:
-        post(collector, told, each.cloud(), 1, content_type="application/cloudevents+json")
+        post(collector, totals, each.cloud(), 1, content_type="application/cloudevents+json")
 
 
-def as_batched_cloudevents(collector: Collector, told: Told, sent: Sequence[Event]) -> None:
+def as_batched_cloudevents(collector: Collector, totals: Totals, sent: Sequence[Event]) -> None:
     batch = [each.cloud() for each in sent]
-    post(collector, told, batch, len(sent), content_type="application/cloudevents-batch+json")
+    post(collector, totals, batch, len(sent), content_type="application/cloudevents-batch+json")
 
 
-def as_pictures(collector: Collector, told: Told, sent: Sequence[Event]) -> None:
+def as_pictures(collector: Collector, totals: Totals, sent: Sequence[Event]) -> None:
     for each in sent:
         query = {"event_type": each.name} | ({} if each.identity is None else {"event_id": each.identity})
         query |= {name: value for name, value in each.fields.items() if isinstance(value, str | int)}
@@ -168,12 +168,12 @@ def as_pictures(collector: Collector, told: Told, sent: Sequence[Event]) -> None
                  for name, value in query.items()}  # fmt: skip
         answer = collector.request("GET", "/v1/pixel.gif?" + urlencode(query))
         if answer.status == 200:
-            told.outcomes[answer.headers["x-questlog-outcome"].split()[0]] += 1
+            totals.outcomes[answer.headers["x-questlog-outcome"].split()[0]] += 1
         else:
             assert (answer.status, each.name) == (400, "")
 
 
-WAYS: Sequence[Send] = (
+FORMATS: Sequence[Send] = (
     as_array, as_packed_array, as_lines, one_by_one, as_segments_calls, as_segments_batch,
     as_binary_cloudevents, as_structured_cloudevents, as_batched_cloudevents, as_pictures,
 )  # fmt: skip
@@ -181,44 +181,44 @@ WAYS: Sequence[Send] = (
 
 def test_receipts_add_up_to_what_was_sent_and_sql_agrees(tmp_path: Path) -> None:
     with Collector(tmp_path, plan=PLAN) as collector:
-        told = Told()
+        totals = Totals()
 
         @given(st.lists(events, min_size=1, max_size=6))
         @example([Event("join_guild", None, {"guild": "owls", "size": 3}), Event("strict", None, {"size": "much"})])
         @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
         def send(sent: Sequence[Event]) -> None:
-            for way in WAYS:
-                way(collector, told, sent)
+            for send_as in FORMATS:
+                send_as(collector, totals, sent)
 
         send()
-        print(dict(told.outcomes))
-        assert all(told.outcomes[outcome] for outcome in OUTCOMES), "each outcome was met"
-        assert counted(collector) == +told.outcomes
-        check_tables(collector, told)
+        print(dict(totals.outcomes))
+        assert all(totals.outcomes[outcome] for outcome in OUTCOMES), "every outcome occurred"
+        assert counted(collector) == +totals.outcomes
+        check_tables(collector, totals)
         land = [sys.executable, "-m", "questlog", "-C", str(tmp_path), "land"]
         subprocess.run(land, check=True, capture_output=True, timeout=120)
-        check_tables(collector, told)
+        check_tables(collector, totals)
 
 
-def check_tables(collector: Collector, told: Told) -> None:
-    """Each id that was accepted, or quarantined, is one row there, and there is no other row."""
+def check_tables(collector: Collector, totals: Totals) -> None:
+    """Check that each accepted or quarantined id is exactly one row, and that there are no other rows."""
     union = " union all ".join(f"select event_id from {table}" for table in TABLES)
     rows = {
         "accepted": Counter(identity for (identity,) in collector.sql(union)),
         "quarantined": Counter(identity for (identity,) in collector.sql("select event_id from quarantine")),
     }
-    for outcome, found in rows.items():
-        assert found.total() == told.outcomes[outcome]
-        assert set(found.values()) <= {1}
-        assert told.ids[outcome].keys() <= found.keys()
-    assert told.ids["duplicate"].keys() <= rows["accepted"].keys() | rows["quarantined"].keys()
+    for outcome, ids in rows.items():
+        assert ids.total() == totals.outcomes[outcome]
+        assert set(ids.values()) <= {1}
+        assert totals.ids[outcome].keys() <= ids.keys()
+    assert totals.ids["duplicate"].keys() <= rows["accepted"].keys() | rows["quarantined"].keys()
 
 
 def counted(collector: Collector) -> Counter[str]:
-    """Return what `/metrics` says of events, by outcome."""
-    found: Counter[str] = Counter()
+    """Return the events counted by `/metrics`, by outcome."""
+    outcomes: Counter[str] = Counter()
     for family in text_string_to_metric_families(collector.request("GET", "/metrics").body.decode()):
         for sample in family.samples:
             if sample.name == "questlog_events_total":
-                found[sample.labels["outcome"]] += int(sample.value)
-    return found
+                outcomes[sample.labels["outcome"]] += int(sample.value)
+    return outcomes

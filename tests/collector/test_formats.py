@@ -1,4 +1,4 @@
-"""Other people's clients: Segment's own SDK, CloudEvents as its own library writes them, and a picture in a mail."""
+"""Input formats: Segment's own SDK, CloudEvents as their own library writes them, and the e-mail pixel."""
 
 import json
 from typing import Any
@@ -43,7 +43,7 @@ def collector(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("gzip", [False, True], ids=["plain", "gzip"])
-def test_the_segment_sdk_changes_its_host_and_nothing_else(collector: Collector, gzip: bool) -> None:
+def test_the_segment_sdk_needs_only_another_host(collector: Collector, gzip: bool) -> None:
     mark = f"segment-{gzip}"
     faults: list[Any] = []
     sdk = Client("a-write-key", host=f"http://127.0.0.1:{collector.port}", gzip=gzip,
@@ -66,7 +66,7 @@ def test_the_segment_sdk_changes_its_host_and_nothing_else(collector: Collector,
 
 
 @pytest.mark.parametrize("call", ["track", "identify", "page", "screen", "group", "alias"])
-def test_each_call_of_segment_has_its_path_and_sends_again_without_doubling(collector: Collector, call: str) -> None:
+def test_each_segment_call_has_a_path_and_can_be_retried(collector: Collector, call: str) -> None:
     message = {"event": "joinGuild", "messageId": f"one {call}", "userId": "u", "sentAt": "2026-01-01T00:00:00Z"}
     first = collector.send(message, path=f"/v1/{call}")
     second = collector.send(message, path=f"/v1/{call}")
@@ -76,14 +76,14 @@ def test_each_call_of_segment_has_its_path_and_sends_again_without_doubling(coll
     assert collector.sql(f"select player_id from {table} where event_id = 'one {call}'") == [("u",)]
 
 
-def test_a_beacon_of_segments_browser_sdk_is_text(collector: Collector) -> None:
+def test_segments_browser_sdk_sends_beacons_as_text(collector: Collector) -> None:
     body = json.dumps({"event": "join_guild", "anonymousId": "nobody", "properties": {"guild": "beacon"}})
     answer = collector.request("POST", "/v1/track", body, {"content-type": "text/plain;charset=UTF-8"})
     assert answer.outcomes == ["accepted"]
     assert collector.sql("select player_id from join_guild where guild = 'beacon'") == [("nobody",)]
 
 
-def test_a_batch_with_a_broken_message_gives_each_its_receipt(collector: Collector) -> None:
+def test_a_batch_with_an_invalid_message_gets_a_receipt_for_each(collector: Collector) -> None:
     good = {"type": "track", "event": "join_guild", "properties": {"guild": "batch"}}
     secret = {"type": "no call", "writeKey": "hush-hush", "properties": {}}
     answer = collector.send({"batch": [good, 7, secret, {"type": "track"}], "writeKey": "hush-hush"}, path="/v1/batch")
@@ -93,7 +93,7 @@ def test_a_batch_with_a_broken_message_gives_each_its_receipt(collector: Collect
 
 
 @pytest.mark.parametrize("body", ['{"batch": 7}', "{}", "[]", "{", '{"batch": [}'])
-def test_what_is_no_batch_is_refused(collector: Collector, body: str) -> None:
+def test_an_invalid_batch_is_refused(collector: Collector, body: str) -> None:
     assert collector.request("POST", "/v1/batch", body).status == 400
 
 
@@ -103,13 +103,13 @@ def cloud(identity: str, guild: str, **more: Any) -> CloudEvent:
 
 
 @pytest.mark.parametrize("mode", ["binary", "structured"])
-def test_cloudevents_as_their_own_library_sends_them(collector: Collector, mode: str) -> None:
+def test_cloudevents_sent_by_their_own_library(collector: Collector, mode: str) -> None:
     event = cloud(f"c-{mode}", f"cloud {mode}", datacontenttype="application/json", subject="größe")
     message = to_binary_event(event) if mode == "binary" else to_structured_event(event)
     answers = [collector.request("POST", "/v1/events", message.body, dict(message.headers)) for _ in range(2)]
     assert [answer.outcomes for answer in answers] == [["accepted"], ["duplicate"]]
-    found = collector.sql(f"select event_id, size from join_guild where guild = 'cloud {mode}'")
-    assert found == [(f"/tests#c-{mode}", 3)]
+    events = collector.sql(f"select event_id, size from join_guild where guild = 'cloud {mode}'")
+    assert events == [(f"/tests#c-{mode}", 3)]
 
 
 def test_a_batch_of_cloudevents(collector: Collector) -> None:
@@ -122,7 +122,7 @@ def test_a_batch_of_cloudevents(collector: Collector) -> None:
     assert collector.sql("select count(*) from join_guild where guild = 'cloud batch'") == [(3,)]
 
 
-def test_a_picture_in_a_mail_is_an_event(collector: Collector) -> None:
+def test_the_pixel_records_an_event(collector: Collector) -> None:
     answer = collector.request("GET", "/v1/pixel.gif?event_type=join_guild&guild=mail%20&size=4&open=true&event_id=p")
     assert (answer.status, answer.headers["content-type"], answer.body[:6]) == (200, "image/gif", b"GIF89a")
     assert (answer.headers["cache-control"], answer.headers["x-questlog-outcome"]) == ("no-store", "accepted")

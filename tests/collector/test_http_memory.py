@@ -1,4 +1,4 @@
-"""A connection that has ended leaves nothing: what it held is free at once, not at some full collection later."""
+"""The memory of a connection that has ended is released at once, not by a later garbage collection."""
 
 import asyncio
 import contextlib
@@ -59,12 +59,12 @@ def served(idle_seconds: float = 0.05) -> Iterator[int]:
 
 
 def connections() -> list[Connection]:
-    """Give those that live. Not by isinstance: it asks every object for its class, and Django's settings then load."""
+    """Return all connections. isinstance would read every object's `__class__`, and load Django's settings."""
     return [each for each in gc.get_objects() if type(each) is Connection]
 
 
 @pytest.mark.parametrize("sent", SENT)
-def test_a_connection_that_has_ended_is_gone(sent: str) -> None:
+def test_a_connection_that_has_ended_is_released(sent: str) -> None:
     gc.collect()
     gc.disable()
     try:
@@ -80,7 +80,7 @@ def test_a_connection_that_has_ended_is_gone(sent: str) -> None:
         gc.enable()
 
 
-def test_a_connection_that_is_kept_open_keeps_no_body() -> None:
+def test_an_idle_connection_holds_no_body() -> None:
     with served(idle_seconds=60) as port, socket.create_connection(("127.0.0.1", port), timeout=20) as client:
         client.sendall(SENT["a whole request"])
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")

@@ -1,4 +1,4 @@
-"""Write keys: who may send, who may not, and that no key is ever repeated, in an answer, a log line or a table."""
+"""Write keys: which requests they authorize, and that no key ever appears in a response, a log line or a table."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ PAGE = "https://game.example"
 
 @dataclass
 class Keys:
-    """One project's keys by what they are, and the collector that asks for them."""
+    """A project's keys by kind, and the collector that requires them."""
 
     collector: Collector
     texts: dict[str, str]
@@ -81,12 +81,12 @@ CARRIERS = {"bearer": bearer, "basic": basic, "header": header}
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("which", ["game", "rotated", "successor", "replacing"])
-def test_a_good_key_is_let_in(keys: Keys, which: str, carrier: str) -> None:
+def test_a_valid_key_authorizes_a_request(keys: Keys, which: str, carrier: str) -> None:
     answer = keys.post(CARRIERS[carrier](keys.texts[which]), body=BODY % f"{which} {carrier}")
     assert (answer.status, answer.outcomes) == (200, ["accepted"])
     source = {"successor": "rotated", "replacing": "replaced"}.get(which, which)
-    found = keys.collector.sql(f"select x_questlog_source from join_guild where guild = '{which} {carrier}'")
-    assert found == [(source,)]
+    sources = keys.collector.sql(f"select x_questlog_source from join_guild where guild = '{which} {carrier}'")
+    assert sources == [(source,)]
 
 
 SPOILS: dict[str, Callable[[str], str]] = {
@@ -107,18 +107,18 @@ SPOILS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("spoil", SPOILS)
-def test_a_key_that_is_not_whole_is_refused(keys: Keys, spoil: str, carrier: str) -> None:
+def test_a_malformed_key_is_refused(keys: Keys, spoil: str, carrier: str) -> None:
     answer = keys.post(CARRIERS[carrier](SPOILS[spoil](keys.texts["game"])))
     assert_refused(keys, answer, "truncated")
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize(
-    ("which", "says"),
+    ("which", "expected"),
     [("unknown", "unknown"), ("foreign", "unknown"), ("revoked", "revoked"), ("replaced", "revoked")],
 )
-def test_a_key_that_does_not_count_here_is_refused(keys: Keys, which: str, says: str, carrier: str) -> None:
-    assert_refused(keys, keys.post(CARRIERS[carrier](keys.texts[which])), says)
+def test_an_unknown_or_revoked_key_is_refused(keys: Keys, which: str, expected: str, carrier: str) -> None:
+    assert_refused(keys, keys.post(CARRIERS[carrier](keys.texts[which])), expected)
 
 
 @pytest.mark.parametrize(
@@ -136,30 +136,30 @@ def test_a_key_that_does_not_count_here_is_refused(keys: Keys, which: str, says:
     ],
     ids=str,
 )
-def test_no_key_is_refused_with_what_to_do(keys: Keys, headers: dict[str, str]) -> None:
+def test_a_request_without_a_key_is_refused_with_a_hint(keys: Keys, headers: dict[str, str]) -> None:
     answer = keys.post(headers)
     assert answer.status == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")
     assert answer.json["hint"]
 
 
-def test_a_key_in_a_password_is_no_key(keys: Keys) -> None:
+def test_a_key_sent_as_a_password_is_ignored(keys: Keys) -> None:
     assert keys.post({"authorization": basic("user", keys.texts["game"])["authorization"]}).status == 401
 
 
 @pytest.mark.parametrize("path", ["/v1/track", "/v1/batch", "/v1/events", "/v1/alias"])
-def test_every_way_in_asks_for_the_key(keys: Keys, path: str) -> None:
+def test_every_endpoint_for_events_requires_a_key(keys: Keys, path: str) -> None:
     assert keys.post({}, path=path).status == 401
     assert keys.collector.request("GET", "/v1/pixel.gif?event_type=join_guild").status == 401
 
 
-def test_a_picture_brings_its_key_in_the_query(keys: Keys) -> None:
+def test_the_pixel_takes_its_key_from_the_query(keys: Keys) -> None:
     good, bad = keys.texts["game"], keys.texts["revoked"]
     assert keys.collector.request("GET", f"/v1/pixel.gif?event_type=join_guild&key={good}").status == 200
     assert keys.collector.request("GET", f"/v1/pixel.gif?event_type=join_guild&key={bad}").status == 401
 
 
-def test_a_sender_cannot_say_what_its_source_is(keys: Keys) -> None:
+def test_a_sender_cannot_set_its_source(keys: Keys) -> None:
     keys.post(bearer(keys.texts["game"]) | {"x-questlog-source": "forged"}, body=BODY % "forged")
     assert keys.collector.sql("select x_questlog_source from join_guild where guild = 'forged'") == [("game",)]
 
@@ -167,7 +167,7 @@ def test_a_sender_cannot_say_what_its_source_is(keys: Keys) -> None:
 # -- signatures -------------------------------------------------------------------------------------
 
 
-def test_a_signed_request_counts_once(keys: Keys) -> None:
+def test_a_signature_can_be_used_once(keys: Keys) -> None:
     body = BODY % "signed once"
     headers = keys.signed(body, time.time())
     assert keys.post(headers, body=body).status == 200
@@ -178,17 +178,17 @@ def test_a_signed_request_counts_once(keys: Keys) -> None:
 
 
 @pytest.mark.parametrize("off", [-3600, -301, 302, 86_400 * 365])
-def test_a_signature_of_another_time_is_refused(keys: Keys, off: int) -> None:
+def test_a_signature_with_another_time_is_refused(keys: Keys, off: int) -> None:
     assert_refused(keys, keys.post(keys.signed(BODY % "keys", time.time() + off)), "X-Signature-Time")
 
 
 @pytest.mark.parametrize("seconds", ["now", "-5", "1e9", "", "9" * 30, "1700000000.5"])
-def test_a_signature_of_no_time_is_refused(keys: Keys, seconds: str) -> None:
+def test_a_signature_with_an_invalid_time_is_refused(keys: Keys, seconds: str) -> None:
     assert keys.post(keys.signed(BODY % "keys", seconds)).status == 401
 
 
 @pytest.mark.parametrize("spoil", ["body", "time", "secret", "none", "other key", "garbage", "not ascii"])
-def test_a_signature_of_something_else_is_refused(keys: Keys, spoil: str) -> None:
+def test_a_signature_of_another_request_is_refused(keys: Keys, spoil: str) -> None:
     body, now = BODY % f"spoiled {spoil}", int(time.time())
     headers = keys.signed(body, now, keys.other_secret if spoil == "secret" else None)
     if spoil == "time":
@@ -226,34 +226,34 @@ def test_a_page_of_the_right_origin_may_send_and_read_its_receipt(keys: Keys) ->
     assert "x-write-key" in asked.headers["access-control-allow-headers"]
 
 
-def test_a_key_that_sends_too_fast_is_told_when_to_send_again(keys: Keys) -> None:
+def test_an_exceeded_rate_gets_a_retry_after(keys: Keys) -> None:
     answers = [keys.post(bearer(keys.texts["slow"])) for _ in range(12)]
     statuses = [answer.status for answer in answers]
     assert 5 <= statuses.count(200) <= 8 and statuses[-1] == 429
     assert int(answers[-1].headers["retry-after"]) >= 1
     until(lambda: keys.post(bearer(keys.texts["slow"])).status == 200, "it may send again")
-    assert keys.post(bearer(keys.texts["game"])).status == 200, "others are not slowed down"
+    assert keys.post(bearer(keys.texts["game"])).status == 200, "other keys are not affected"
 
 
 # -- the command ------------------------------------------------------------------------------------
 
 
-def test_keys_are_made_listed_rotated_and_revoked_by_command(keys: Keys) -> None:
+def test_the_command_creates_lists_rotates_and_revokes_keys(keys: Keys) -> None:
     made = json.loads(questlog(keys, "create", "tool", "--json"))
     assert "tool" in questlog(keys, "list") and made["key"] not in questlog(keys, "list", "--json")
-    until(lambda: keys.post(bearer(made["key"])).status == 200, "the running collector knows the new key")
+    until(lambda: keys.post(bearer(made["key"])).status == 200, "the running collector accepts the new key")
     after = json.loads(questlog(keys, "rotate", made["id"], "--grace-hours", "0", "--json"))
-    until(lambda: keys.post(bearer(made["key"])).status == 401, "the old one ends")
+    until(lambda: keys.post(bearer(made["key"])).status == 401, "the old key is refused")
     assert keys.post(bearer(after["key"])).status == 200
     questlog(keys, "revoke", "tool")
-    until(lambda: keys.post(bearer(after["key"])).status == 401, "the collector knows that it was revoked")
+    until(lambda: keys.post(bearer(after["key"])).status == 401, "the revoked key is refused")
 
 
-def test_keys_that_cannot_be_read_let_nobody_in_and_blame_no_client(tmp_path: Path) -> None:
+def test_an_unreadable_key_store_authorizes_no_one_and_is_a_503(tmp_path: Path) -> None:
     with Collector(tmp_path) as collector:
-        assert collector.send({"event_type": "join_guild"}).status == 200, "there is no key yet"
+        assert collector.send({"event_type": "join_guild"}).status == 200, "there are no keys yet"
         (tmp_path / ".questlog" / "keys.db").write_bytes(b"no keys " * 1000)
-        until(lambda: collector.send({"event_type": "join_guild"}).status == 503, "it notices")
+        until(lambda: collector.send({"event_type": "join_guild"}).status == 503, "events are refused")
         for _ in range(20):
             answer = collector.send({"event_type": "join_guild"})
             assert (answer.status, "keys.db" in answer.json["message"]) == (503, True)
@@ -267,14 +267,14 @@ def test_keys_that_cannot_be_read_let_nobody_in_and_blame_no_client(tmp_path: Pa
             and "Traceback" not in ran.stderr
         )
         (tmp_path / ".questlog" / "keys.db").unlink()
-        until(lambda: collector.send({"event_type": "join_guild"}).status == 200, "it notices that it is over")
+        until(lambda: collector.send({"event_type": "join_guild"}).status == 200, "events are accepted again")
 
 
-def test_zz_no_key_was_ever_repeated_or_kept(keys: Keys) -> None:
-    """The last test of this file: everything the others sent lies in the project now."""
+def test_zz_no_key_is_ever_repeated_or_stored(keys: Keys) -> None:
+    """Runs last, once the project holds everything that the other tests sent."""
     tables = keys.collector.sql("select cast(columns(*) as varchar) from join_guild")
     tables += keys.collector.sql("select cast(columns(*) as varchar) from quarantine")
-    shown = json.dumps(tables) + keys.collector.said()
+    shown = json.dumps(tables) + keys.collector.output()
     files = [path.read_bytes() for path in keys.collector.root.rglob("*") if path.is_file()]
     secrets = [keys.secret.decode(), keys.other_secret.decode()]
     assert len(tables) > 12
@@ -290,9 +290,9 @@ def questlog(keys: Keys, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def assert_refused(keys: Keys, answer: Answered, says: str) -> None:
-    """It is a 401 that helps and repeats no secret."""
+def assert_refused(keys: Keys, answer: Answered, expected: str) -> None:
+    """Check for a 401 that helps and repeats no secret."""
     assert answer.status == 401, answer.body
-    assert says in answer.json["message"] + answer.json["hint"]
+    assert expected in answer.json["message"] + answer.json["hint"]
     whole = answer.body.decode() + str(answer.headers)
     assert not any(text in whole for text in (*keys.texts.values(), keys.secret.decode()))

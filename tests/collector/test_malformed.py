@@ -1,4 +1,4 @@
-"""Malformed requests: each is refused and its connection closed, while a good client on another one goes on."""
+"""Malformed requests: each is refused and its connection closed, while other connections are not affected."""
 
 import gzip
 import http.client
@@ -27,7 +27,7 @@ FRAMING = {
     "negative length": POST + b"Content-Length: -1\r\n\r\n{}",
     "length with a sign": POST + b"Content-Length: +2\r\n\r\n{}",
     "length in hex": POST + b"Content-Length: 0x2\r\n\r\n{}",
-    "length of no digits": POST + b"Content-Length: two\r\n\r\n{}",
+    "length without digits": POST + b"Content-Length: two\r\n\r\n{}",
     "empty length": POST + b"Content-Length: \r\n\r\n{}",
     "length beyond 64 bits": POST + b"Content-Length: 99999999999999999999999\r\n\r\n{}",
     "length with a space inside": POST + b"Content-Length: 1 2\r\n\r\n{}",
@@ -36,13 +36,13 @@ FRAMING = {
     "another coding": POST + b"Transfer-Encoding: gzip\r\n\r\n",
     "coding twice": POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
     "coding in two lines": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
-    "coding with rubbish": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "an unknown coding": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
     "chunks over 1.0": b"POST /v1/events HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "chunk size of no digits": CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n",
+    "chunk size without digits": CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n",
     "negative chunk": CHUNKED + b"-2\r\n{}\r\n0\r\n\r\n",
     "chunk size with 0x": CHUNKED + b"0x2\r\n{}\r\n0\r\n\r\n",
     "huge chunk": CHUNKED + b"fffffffffffffffff\r\n{}",
-    "chunk longer than said": CHUNKED + b"1\r\n{}\r\n0\r\n\r\n",
+    "chunk longer than its size": CHUNKED + b"1\r\n{}\r\n0\r\n\r\n",
     "chunk without its end": CHUNKED + b"2\r\n{}0\r\n\r\n",
     "chunk with a bare line feed": CHUNKED + b"2\n{}\n0\n\n",
     "empty chunk size": CHUNKED + b"\r\n{}\r\n0\r\n\r\n",
@@ -55,7 +55,7 @@ FRAMING = {
     "a lone carriage return": POST + b"X-A: a\rX-B: b\r\nContent-Length: 2\r\n\r\n{}",
     "a header of 20 KiB": POST + b"X-A: " + b"a" * (20 << 10) + b"\r\nContent-Length: 2\r\n\r\n{}",
     "a header that never ends": POST + b"X-A: " + b"a" * (100 << 10),
-    "20 KiB of a header, and no end": POST + b"X-A: " + b"a" * (20 << 10),
+    "20 KiB of an unfinished header": POST + b"X-A: " + b"a" * (20 << 10),
     "a name of 20 KiB": POST + b"a" * (20 << 10) + b": x\r\nContent-Length: 2\r\n\r\n{}",
     "1,000 headers": POST + b"A: b\r\n" * 1000 + b"Content-Length: 2\r\n\r\n{}",
     "a target of 20 KiB": b"POST /" + b"a" * (20 << 10) + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
@@ -75,24 +75,24 @@ FRAMING = {
     "text": b"hello\r\n\r\n",
     "another expectation": post(EVENT, b"Expect: a miracle"),
 }
-"""The connection cannot go on after these."""
+"""The connection is closed after these."""
 
 BODIES = {
-    "an array that is cut": post(b"[" + EVENT),
-    "rubbish as gzip": post(EVENT, b"Content-Encoding: gzip"),
-    "rubbish as zstd": post(EVENT, b"Content-Encoding: zstd"),
-    "half a gzip": post(gzip.compress(EVENT)[:-4], b"Content-Encoding: gzip"),
-    "gzip with a wrong sum": post(gzip.compress(EVENT)[:-8] + b"\0\0\0\0" + gzip.compress(EVENT)[-4:],
+    "a truncated array": post(b"[" + EVENT),
+    "invalid gzip": post(EVENT, b"Content-Encoding: gzip"),
+    "invalid zstd": post(EVENT, b"Content-Encoding: zstd"),
+    "truncated gzip": post(gzip.compress(EVENT)[:-4], b"Content-Encoding: gzip"),
+    "gzip with a wrong checksum": post(gzip.compress(EVENT)[:-8] + b"\0\0\0\0" + gzip.compress(EVENT)[-4:],
                                   b"Content-Encoding: gzip"),
     "zlib called gzip": post(zlib.compress(EVENT), b"Content-Encoding: gzip"),
     "gzip in gzip": post(gzip.compress(gzip.compress(EVENT)), b"Content-Encoding: gzip, gzip"),
-    "a coding nobody knows": post(EVENT, b"Content-Encoding: br"),
+    "an unsupported coding": post(EVENT, b"Content-Encoding: br"),
     "a gzip bomb": post(gzip.compress(bytes(100 << 20), 9), b"Content-Encoding: gzip"),
     "a bomb of many members": post(gzip.compress(bytes(1 << 20), 9) * 50, b"Content-Encoding: gzip"),
     "a picture": post(b"GIF89a", b"Content-Type: image/gif"),
-    "nothing": post(b""),
+    "an empty body": post(b""),
 }  # fmt: skip
-"""What arrives whole but cannot be read: the connection goes on."""
+"""Complete requests with invalid bodies: the connection stays open."""
 
 
 def status_of(answer: bytes) -> int:
@@ -107,7 +107,7 @@ def send_good(connection: http.client.HTTPConnection, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*FRAMING, *BODIES])
-def test_it_is_refused_and_nobody_else_notices(collector: Collector, name: str) -> None:
+def test_it_is_refused_and_other_connections_are_not_affected(collector: Collector, name: str) -> None:
     good = http.client.HTTPConnection(collector.host, collector.port, timeout=20)
     send_good(good, name)
     if name in FRAMING:
@@ -121,7 +121,7 @@ def test_it_is_refused_and_nobody_else_notices(collector: Collector, name: str) 
     good.close()
 
 
-def test_nothing_of_it_was_recorded(collector: Collector) -> None:
+def test_nothing_is_recorded(collector: Collector) -> None:
     for each in (*FRAMING.values(), *BODIES.values()):
         collector.raw(each + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert collector.sql("select count(*) from join_guild where guild = 'malformed'") == [(0,)]

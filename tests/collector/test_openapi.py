@@ -1,4 +1,4 @@
-"""The collector against its own description: schemathesis looks for a status, a body or a fault nobody promised."""
+"""The collector against its OpenAPI document: schemathesis searches for responses that the document does not allow."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ CHECKED = ("not_a_server_error", "status_code_conformance", "content_type_confor
 OPERATIONS = 14
 KEYED = 9
 SLOW = {"/metrics": 5}
-"""Its figures come from another process, so it is asked less often."""
+"""Examples for slow paths: the figures of `/metrics` come from another process."""
 quiet = list(HealthCheck)
 
 
 @dataclass
 class Keyed:
-    """A collector that asks for keys: one that it knows, one that ends what it sends soon, and one of nobody."""
+    """A collector that requires keys: a valid one, one with a low rate, and an unknown one."""
 
     collector: Collector
     right: str
@@ -43,16 +43,16 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
         yield Keyed(collector, right, slow, new_key())
 
 
-def ask_everything(collector: Collector, examples: int, headers: dict[str, str]) -> dict[str, Counter[int]]:
-    """Ask each operation whatever the served document allows; return how often each answered with which status."""
+def exercise_all(collector: Collector, examples: int, headers: dict[str, str]) -> dict[str, Counter[int]]:
+    """Send each operation requests that the document allows; return how often it responded with which status."""
     schema = schemathesis.openapi.from_dict(collector.request("GET", "/openapi.json").json)
     address = f"http://{collector.host}:{collector.port}"
     operations = [each.ok() for each in schema.get_all_operations()]
     assert len(operations) == OPERATIONS
-    return {each.path: ask(address, each, SLOW.get(each.path, examples), headers) for each in operations}
+    return {each.path: exercise(address, each, SLOW.get(each.path, examples), headers) for each in operations}
 
 
-def ask(address: str, operation: Any, examples: int, headers: dict[str, str]) -> Counter[int]:
+def exercise(address: str, operation: Any, examples: int, headers: dict[str, str]) -> Counter[int]:
     checks = [CHECKS.get_one(name) for name in CHECKED]
     statuses: Counter[int] = Counter()
 
@@ -66,34 +66,34 @@ def ask(address: str, operation: Any, examples: int, headers: dict[str, str]) ->
     return statuses
 
 
-def test_whatever_the_document_allows_is_answered_as_it_says(collector: Collector) -> None:
-    found = ask_everything(collector, 60, {})
-    assert [path for path, statuses in found.items() if not statuses[200]] == [], "each was answered, not only refused"
+def test_allowed_requests_get_documented_responses(collector: Collector) -> None:
+    responses = exercise_all(collector, 60, {})
+    assert [path for path, statuses in responses.items() if not statuses[200]] == [], "every operation succeeded"
 
 
-def test_the_right_key_opens_everything(keyed: Keyed) -> None:
-    found = ask_everything(keyed.collector, 15, {"X-Write-Key": keyed.right})
-    assert [path for path, statuses in found.items() if not statuses[200] or statuses[401]] == []
+def test_a_valid_key_opens_everything(keyed: Keyed) -> None:
+    responses = exercise_all(keyed.collector, 15, {"X-Write-Key": keyed.right})
+    assert [path for path, statuses in responses.items() if not statuses[200] or statuses[401]] == []
 
 
 @pytest.mark.parametrize("sent", ["none", "wrong"])
-def test_without_the_right_key_everything_that_takes_events_is_closed(keyed: Keyed, sent: str) -> None:
+def test_without_a_valid_key_nothing_accepts_events(keyed: Keyed, sent: str) -> None:
     headers: dict[str, str] = {} if sent == "none" else {"X-Write-Key": keyed.wrong}
-    found = ask_everything(keyed.collector, 10, headers)
-    closed = [path for path, statuses in found.items() if set(statuses) == {401}]
-    opened = [path for path, statuses in found.items() if set(statuses) == {200}]
+    responses = exercise_all(keyed.collector, 10, headers)
+    closed = [path for path, statuses in responses.items() if set(statuses) == {401}]
+    opened = [path for path, statuses in responses.items() if set(statuses) == {200}]
     assert len(closed) == KEYED
     assert sorted(opened) == ["/healthz", "/metrics", "/openapi.json", "/readyz", "/v1/questlog.js"]
 
 
-def test_a_key_that_sends_too_fast_is_answered_as_the_document_says(keyed: Keyed) -> None:
-    found = ask_everything(keyed.collector, 10, {"X-Write-Key": keyed.slow})
-    assert sum(statuses[429] for statuses in found.values()) > 0
+def test_an_exceeded_rate_gets_a_documented_response(keyed: Keyed) -> None:
+    responses = exercise_all(keyed.collector, 10, {"X-Write-Key": keyed.slow})
+    assert sum(statuses[429] for statuses in responses.values()) > 0
 
 
 @given(body=st.binary(max_size=400), path=st.sampled_from(["events", "track", "identify", "batch"]))
 @settings(max_examples=200, deadline=None, suppress_health_check=quiet)
-def test_bytes_of_any_kind_are_no_fault_of_ours(collector: Collector, body: bytes, path: str) -> None:
+def test_no_bytes_cause_an_internal_error(collector: Collector, body: bytes, path: str) -> None:
     answer = collector.request("POST", f"/v1/{path}", body)
     assert answer.status in (200, 400, 413)
     if answer.status == 200:

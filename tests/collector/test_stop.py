@@ -1,4 +1,4 @@
-"""Told to stop, a collector closes the door, finishes what has begun, and ends with 0; the next can start at once."""
+"""On SIGTERM a collector stops listening, finishes requests in flight and exits with 0; the next can start at once."""
 
 import os
 import signal
@@ -22,16 +22,16 @@ HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % le
 
 @contextmanager
 def in_flight(collector: Collector) -> Iterator[socket.socket]:
-    """Begin a request that the collector has read a part of."""
+    """Start a request of which the collector has read only a part."""
     with socket.create_connection((collector.host, collector.port), timeout=20) as client:
         client.sendall(HEAD.replace(b"Host: x", b"Host: x\r\nExpect: 100-continue"))
-        assert client.recv(100).startswith(b"HTTP/1.1 100 "), "its head was read"
+        assert client.recv(100).startswith(b"HTTP/1.1 100 "), "the headers were read"
         client.sendall(BODY[:9])
         yield client
 
 
 def is_refused(collector: Collector) -> bool:
-    """Return whether the kernel itself turns new clients away: none waits in vain for a process that ends."""
+    """Return whether the kernel refuses new connections, so that no client waits for a process that is ending."""
     try:
         socket.create_connection((collector.host, collector.port), timeout=20).close()
     except ConnectionRefusedError:
@@ -44,10 +44,10 @@ def is_refused(collector: Collector) -> bool:
     [("collect", ["--port", "{port}"]), ("collect", ["--port", "{port}", "--workers", "3"]), ("up", [])],
     ids=["one worker", "three workers", "up"],
 )
-def test_a_request_that_has_begun_is_answered_and_nobody_else_is_let_in(
+def test_a_request_in_flight_is_finished_while_new_connections_are_refused(
     tmp_path: Path, command: str, options: list[str]
 ) -> None:
-    """And whoever starts the next collector on this address need not wait for the last answer of this one."""
+    """The next collector on the same address need not wait for this one's last response."""
     port = free_port()
     options = [option.format(port=port) for option in options]
     environment: dict[str, Any] = os.environ | {"QUESTLOG_COLLECT_PORT": str(port)}
@@ -55,7 +55,7 @@ def test_a_request_that_has_begun_is_answered_and_nobody_else_is_let_in(
         with in_flight(collector) as client:
             collector.process.send_signal(signal.SIGTERM)
             until(lambda: is_refused(collector), "new clients are refused")
-            assert collector.process.poll() is None, "it waits for the request that has begun"
+            assert collector.process.poll() is None, "it waits for the request in flight"
             with Collector(tmp_path / "next", "--port", str(port)) as successor:
                 assert successor.send({"event_type": "join_guild"}).status == 200
             client.sendall(BODY[9:])
@@ -66,8 +66,8 @@ def test_a_request_that_has_begun_is_answered_and_nobody_else_is_let_in(
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_after_a_kill_the_next_collector_takes_the_same_port_at_once(tmp_path: Path, workers: str) -> None:
-    """The killed one's workers see it die and end, but for some milliseconds they still hold the port."""
+def test_after_a_kill_the_next_collector_can_use_the_same_port_at_once(tmp_path: Path, workers: str) -> None:
+    """The workers of a killed collector end when they notice its death, and hold the port for some milliseconds."""
     options = ("--port", str(free_port()), "--workers", workers)
     for number in range(2):
         with Collector(tmp_path, *options) as collector:
@@ -82,16 +82,16 @@ def test_after_a_kill_the_next_collector_takes_the_same_port_at_once(tmp_path: P
         assert collector.sql("select count(*) from join_guild") == [(2,)]
 
 
-def test_a_port_that_another_program_keeps_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_with_a_hint(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         Path(tmp_path, "plan.toml").write_text("")
         command = ["-m", "questlog", "-C", str(tmp_path), "collect", "--port", str(other.getsockname()[1])]
         ran = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60)
     assert ran.returncode == 1
     assert "in use" in ran.stderr and "another --port" in ran.stderr and "Traceback" not in ran.stderr
-    assert "waiting" in ran.stderr, "it says why it does not end at once"
+    assert "waiting" in ran.stderr, "it reports why it does not exit at once"
 
 
 def children_of(collector: Collector) -> list[int]:
-    found = Path(f"/proc/{collector.process.pid}/task/{collector.process.pid}/children")
-    return [int(pid) for pid in found.read_text().split()]
+    children = Path(f"/proc/{collector.process.pid}/task/{collector.process.pid}/children")
+    return [int(pid) for pid in children.read_text().split()]

@@ -1,4 +1,4 @@
-"""`questlog up` with a collector beside the lander: one process to start, events in, rows in tables."""
+"""`questlog up` runs a collector beside the lander: events in, rows in tables."""
 
 import os
 import signal
@@ -23,23 +23,23 @@ def landed(collector: Collector) -> int:
     return len([path for path in files if "quarantine" not in str(path)])
 
 
-def test_up_takes_events_and_lands_them_until_told_to_stop(tmp_path: Path) -> None:
+def test_up_accepts_events_and_lands_them_until_it_is_stopped(tmp_path: Path) -> None:
     with Collector(tmp_path, command="up", environment=environment(free_port())) as up:
         assert up.send({"event_type": "join_guild", "guild": "up"}).outcomes == ["accepted"]
         until(lambda: landed(up), "it landed")
         assert up.send({"event_type": "join_guild", "guild": "up"}).status == 200
         assert up.stop(signal.SIGINT) == 0
         assert up.sql("select count(*) from join_guild where guild = 'up'") == [(2,)]
-        assert "Traceback" not in up.said()
+        assert "Traceback" not in up.output()
 
 
-def test_a_port_that_is_taken_is_told_at_once_and_nothing_stays(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_at_once_and_leaves_no_process(tmp_path: Path) -> None:
     port = free_port()
     with Collector(tmp_path / "one", command="up", environment=environment(port)):
         with pytest.raises(AssertionError, match="cannot listen on"):
             Collector(tmp_path / "two", command="up", environment=environment(port))
-        said = subprocess.run(
+        ran = subprocess.run(
             [sys.executable, "-m", "questlog", "-C", str(tmp_path / "two"), "collect", "--port", str(port)],
             capture_output=True, text=True,
         )  # fmt: skip
-        assert said.returncode != 0 and "another --port" in said.stderr and "Traceback" not in said.stderr
+        assert ran.returncode != 0 and "another --port" in ran.stderr and "Traceback" not in ran.stderr

@@ -1,4 +1,4 @@
-"""A worker has imported what it needs before anybody waits for it."""
+"""A worker imports everything it needs before the first request."""
 
 import subprocess
 import sys
@@ -18,6 +18,6 @@ print(sorted(set(sys.modules) - before))
 """
 
 
-def test_the_first_events_import_nothing() -> None:
+def test_the_first_events_trigger_no_imports() -> None:
     ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines() == ["['accepted', 'quarantined', 'quarantined']", "[]"]

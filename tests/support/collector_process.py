@@ -1,4 +1,4 @@
-"""A real collector in its own process, with requests over real sockets and queries over its project."""
+"""Runs a real collector in its own process, sends it requests over real sockets, and queries the result in SQL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ADDRESS = re.compile(r"on http://([^\s]+):(\d+)")
 
 @dataclass
 class Answered:
-    """One answer."""
+    """An HTTP response."""
 
     status: int
     headers: dict[str, str]
@@ -58,11 +58,11 @@ class Collector:
             (root / "plan.toml").write_text(plan)
         elif not (root / "plan.toml").exists():
             shutil.copyfile(SWORDS, root / "plan.toml")
-        self._said = root / "collector.out"
+        self._output_path = root / "collector.out"
         where = ["--port", "0"] if command == "collect" and "--port" not in options else []
         argv = [sys.executable, "-m", "questlog", "-C", str(root), command, *where, *options]
-        self._from = self._said.stat().st_size if self._said.exists() else 0
-        with self._said.open("ab") as out:
+        self._from = self._output_path.stat().st_size if self._output_path.exists() else 0
+        with self._output_path.open("ab") as out:
             self.process = subprocess.Popen(argv, stdout=out, stderr=out, env=environment)
         try:
             self._find()
@@ -71,16 +71,16 @@ class Collector:
             raise
 
     def _find(self) -> None:
-        """Find its address, and return once it answers."""
-        until(lambda: _ADDRESS.search(self.said()) or self.process.poll() is not None, "the collector listens")
-        found = _ADDRESS.search(self.said())
-        assert found, self.said()
-        self.host, self.port = found.group(1), int(found.group(2))
+        """Wait until it responds, and set its address."""
+        until(lambda: _ADDRESS.search(self.output()) or self.process.poll() is not None, "the collector listens")
+        address = _ADDRESS.search(self.output())
+        assert address, self.output()
+        self.host, self.port = address.group(1), int(address.group(2))
         until(lambda: self.request("GET", "/healthz").status == 200, "the collector answers")
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Return its output so far."""
-        return self._said.read_bytes()[self._from :].decode(errors="replace")
+        return self._output_path.read_bytes()[self._from :].decode(errors="replace")
 
     def request(
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
@@ -101,7 +101,7 @@ class Collector:
         return self.request("POST", path, body, sent)
 
     def raw(self, data: bytes, *, seconds: float = 20) -> bytes:
-        """Send raw bytes; return everything that is received until the server closes."""
+        """Send bytes as they are; return everything received until the server closes the connection."""
         with socket.create_connection((self.host, self.port), timeout=seconds) as client:
             client.sendall(data)
             return read_all(client)
@@ -125,11 +125,11 @@ class Collector:
 
 
 def read_all(client: socket.socket) -> bytes:
-    """Return everything that is received until the other side closes."""
-    found = b""
+    """Return everything received until the other side closes the connection."""
+    received = b""
     try:
         while part := client.recv(1 << 16):
-            found += part
+            received += part
     except ConnectionResetError:
         pass
-    return found
+    return received
