@@ -53,7 +53,7 @@ SERVERS = {
 
 GOALS = {"durable": 0.85, "background": 0.95}
 VARIANTS = ("bare", "described", *GOALS)
-NOT_RECORDED = '\napp.extensions["questlog"].record = lambda pending: None\n'
+NOT_RECORDED = '\napp.extensions["questlog"].record = lambda batch: None\n'
 
 
 class Server:

@@ -20,8 +20,6 @@ OUTCOMES = ("accepted", "duplicate", "quarantined", "rejected")
 TOO_LARGE = "too_large"
 """The reason an event is rejected for its size. Such an event is never recorded, so no table holds this reason."""
 UNLIMITED = 1 << 62
-Known = Callable[[str], bool]
-"""Client-chosen id -> whether an event with that id is known to be in the log."""
 _decoder = msgspec.json.Decoder()
 
 
@@ -45,10 +43,6 @@ class Accepted:
     """Ids that clients chose, of the recorded events that are not duplicates."""
 
 
-def _nothing_known(event_id: str) -> bool:
-    return False
-
-
 def accept(
     events: Iterable[bytes],
     plan: Plan,
@@ -56,7 +50,7 @@ def accept(
     received_ms: int,
     headers: dict[str, str] | None = None,
     sent_ms: int | None = None,
-    known: Known = _nothing_known,
+    is_duplicate: Callable[[str], bool] = lambda event_id: False,
     max_event_bytes: int = UNLIMITED,
     validate: bool = True,
 ) -> Accepted:
@@ -66,7 +60,7 @@ def accept(
 
     Quarantined events and duplicates are recorded like any other event. Without *validate*, only events that the
     plan rejects are detected: every other receipt is `accepted`, and landing quarantines or deduplicates the rest.
-    *headers* hold only names from `header_names(plan)`.
+    *headers* hold only names from `header_names(plan)`. *is_duplicate* is asked for ids that clients chose.
     """
     validates = validate or can_reject(plan)
     precheck = _precheck() if validate else None
@@ -86,7 +80,7 @@ def accept(
             receipt = _validated(raw, event_id, plan, validate) if validates else Receipt(event_id, "accepted")
         if receipt.outcome != "rejected":
             if chosen and validate:
-                if event_id in ids or known(event_id):
+                if event_id in ids or is_duplicate(event_id):
                     receipt = Receipt(event_id, "duplicate")
                 else:
                     ids.add(event_id)

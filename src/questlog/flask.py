@@ -1,4 +1,4 @@
-"""The Flask extension under its public name: `from questlog.flask import Questlog`."""
+"""The public import path of the Flask extension: `from questlog.flask import Questlog`."""
 
 from questlog.errors import EventRejected, LogUnavailable
 from questlog.web.flask import (

@@ -1,4 +1,4 @@
-"""The middleware under their public names: `from questlog.middleware import ASGIMiddleware, WSGIMiddleware`."""
+"""The public import path of the middleware: `from questlog.middleware import ASGIMiddleware, WSGIMiddleware`."""
 
 from questlog.web.asgi import ASGIMiddleware
 from questlog.web.wsgi import WSGIMiddleware

@@ -1,4 +1,4 @@
-"""What a request records: the route map, marked views, kept headers."""
+"""What a request records: the plan's routes, marked views, kept headers."""
 
 import asyncio
 import io
@@ -12,10 +12,10 @@ from werkzeug.test import create_environ, run_wsgi_app
 import questlog
 from support.flask_shop import events
 
-# -- the route map -------------------------------------------------------------------------------
+# -- routes ------------------------------------------------------------------------------------
 
 
-def test_the_route_map_needs_no_code_and_takes_declared_fields(app: Flask) -> None:
+def test_a_route_records_the_declared_fields_without_code_in_the_app(app: Flask) -> None:
     app.add_url_rule("/shop/<item>", view_func=lambda item: "Sold!", methods=["POST"])
     client = app.test_client()
     client.post("/shop/sword", json={"price": 9.5, "gift": True, "password": "secret", "item": "fake"})
@@ -27,7 +27,7 @@ def test_the_route_map_needs_no_code_and_takes_declared_fields(app: Flask) -> No
     ]
 
 
-def test_what_the_router_took_from_the_path_keeps_its_type_and_counts(app: Flask) -> None:
+def test_a_value_from_the_path_keeps_its_type_and_takes_precedence(app: Flask) -> None:
     api = Blueprint("api", __name__, url_prefix="/api")
     api.add_url_rule("/look/<int:level>", view_func=lambda level: "ok")
     app.register_blueprint(api)
@@ -37,10 +37,10 @@ def test_what_the_router_took_from_the_path_keeps_its_type_and_counts(app: Flask
 
 
 @pytest.mark.parametrize("body", ["[1]", "{", '"text"', ""])
-def test_a_body_that_is_no_object_is_no_field(app: Flask, body: str) -> None:
+def test_a_body_that_is_not_an_object_gives_no_fields(app: Flask, body: str) -> None:
     app.add_url_rule("/shop/<item>", view_func=lambda item: "Sold!", methods=["POST"])
-    answer = app.test_client().post("/shop/sword", data=body, content_type="application/json")
-    assert answer.status_code == 200
+    response = app.test_client().post("/shop/sword", data=body, content_type="application/json")
+    assert response.status_code == 200
     assert events(app) == [{"event_type": "purchase", "item": "sword"}]
 
 
@@ -59,10 +59,10 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("body", HOSTILE, ids=[str(body[:20]) for body in HOSTILE])
-def test_no_body_turns_an_answer_into_an_error(app: Flask, body: bytes) -> None:
+def test_no_body_can_turn_a_response_into_an_error(app: Flask, body: bytes) -> None:
     app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: "ok"), methods=["POST"])
-    answer = app.test_client().post("/guild", data=body, content_type="application/json")
-    assert (answer.status_code, answer.text) == (200, "ok")
+    response = app.test_client().post("/guild", data=body, content_type="application/json")
+    assert (response.status_code, response.text) == (200, "ok")
     project = questlog.open(app.config["QUESTLOG_PROJECT"])
     counts = project.sql("select (select count(*) from join_guild), (select count(*) from quarantine)").rows()
     assert sum(counts[0]) == 1
@@ -81,7 +81,7 @@ def test_a_path_with_a_number_of_any_length_is_recorded(app: Flask, ack: str) ->
     assert project.sql("select reason, field from quarantine").rows() == [("out_of_range", "level")]
 
 
-def test_a_mark_and_a_route_of_the_same_name_are_one_event(app: Flask) -> None:
+def test_a_mark_and_a_route_with_the_same_event_record_it_once(app: Flask) -> None:
     app.add_url_rule("/api/look/<int:level>", "look", questlog.event("look")(lambda level: "ok"))
     app.test_client().get("/api/look/3")
     assert events(app) == [{"event_type": "look", "level": 3}]
@@ -112,10 +112,10 @@ class Unreadable(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        raise AssertionError("nobody may read this")
+        raise AssertionError("this body must not be read")
 
 
-def test_a_route_that_the_app_does_not_have_is_told(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_route_that_the_app_does_not_have_is_logged(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
     app.add_url_rule("/shop/<item>", "shop", lambda item: "Sold!", methods=["POST"])
     app.add_url_rule("/api/look/<level>", "look", lambda level: "ok")
     for _ in range(2):
@@ -125,11 +125,11 @@ def test_a_route_that_the_app_does_not_have_is_told(app: Flask, caplog: pytest.L
     ]
 
 
-# -- the mark ------------------------------------------------------------------------------------
+# -- marked views -------------------------------------------------------------------------------
 
 
 class Caught(Exception):
-    """What a view raises and an error handler answers with 200."""
+    """A view raises this, and an error handler turns it into a 200."""
 
 
 def caught() -> str:
@@ -149,19 +149,19 @@ def caught() -> str:
         (lambda: Response(iter(["a", "b"])), True),
     ],
 )
-def test_a_marked_view_is_recorded_only_when_it_succeeded(app: Flask, view: Any, recorded: bool) -> None:
+def test_a_marked_view_is_recorded_only_if_it_succeeds(app: Flask, view: Any, recorded: bool) -> None:
     app.config["PROPAGATE_EXCEPTIONS"] = False
-    app.register_error_handler(Caught, lambda error: "that is all right")
+    app.register_error_handler(Caught, lambda error: "handled")
     app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: view()))
     app.test_client().get("/guild?guild=wolves")
     assert events(app) == ([{"event_type": "join_guild", "guild": "wolves"}] if recorded else [])
 
 
 def test_a_view_that_was_not_reached_is_not_recorded(app: Flask) -> None:
-    """A login check answers 302 in its stead."""
+    """A login check redirects before the view runs."""
     app.before_request(lambda: redirect("/login"))
     app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: "ok"))
-    app.add_url_rule("/api/look/<int:level>", "look", lambda level: "ok")  # in the route map
+    app.add_url_rule("/api/look/<int:level>", "look", lambda level: "ok")  # a route of the plan
     assert app.test_client().get("/guild").status_code == 302
     assert app.test_client().get("/api/look/3").status_code == 302
     assert events(app) == []

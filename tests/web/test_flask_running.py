@@ -1,4 +1,4 @@
-"""Set-up, a plan that changes, the background, threads and forks."""
+"""Set-up, plan changes, background mode, threads and forks."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ from support.flask_shop import PLAN, events, expire_plan, full
 # -- set-up --------------------------------------------------------------------------------------
 
 
-def test_faults_are_told_at_the_start(tmp_path: Path) -> None:
+def test_an_invalid_config_or_plan_stops_the_app_at_start(tmp_path: Path) -> None:
     with pytest.raises(ProjectNotFound):
         Questlog(Flask("game"), project=tmp_path)
     (tmp_path / "plan.toml").write_text("[events.hit]\nmod = 'reject'\n")
@@ -30,7 +30,7 @@ def test_faults_are_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text("[events.hit]\n")
     with pytest.raises(QuestlogError, match="QUESTLOG_ACK is 'sometimes'"):
         Questlog(Flask("game"), project=tmp_path, ack="sometimes")
-    assert not (tmp_path / ".questlog").exists(), "starting opens and creates nothing"
+    assert not (tmp_path / ".questlog").exists(), "starting creates nothing"
 
 
 def test_one_extension_serves_several_apps(tmp_path: Path) -> None:
@@ -59,7 +59,9 @@ def test_config_keys_reach_the_settings(app: Flask, tmp_path: Path) -> None:
     assert app.extensions["questlog"].pipeline.project.settings.min_free_mb == 1
 
 
-def test_a_plan_may_grow_and_break_while_the_server_runs(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_plan_can_change_and_become_invalid_while_the_server_runs(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
     plan = Path(app.config["QUESTLOG_PROJECT"]) / "plan.toml"
     with app.app_context():
         track("join_guild")
@@ -67,7 +69,7 @@ def test_a_plan_may_grow_and_break_while_the_server_runs(app: Flask, caplog: pyt
         for _ in range(3):
             expire_plan(app)
             track("join_guild")
-        assert [r.levelno for r in caplog.records if "cannot be used" in r.message] == [logging.ERROR]
+        assert [r.levelno for r in caplog.records if "is invalid" in r.message] == [logging.ERROR]
         plan.unlink()
         expire_plan(app)
         track("join_guild")
@@ -78,10 +80,10 @@ def test_a_plan_may_grow_and_break_while_the_server_runs(app: Flask, caplog: pyt
     assert len(events(app)) == 5
 
 
-# -- background ----------------------------------------------------------------------------------
+# -- background mode-------------------------------------------------------------------------------
 
 
-def test_in_the_background_events_arrive_soon_and_at_the_latest_at_the_end(app: Flask) -> None:
+def test_background_events_are_flushed_when_the_process_ends(app: Flask) -> None:
     app.config["QUESTLOG_ACK"] = "background"
     with app.app_context():
         for _ in range(100):
@@ -90,7 +92,7 @@ def test_in_the_background_events_arrive_soon_and_at_the_latest_at_the_end(app: 
     assert len(events(app)) == 100
 
 
-def test_a_full_queue_refuses(app: Flask) -> None:
+def test_a_full_queue_refuses_events_and_counts_them(app: Flask) -> None:
     full(app)
     app.config["QUESTLOG_ACK"] = "background"
     app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: "ok"))
@@ -101,7 +103,7 @@ def test_a_full_queue_refuses(app: Flask) -> None:
     statuses = [client.get("/guild").status_code for _ in range(10)]
     assert statuses == [200, 200] + [503] * 8
     assert sender.refused == 8
-    app.extensions["questlog"].pipeline.log.min_free_bytes = 0  # space returns
+    app.extensions["questlog"].pipeline.log.min_free_bytes = 0  # the disk has space again
     sender.close()
     assert len(events(app)) == 3
 

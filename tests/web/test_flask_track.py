@@ -1,4 +1,4 @@
-"""What code records: `track`, batches, refusals, signals and captures."""
+"""Events recorded from code: `track`, batches, refusals, signals and captures."""
 
 import sqlite3
 from contextlib import closing
@@ -40,7 +40,7 @@ def test_track_works_anywhere_in_a_request(app: Flask) -> None:
     assert [e["guild"] for e in events(app)] == ["before", "lost", "teardown"]
 
 
-def test_track_works_in_an_app_context_and_says_so_elsewhere(app: Flask) -> None:
+def test_track_works_in_an_app_context_and_raises_elsewhere(app: Flask) -> None:
     with app.app_context():
         event_id = track("join_guild", player_id="ann", session_id="s", guild="night job")
     assert events(app) == [{"event_type": "join_guild", "player_id": "ann", "session_id": "s", "guild": "night job"}]
@@ -49,12 +49,12 @@ def test_track_works_in_an_app_context_and_says_so_elsewhere(app: Flask) -> None
         track("join_guild")
 
 
-def test_an_app_without_the_extension_is_told(tmp_path: Path) -> None:
+def test_an_app_without_the_extension_gets_an_error(tmp_path: Path) -> None:
     with Flask("bare").app_context(), pytest.raises(QuestlogError, match="this app has no Questlog extension"):
         track("join_guild")
 
 
-def test_the_servers_fields_win(app: Flask) -> None:
+def test_fields_cannot_replace_what_the_server_sets(app: Flask) -> None:
     with app.app_context():
         track("join_guild", event_type="look", received_time="1999-01-01", guild="wolves")  # type: ignore[arg-type]
     (row,) = (
@@ -63,7 +63,7 @@ def test_the_servers_fields_win(app: Flask) -> None:
     assert row["event_type"] == "join_guild" and row["received_time"].year > 2000
 
 
-def test_an_id_of_ones_own_counts_once(app: Flask) -> None:
+def test_an_event_with_a_chosen_id_counts_once(app: Flask) -> None:
     with app.app_context():
         assert track("join_guild", event_id="once") == "once"
         track("join_guild", event_id="once")
@@ -71,17 +71,17 @@ def test_an_id_of_ones_own_counts_once(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("event_id", ["", "x" * 201, 7])
-def test_an_id_that_cannot_be_one_is_a_sentence(app: Flask, event_id: Any) -> None:
+def test_an_invalid_id_raises_an_error_with_a_sentence(app: Flask, event_id: Any) -> None:
     with app.app_context(), pytest.raises(QuestlogError, match="1 to 200 characters"):
         track("join_guild", event_id=event_id)
 
 
-def test_a_value_that_json_cannot_hold_is_a_sentence(app: Flask) -> None:
+def test_a_value_that_json_cannot_hold_raises_an_error_with_a_sentence(app: Flask) -> None:
     with app.app_context(), pytest.raises(QuestlogError, match="join_guild"):
         track("join_guild", guild=object())
 
 
-def test_an_envelope_of_ones_own_is_kept_to(tmp_path: Path) -> None:
+def test_events_are_encoded_in_the_envelope_of_the_plan(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(
         '[envelope]\nevent_type = "meta.name"\nplayer_id = "who"\nfields = "data"\n[events.hit.fields]\nlevel = "int"\n'
     )
@@ -95,17 +95,17 @@ def test_an_envelope_of_ones_own_is_kept_to(tmp_path: Path) -> None:
     ]
 
 
-# -- several events in one step ------------------------------------------------------------------
+# -- several events in one commit ----------------------------------------------------------------
 
 
 def commits(app: Flask) -> list[int]:
     """Return how many records each commit of the log holds."""
     folder = questlog.open(app.config["QUESTLOG_PROJECT"]).project.log_folder
-    found = []
+    counts = []
     for file in sorted(folder.glob("*.db")):
         with closing(sqlite3.connect(file)) as connection:
-            found += [count for (count,) in connection.execute("select count from batches order by first")]
-    return found
+            counts += [count for (count,) in connection.execute("select count from batches order by first")]
+    return counts
 
 
 def test_a_batch_is_one_commit(app: Flask) -> None:
@@ -152,8 +152,8 @@ def test_a_batch_that_the_log_refuses_is_503(app: Flask) -> None:
         return "never"
 
     app.add_url_rule("/guild", view_func=view)
-    answer = app.test_client().get("/guild")
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "7")
+    response = app.test_client().get("/guild")
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "7")
 
 
 # -- refusals ------------------------------------------------------------------------------------
@@ -164,23 +164,23 @@ def test_a_log_that_refuses_is_503_with_retry_after(app: Flask) -> None:
     app.add_url_rule("/marked", "marked", questlog.event("join_guild")(lambda: Response(iter(["a"]))))
     app.add_url_rule("/tracked", "tracked", lambda: track("join_guild"))
     for path in ("/marked", "/tracked"):
-        answer = app.test_client().get(path)
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "7")
-        assert "watermark" in answer.text and "Traceback" not in answer.text
+        response = app.test_client().get(path)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "7")
+        assert "watermark" in response.text and "Traceback" not in response.text
     assert events(app) == []
 
 
-def test_a_data_folder_that_cannot_be_written_is_503(app: Flask, tmp_path: Path) -> None:
-    (tmp_path / ".questlog").write_text("in the way")
+def test_an_unwritable_data_folder_is_503(app: Flask, tmp_path: Path) -> None:
+    (tmp_path / ".questlog").write_text("not a folder")
     app.add_url_rule("/guild", view_func=questlog.event("join_guild")(lambda: "ok"))
-    answer = app.test_client().get("/guild")
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-    assert "Traceback" not in answer.text
+    response = app.test_client().get("/guild")
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+    assert "Traceback" not in response.text
     (tmp_path / ".questlog").unlink()
-    assert app.test_client().get("/guild").status_code == 200, "it recovers by itself"
+    assert app.test_client().get("/guild").status_code == 200, "it recovers without a restart"
 
 
-def test_an_answer_that_is_replaced_is_closed(app: Flask) -> None:
+def test_a_replaced_response_is_closed(app: Flask) -> None:
     full(app)
     closed: list[bool] = []
 
@@ -194,7 +194,7 @@ def test_an_answer_that_is_replaced_is_closed(app: Flask) -> None:
     assert closed == [True]
 
 
-def test_a_view_may_handle_a_refusal_itself(app: Flask) -> None:
+def test_a_view_can_handle_a_refusal_itself(app: Flask) -> None:
     full(app)
 
     def view() -> str:
@@ -210,15 +210,17 @@ def test_a_view_may_handle_a_refusal_itself(app: Flask) -> None:
 
 def test_a_rejected_event_is_422_and_nothing_is_recorded(app: Flask) -> None:
     app.add_url_rule("/strict", view_func=lambda: track("strict", level="x"))
-    answer = app.test_client().get("/strict")
-    assert (answer.status_code, answer.text) == (422, "wrong_type level 'x' is not a valid int\n")
+    response = app.test_client().get("/strict")
+    assert (response.status_code, response.text) == (422, "wrong_type level 'x' is not a valid int\n")
     with app.app_context(), pytest.raises(EventRejected) as refused:
         track("strict")
     assert (refused.value.reason, refused.value.field) == ("missing_field", "level")
     assert events(app) == []
 
 
-def test_a_rejected_event_of_a_marked_view_leaves_its_answer(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rejected_event_of_a_marked_view_leaves_its_response_alone(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
     app.add_url_rule("/strict", view_func=questlog.event("strict")(lambda: "done"))
     assert app.test_client().get("/strict?level=x").text == "done"
     assert "rejected=wrong_type field=level" in caplog.text
@@ -228,18 +230,18 @@ def test_a_rejected_event_of_a_marked_view_leaves_its_answer(app: Flask, caplog:
 # -- signals and captures ------------------------------------------------------------------------
 
 
-def test_signals_tell_what_became_of_an_event(app: Flask) -> None:
-    told: list[tuple[str, str]] = []
+def test_signals_report_the_outcome_of_each_event(app: Flask) -> None:
+    received: list[tuple[str, str]] = []
 
     def accepted(sender: Flask, event: dict[str, Any], receipt: Any) -> None:
-        told.append(("accepted", event["event_type"]))
+        received.append(("accepted", event["event_type"]))
         assert sender is app and receipt.event_id
 
     def rejected(sender: Flask, event: dict[str, Any], receipt: Any) -> None:
-        told.append(("rejected", receipt.reason))
+        received.append(("rejected", receipt.reason))
 
     def refused(sender: Flask, event: dict[str, Any], error: Exception) -> None:
-        told.append(("refused", event["event_type"]))
+        received.append(("refused", event["event_type"]))
 
     with (
         event_accepted.connected_to(accepted, app),
@@ -254,10 +256,10 @@ def test_signals_tell_what_became_of_an_event(app: Flask) -> None:
         app.extensions["questlog"].pipeline.log._looked = 0.0
         with pytest.raises(LogUnavailable):
             track("join_guild")
-    assert told == [("accepted", "join_guild"), ("rejected", "missing_field"), ("refused", "join_guild")]
+    assert received == [("accepted", "join_guild"), ("rejected", "missing_field"), ("refused", "join_guild")]
 
 
-def test_captured_events_are_judged_and_not_written(app: Flask, questlog_events: Any) -> None:
+def test_captured_events_are_validated_and_not_written(app: Flask, questlog_events: Any) -> None:
     app.add_url_rule("/shop/<item>", view_func=lambda item: "Sold!", methods=["POST"])
     with capture_events(app) as captured:
         app.test_client().post("/shop/sword", json={"price": "cheap"})

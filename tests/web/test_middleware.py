@@ -1,4 +1,4 @@
-"""The WSGI and ASGI middleware beside any app: what is recorded when, and what the client is told."""
+"""The WSGI and ASGI middleware around any app: what is recorded, when, and what the client receives."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ level = { type = "int", required = true }
 FULL = {"min_free_mb": 2**40, "retry_after_seconds": 7}
 
 
-class Answers:
-    """A WSGI and ASGI app in one: it reads the body, remembers it, and answers with a status."""
+class App:
+    """A WSGI and ASGI app in one: it reads the body, remembers it, and responds with a status."""
 
     def __init__(self, status: int = 200) -> None:
         self.status, self.bodies, self.closed = status, [], 0
@@ -67,8 +67,8 @@ class Answers:
         await send({"type": "http.response.body", "body": b"!"})
 
 
-Answer = tuple[int, dict[str, str], bytes]
-Call = Callable[..., Answer]
+Response = tuple[int, dict[str, str], bytes]
+Call = Callable[..., Response]
 
 
 def call_wsgi(
@@ -89,7 +89,7 @@ def call_asgi(
 async def ask(
     middleware: Any, method: str, target: str, data: bytes = b"", content_type: str = "", root: str = "",
     headers: dict[str, str] | None = None,
-) -> Answer:  # fmt: skip
+) -> Response:  # fmt: skip
     path, _, query = target.partition("?")
     pairs = {"host": "game.example", **(headers or {})}
     if content_type:
@@ -111,8 +111,8 @@ async def ask(
 
     await middleware(scope, receive, send)
     assert [message["type"] for message in sent].count("http.response.start") == 1
-    found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], found, b"".join(message["body"] for message in sent[1:])
+    headers_sent = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers_sent, b"".join(message["body"] for message in sent[1:])
 
 
 @pytest.fixture(params=["wsgi", "asgi"])
@@ -124,7 +124,7 @@ def side(request: pytest.FixtureRequest) -> str:
 def make(side: str, tmp_path: Path) -> Callable[..., Any]:
     (tmp_path / "plan.toml").write_text(PLAN)
 
-    def make(app: Answers, **options: Any) -> Any:
+    def make(app: App, **options: Any) -> Any:
         kind = {"wsgi": WSGIMiddleware, "asgi": ASGIMiddleware}[side]
         return kind(app if side == "wsgi" else app.asgi, project=tmp_path, **options)
 
@@ -141,19 +141,19 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(raw) for (raw,) in rows]
 
 
-def test_the_route_map_takes_path_body_form_and_query(make: Any, call: Call, tmp_path: Path) -> None:
-    app = Answers()
+def test_a_route_takes_fields_from_path_body_form_and_query(make: Any, call: Call, tmp_path: Path) -> None:
+    app = App()
     middleware = make(app)
     body = json.dumps({"price": 9.5, "gift": True, "password": "secret", "item": "fake", "event_type": "look"}).encode()
-    answer = call(middleware, "POST", "/shop/sword", data=body, content_type="application/json")
-    assert (answer[0], answer[1]["x-app"], answer[2]) == (200, "yes", b"Sold!")
+    response = call(middleware, "POST", "/shop/sword", data=body, content_type="application/json")
+    assert (response[0], response[1]["x-app"], response[2]) == (200, "yes", b"Sold!")
     form = b"gift=false&price=4.5&price=7"
     call(middleware, "POST", "/shop/bow?player_id=ann&price=3", data=form,
          content_type="application/x-www-form-urlencoded")  # fmt: skip
     call(middleware, "GET", "/level/3")
     call(middleware, "GET", "/nowhere")
     call(middleware, "PUT", "/shop/sword")
-    assert [body, form] == [each for each in app.bodies if each], "the app reads every body whole"
+    assert [body, form] == [each for each in app.bodies if each], "the app reads every body in full"
     assert events(tmp_path) == [
         {"item": "sword", "price": 9.5, "gift": True, "event_type": "purchase"},
         {"player_id": "ann", "item": "bow", "price": 4.5, "gift": False, "event_type": "purchase"},
@@ -169,53 +169,53 @@ def test_the_route_map_takes_path_body_form_and_query(make: Any, call: Call, tmp
 def test_only_a_success_is_recorded(
     make: Any, call: Call, tmp_path: Path, status: int, redirects: bool, recorded: int
 ) -> None:
-    """A redirect may be a login page in the app's stead, which no middleware can tell from a success."""
-    answer = call(make(Answers(status), redirects=redirects), "POST", "/shop/sword")
-    assert status == answer[0]
+    """A redirect may lead to a login page, which a middleware cannot distinguish from a success."""
+    response = call(make(App(status), redirects=redirects), "POST", "/shop/sword")
+    assert status == response[0]
     assert recorded == len(events(tmp_path))
 
 
-def test_a_log_that_refuses_is_503_with_retry_after_and_never_a_success(make: Any, call: Call, tmp_path: Path) -> None:
-    middleware = make(Answers(), **FULL)
+def test_a_log_that_refuses_is_503_with_retry_after(make: Any, call: Call, tmp_path: Path) -> None:
+    middleware = make(App(), **FULL)
     status, headers, body = call(middleware, "POST", "/shop/sword")
     assert (status, headers["retry-after"]) == (503, "7")
     assert b"watermark" in body and "x-app" not in headers
     assert call(middleware, "GET", "/other")[0] == 200
-    assert call(make(Answers(404), **FULL), "POST", "/shop/sword")[0] == 404, "what records nothing needs no log"
+    assert call(make(App(404), **FULL), "POST", "/shop/sword")[0] == 404, "a request that records nothing needs no log"
     assert events(tmp_path) == []
 
 
-def test_an_event_that_the_plan_rejects_leaves_the_answer_alone(
+def test_an_event_that_the_plan_rejects_leaves_the_response_alone(
     make: Any, call: Call, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert call(make(Answers()), "POST", "/strict?level=many")[0] == 200
+    assert call(make(App()), "POST", "/strict?level=many")[0] == 200
     assert "rejected=wrong_type field=level" in caplog.text
     assert events(tmp_path) == []
 
 
 def test_kept_headers_are_columns(make: Any, call: Call, tmp_path: Path) -> None:
-    call(make(Answers()), "GET", "/level/1", headers={"X-Client": "unity", "Cookie": "secret"})
+    call(make(App()), "GET", "/level/1", headers={"X-Client": "unity", "Cookie": "secret"})
     rows = questlog.open(tmp_path).sql("select host, x_client from look").rows()
     assert rows == [("game.example", "unity")]
 
 
 @pytest.mark.parametrize("body", [b"[1]", b"{", b"\xff", b'"text"', b"[" * 5000])
-def test_a_body_that_is_no_object_is_no_field(make: Any, call: Call, tmp_path: Path, body: bytes) -> None:
-    app = Answers()
+def test_a_body_that_is_not_an_object_gives_no_fields(make: Any, call: Call, tmp_path: Path, body: bytes) -> None:
+    app = App()
     assert call(make(app), "POST", "/shop/sword", data=body, content_type="application/json")[0] == 200
     assert [body] == app.bodies
     assert events(tmp_path) == [{"item": "sword", "event_type": "purchase"}]
 
 
-def test_a_large_body_goes_past_unread(make: Any, call: Call, tmp_path: Path) -> None:
-    app, body = Answers(), b'{"price": 1, "x": "' + b"x" * (1 << 20) + b'"}'
+def test_a_large_body_is_not_read(make: Any, call: Call, tmp_path: Path) -> None:
+    app, body = App(), b'{"price": 1, "x": "' + b"x" * (1 << 20) + b'"}'
     assert call(make(app), "POST", "/shop/sword", data=body, content_type="application/json")[0] == 200
     assert [body] == app.bodies
     assert events(tmp_path) == [{"item": "sword", "event_type": "purchase"}]
 
 
-def test_a_test_captures_events_and_nothing_is_written(make: Any, call: Call, tmp_path: Path) -> None:
-    middleware = make(Answers())
+def test_captured_events_are_not_written(make: Any, call: Call, tmp_path: Path) -> None:
+    middleware = make(App())
     with capture_events(middleware) as captured:
         call(middleware, "POST", "/shop/sword?price=many")
     assert list(captured) == [{"item": "sword", "price": "many", "event_type": "purchase"}]
@@ -223,31 +223,31 @@ def test_a_test_captures_events_and_nothing_is_written(make: Any, call: Call, tm
     assert events(tmp_path) == []
 
 
-def test_in_the_background_events_follow_the_answer(make: Any, call: Call, tmp_path: Path) -> None:
-    middleware = make(Answers(), ack="background")
+def test_background_events_are_written_after_the_response(make: Any, call: Call, tmp_path: Path) -> None:
+    middleware = make(App(), ack="background")
     assert call(middleware, "POST", "/shop/sword")[0] == 200
     middleware.questlog.recorder._sender.close()
     assert len(events(tmp_path)) == 1
 
 
-def test_a_plan_that_changes_counts_without_a_restart(make: Any, call: Call, tmp_path: Path) -> None:
-    middleware = make(Answers())
+def test_a_changed_plan_takes_effect_without_a_restart(make: Any, call: Call, tmp_path: Path) -> None:
+    middleware = make(App())
     call(middleware, "GET", "/new")
     (tmp_path / "plan.toml").write_text(PLAN.replace('"POST /strict"', '"GET /new" = "look"\n"POST /strict"'))
-    middleware.questlog.recorder._plan_expires = 0.0  # the clock turns
+    middleware.questlog.recorder._plan_expires = 0.0  # as if a tenth of a second had passed
     call(middleware, "GET", "/new")
     assert events(tmp_path) == [{"event_type": "look"}]
 
 
-def test_what_is_wrong_is_told_when_the_app_starts(make: Any, tmp_path: Path) -> None:
+def test_an_invalid_config_or_plan_stops_the_app_at_start(make: Any, tmp_path: Path) -> None:
     with pytest.raises(QuestlogError, match="QUESTLOG_ACK is 'never'"):
-        make(Answers(), ack="never")
+        make(App(), ack="never")
     (tmp_path / "plan.toml").write_text("[events.x]\nmode = 'maybe'\n")
     with pytest.raises(PlanError):
-        make(Answers())
+        make(App())
 
 
-# -- WSGI alone ------------------------------------------------------------------------------------
+# -- WSGI only -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -256,29 +256,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_app_that_is_a_generator_is_recorded_before_its_first_part_leaves(folder: Path) -> None:
+def test_a_generator_app_is_recorded_before_its_first_part_is_sent(folder: Path) -> None:
     def app(environ: Any, start: Any) -> Iterable[bytes]:
         start("200 OK", [])
         yield b"one"
-        assert len(events(folder)) == 1, "recorded by now"
+        assert len(events(folder)) == 1, "it is already recorded"
         yield b"two"
 
     assert call_wsgi(WSGIMiddleware(app, project=folder), "POST", "/shop/sword")[2] == b"onetwo"
 
 
-def test_an_app_that_writes_is_recorded_before_its_first_part_leaves(folder: Path) -> None:
+def test_an_app_that_calls_write_is_recorded_before_its_first_part_is_sent(folder: Path) -> None:
     def app(environ: Any, start: Any) -> Iterable[bytes]:
         write = start("200 OK", [])
         write(b"one")
-        assert len(events(folder)) == 1, "recorded by now"
+        assert len(events(folder)) == 1, "it is already recorded"
         write(b"two")
         return [b"three"]
 
     assert call_wsgi(WSGIMiddleware(app, project=folder), "POST", "/shop/sword")[2] == b"onetwothree"
-    assert len(events(folder)) == 1, "and once"
+    assert len(events(folder)) == 1, "and it is recorded once"
 
 
-def test_an_app_that_turns_its_start_into_an_error_page_records_nothing(folder: Path) -> None:
+def test_an_app_that_replaces_its_response_with_an_error_page_records_nothing(folder: Path) -> None:
     def app(environ: Any, start: Any) -> Iterable[bytes]:
         start("200 OK", [])
         try:
@@ -292,22 +292,22 @@ def test_an_app_that_turns_its_start_into_an_error_page_records_nothing(folder: 
 
 
 @pytest.mark.parametrize("options", [{}, FULL])
-def test_the_answers_parts_are_closed_once(folder: Path, options: dict[str, Any]) -> None:
-    app = Answers()
+def test_the_response_is_closed_once(folder: Path, options: dict[str, Any]) -> None:
+    app = App()
     parts, _, _ = run_wsgi_app(WSGIMiddleware(app, project=folder, **options), create_environ("/shop/x", method="POST"))
     list(parts)
-    if not options:  # of a refused answer nothing is left to close
+    if not options:  # a refused response has been closed already
         parts.close()
     assert app.closed == 1
 
 
-def test_a_path_is_utf8(folder: Path) -> None:
-    call_wsgi(WSGIMiddleware(Answers(), project=folder), "POST", "/shop/épée")
+def test_a_path_is_decoded_as_utf8(folder: Path) -> None:
+    call_wsgi(WSGIMiddleware(App(), project=folder), "POST", "/shop/épée")
     assert events(folder) == [{"item": "épée", "event_type": "purchase"}]
 
 
-def test_a_generator_that_fails_is_closed(folder: Path) -> None:
-    class Fails(Answers):
+def test_a_failing_generator_is_closed(folder: Path) -> None:
+    class Fails(App):
         def __call__(self, environ: Any, start: Any) -> Iterable[bytes]:
             return self
 
@@ -321,11 +321,11 @@ def test_a_generator_that_fails_is_closed(folder: Path) -> None:
     assert app.closed == 1
 
 
-# -- ASGI alone ------------------------------------------------------------------------------------
+# -- ASGI only -------------------------------------------------------------------------------------
 
 
-def test_other_requests_go_on_while_one_waits_for_the_disk_and_those_that_wait_share_a_commit(folder: Path) -> None:
-    middleware = ASGIMiddleware(Answers().asgi, project=folder)
+def test_requests_that_wait_for_the_disk_share_a_commit_and_do_not_block_others(folder: Path) -> None:
+    middleware = ASGIMiddleware(App().asgi, project=folder)
     recorder, disk, entered, groups = middleware.questlog.recorder, threading.Event(), threading.Event(), []
     commit = recorder.commit
 
@@ -342,22 +342,22 @@ def test_other_requests_go_on_while_one_waits_for_the_disk_and_those_that_wait_s
         await asyncio.to_thread(entered.wait, 20)
         assert (await ask(middleware, "GET", "/other"))[0] == 200
         assert not any(buy.done() for buy in buys)
-        buys[3].cancel()  # its client went away
+        buys[3].cancel()  # its client disconnects
         disk.set()
-        answers = await asyncio.gather(*buys, return_exceptions=True)
-        assert sum(isinstance(answer, tuple) and answer[0] == 200 for answer in answers) == 8
+        responses = await asyncio.gather(*buys, return_exceptions=True)
+        assert sum(isinstance(each, tuple) and each[0] == 200 for each in responses) == 8
 
     asyncio.run(story())
     assert sum(groups) == 9 and len(groups) <= 2
     assert len(events(folder)) == 9
 
 
-def test_a_mounted_app_matches_what_lies_below_its_mount(folder: Path) -> None:
-    asyncio.run(ask(ASGIMiddleware(Answers().asgi, project=folder), "POST", "/shop/sword", root="/game"))
+def test_a_mounted_app_matches_paths_below_its_mount_point(folder: Path) -> None:
+    asyncio.run(ask(ASGIMiddleware(App().asgi, project=folder), "POST", "/shop/sword", root="/game"))
     assert len(events(folder)) == 1
 
 
-def test_what_is_no_request_goes_past(folder: Path) -> None:
+def test_other_messages_than_requests_are_passed_on(folder: Path) -> None:
     seen = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

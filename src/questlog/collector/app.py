@@ -119,7 +119,7 @@ class Collector:
             received_ms=received_ms,
             headers=_kept(self._kept, request.headers) if self._kept else {},
             sent_ms=sent.at_ms,
-            known=lambda event_id: self._recent.knows(event_id, received_ms, window_ms),
+            is_duplicate=lambda event_id: self._recent.contains(event_id, received_ms, window_ms),
             max_event_bytes=self._limits.max_event_bytes,
         )
 

@@ -1,6 +1,6 @@
-"""The ids that clients chose lately: so that who sends an event again hears at once that it is a duplicate.
+"""Recently seen client ids, so that a retry gets a `duplicate` receipt at once.
 
-Landing decides, by the log and for as long as the plan says; this memory only says early what it knows.
+Landing decides for good, from the log and for as long as the plan says. This memory only reports early what it has.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ KEPT = 100_000
 
 
 class RecentIds:
-    """Ids of events that are durable, the last `KEPT` to two times as many."""
+    """The ids of the last `KEPT` to `2 * KEPT` durable events."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
@@ -19,14 +19,14 @@ class RecentIds:
         self._old: dict[str, int] = {}
 
     def add(self, ids: Iterable[str], received_ms: int) -> None:
-        """Remember ids whose events are in the log."""
+        """Remember ids of events that are in the log."""
         if len(self._new) >= self._kept:
             self._old, self._new = self._new, {}
         self._new |= dict.fromkeys(ids, received_ms)
 
-    def knows(self, event_id: str, received_ms: int, window_ms: int) -> bool:
-        """Return whether an event of that id came within the window."""
-        at = self._new.get(event_id)
-        if at is None:
-            at = self._old.get(event_id)
-        return at is not None and abs(received_ms - at) <= window_ms
+    def contains(self, event_id: str, received_ms: int, window_ms: int) -> bool:
+        """Return whether an event with that id was received within the window."""
+        earlier_ms = self._new.get(event_id)
+        if earlier_ms is None:
+            earlier_ms = self._old.get(event_id)
+        return earlier_ms is not None and abs(received_ms - earlier_ms) <= window_ms

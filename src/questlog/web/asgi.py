@@ -107,27 +107,27 @@ async def _append(recorder: Recorder, batch: EventBatch) -> None:
 
 
 async def _read_body(request: MatchedRequest, receive: Receive) -> tuple[bytes, Receive]:
-    """Return the body if fields may stand in it, and a `receive` that gives the app everything once more."""
+    """Return the body if it may hold fields, and a `receive` that gives the app every message again."""
     if not request.body_length:
         return b"", receive
-    seen: list[Message] = []
+    messages: list[Message] = []
     body, more = b"", True
     while more:
         message = await receive()
-        seen.append(message)
+        messages.append(message)
         body += message.get("body", b"")
         more = bool(message.get("more_body")) and len(body) <= request.body_length
-    again = iter(seen)
+    replayed = iter(messages)
 
-    async def receive_again() -> Message:
-        message = next(again, None)
+    async def replay() -> Message:
+        message = next(replayed, None)
         return await receive() if message is None else message
 
-    return body, receive_again
+    return body, replay
 
 
 def _environ(scope: Scope) -> dict[str, Any]:
-    """Return of *scope* what an event may need, named as in WSGI; repeated headers are joined."""
+    """Return the query string and the headers of *scope* under WSGI's names. Repeated headers are joined."""
     environ: dict[str, Any] = {"QUERY_STRING": scope.get("query_string", b"").decode("latin-1")}
     for name, value in scope["headers"]:
         key = name.decode("latin-1").upper().replace("-", "_")
