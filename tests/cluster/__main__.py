@@ -19,7 +19,7 @@ from questlog.stack import Stack
 HERE = Path(__file__).parent
 LANDING = [
     str(HERE / f"test_{name}.py")
-    for name in ("spark_lander", "spark_contract", "fence", "upkeep", "spark_backfill", "parity", "promotion")
+    for name in ("spark_lander", "spark_contract", "fence", "maintenance", "spark_backfill", "parity", "promotion")
 ]
 KILLING = [str(HERE / "test_stack.py"), str(HERE / "test_status.py"), str(HERE / "faults")]
 QUERYING = [str(HERE), *(f"--ignore={path}" for path in (*LANDING, *KILLING))]

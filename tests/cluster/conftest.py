@@ -1,4 +1,4 @@
-"""One stack of real servers for all of these tests; `make test-cluster` brings and starts it."""
+"""One stack of real servers for all of these tests; `make test-cluster` downloads and starts it."""
 
 import os
 import shutil
@@ -21,10 +21,10 @@ HERE = Path(__file__).parent
 NEED_CLIENTS = [
     "faults", "test_fence.py", "test_forwarder.py", "test_kafka_log.py", "test_parity.py", "test_promotion.py",
     "test_spark_backfill.py", "test_spark_contract.py", "test_spark_lander.py", "test_story.py", "test_topic.py",
-    "test_upkeep.py",
+    "test_maintenance.py",
 ]  # fmt: skip
 collect_ignore = [] if os.environ.get("QUESTLOG_CLUSTER") else NEED_CLIENTS
-"""What imports the cluster's clients cannot even be looked at where they are not installed."""
+"""Modules that import the cluster's clients cannot be collected where these are not installed."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,10 +47,10 @@ def kcat(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Kafka, HDFS, Metastore and Presto, all healthy, on free ports; gone with this process, however it ends.
+    """Kafka, HDFS, Metastore and Presto, all healthy, on free ports; they end with this process, however it ends.
 
-    With QUESTLOG_STACK these are the servers of a stack that runs in that folder, and stay. Tests that kill or freeze
-    some of them want QUESTLOG_STACK_MAY_DIE too.
+    With QUESTLOG_STACK these are the servers of the stack that runs in that folder, and they keep running. Tests that
+    kill or freeze servers require QUESTLOG_STACK_MAY_DIE as well.
     """
     if "QUESTLOG_STACK" in os.environ:
         yield Stack(os.environ["QUESTLOG_STACK"])
@@ -99,7 +99,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Addresses of Kafka, HDFS and the Metastore: those of the environment, or of the tests' own stack."""
+    """Addresses of Kafka, HDFS and the Metastore: from the environment, or of the tests' own stack."""
     if "QUESTLOG_METASTORE" in os.environ:
         return {
             "kafka": os.environ["QUESTLOG_KAFKA_BOOTSTRAP_SERVERS"],

@@ -1,4 +1,4 @@
-"""Two landers: whatever the older one was stopped in the middle of, it commits nothing after the newer one began."""
+"""Two landers: the older one, stopped at any point, commits nothing after the newer one has begun."""
 
 # ruff: noqa: F401, F811 -- fixtures of the other module
 from __future__ import annotations
@@ -18,7 +18,7 @@ from questlog.land.spark.lander import SparkLander
 
 
 def apart(work: Callable[[], object]) -> None:
-    """Do *work* as another process would: in a thread of its own, to its end."""
+    """Run *work* to its end in a thread of its own, as another process would."""
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -35,7 +35,7 @@ def apart(work: Callable[[], object]) -> None:
 
 
 def stopped_before(lander: SparkLander, number: int, meanwhile: Callable[[], object]) -> None:
-    """Let *meanwhile* happen just before the lander's commit of that number: all its own checks are behind it."""
+    """Run *meanwhile* just before that commit of the lander, after all of its own checks."""
     append, count = lander.catalog.commits.append, iter(range(10**6))
     lock = threading.Lock()
 
@@ -49,7 +49,7 @@ def stopped_before(lander: SparkLander, number: int, meanwhile: Callable[[], obj
 
 
 @pytest.mark.parametrize("commit", [0, 1, 2])
-def test_a_lander_stopped_between_its_check_and_its_commit_commits_nothing_more(game: Game, commit: int) -> None:
+def test_a_lander_stopped_between_its_check_and_its_commit_commits_nothing(game: Game, commit: int) -> None:
     """Before its first table, its second, and the checkpoint."""
     with game.lander("one") as old:
         old.drain()
@@ -65,7 +65,7 @@ def test_a_lander_stopped_between_its_check_and_its_commit_commits_nothing_more(
     assert len(game.ids()) == len(set(game.ids())) == 3
 
 
-def test_two_landers_that_start_in_the_same_moment_get_numbers_of_their_own(game: Game) -> None:
+def test_two_landers_that_start_at_the_same_moment_get_different_epochs(game: Game) -> None:
     with game.lander("one") as old, game.lander("two") as new:
         old.drain()
         stopped_before(old, 10**6, lambda: None)
@@ -74,7 +74,7 @@ def test_two_landers_that_start_in_the_same_moment_get_numbers_of_their_own(game
 
         def late() -> Any:
             read = checkpoint()
-            if not again:  # it has read the checkpoint; before it claims, the other one starts and claims
+            if not again:  # after this one has read the checkpoint and before it claims, the other one claims
                 again.append(apart(lambda: new.drain()))
             return read
 
@@ -91,7 +91,7 @@ def metastore(game: Game) -> Any:
 
 
 def lock_as_a_commit_does(game: Game, client: Any) -> int:
-    """Take the lock of a commit to `join_guild`."""
+    """Take the lock that a commit to `join_guild` takes."""
     api = game.spark._jvm.org.apache.hadoop.hive.metastore.api
     part = api.LockComponent(api.LockType.EXCLUSIVE, api.LockLevel.TABLE, game.name)
     part.setTablename("join_guild")
@@ -101,7 +101,7 @@ def lock_as_a_commit_does(game: Game, client: Any) -> int:
     return int(answer.getLockid())
 
 
-def test_a_dead_landers_lock_is_released_and_a_living_ones_is_not(game: Game) -> None:
+def test_a_dead_landers_lock_is_released_and_a_live_ones_is_not(game: Game) -> None:
     game.send(GUILD)
     game.forward()
     game.land()

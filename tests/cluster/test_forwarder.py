@@ -1,4 +1,4 @@
-"""The spool reaches Kafka in order and whole, whatever happens to the broker, the topic or the forwarder."""
+"""The spool reaches Kafka completely and in order, whatever fails: a broker, the topic or the forwarder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FOREVER = 2**62
 
 
 class Game:
-    """A log that is a spool, its topic, and a forwarder that runs when it is told to."""
+    """A log that is a spool, its topic, and a forwarder that runs on request."""
 
     def __init__(self, folder: Path, broker: Broker, *, make_topic: bool = True) -> None:
         self.data, self.broker = folder, broker
@@ -73,34 +73,34 @@ class Game:
         return sum(read_forwarding(self.data, self.data / "log").sent.values())
 
     @property
-    def trouble(self) -> str:
-        found = read_forwarding(self.data, self.data / "log").trouble
-        return f"{found.text} | {found.hint}" if found else ""
+    def error(self) -> str:
+        error = read_forwarding(self.data, self.data / "log").error
+        return f"{error.text} | {error.hint}" if error else ""
 
     def await_all(self) -> None:
-        until(lambda: self.forwarded == self.sent, f"{self.sent} forwarded; trouble: {self.trouble}", 90)
+        until(lambda: self.forwarded == self.sent, f"{self.sent} forwarded; error: {self.error}", 90)
 
     def messages(self) -> list[Any]:
         """Return every message of the topic, partition by partition."""
         consumer = Consumer({**self.config, "group.id": "test", "enable.partition.eof": "true"})
-        found = []
+        messages = []
         for partition in range(3):
             consumer.assign([TopicPartition(self.topic, partition, 0)])
             while (message := consumer.poll(20)) is not None and message.error() is None:
-                found.append(message)
+                messages.append(message)
             assert message is not None, "the broker answers"
         consumer.close()
-        return found
+        return messages
 
     def landed_numbers(self) -> list[int]:
-        """Return what a lander would land: per spool partition, what is above the highest sequence so far."""
+        """Return what a lander would land: per spool partition, the records above the highest sequence so far."""
         highest: dict[bytes, int] = {}
         numbers = []
         for message in self.messages():
             headers = dict(message.headers())
             spool, sequence = headers["spool"], int(headers["sequence"])
             if sequence > highest.get(spool, -1):
-                assert sequence == highest.get(spool, -1) + 1, "a hole: what comes to fill it would be dropped"
+                assert sequence == highest.get(spool, -1) + 1, "a gap: the record that fills it later would be dropped"
                 highest[spool] = sequence
                 numbers.append(json.loads(message.value())["event"]["number"])
         return numbers
@@ -108,9 +108,9 @@ class Game:
 
 @pytest.fixture
 def game(tmp_path: Path, broker: Broker) -> Iterator[Game]:
-    found = Game(tmp_path, broker)
-    yield found
-    found.log.close()
+    game = Game(tmp_path, broker)
+    yield game
+    game.log.close()
 
 
 def test_records_arrive_in_order_as_json_with_spool_and_sequence(game: Game) -> None:
@@ -125,48 +125,48 @@ def test_records_arrive_in_order_as_json_with_spool_and_sequence(game: Game) -> 
     assert {m.partition() for m in messages} == {messages[0].partition()}
 
 
-def test_a_killed_broker_is_named_in_status_and_everything_drains_when_it_returns(game: Game) -> None:
+def test_status_names_a_killed_broker_and_the_spool_drains_when_it_returns(game: Game) -> None:
     game.send(100)
     with game.forwarding():
         game.await_all()
         game.broker.kill()
         try:
             game.send(200)
-            until(lambda: "does not answer" in game.trouble, "status says so", 30)
-            assert game.broker.address in game.trouble
+            until(lambda: "does not answer" in game.error, "the error is recorded", 30)
+            assert game.broker.address in game.error
         finally:
             game.broker.start()
         game.await_all()
-        until(lambda: game.trouble == "", "status says that all is well")
+        until(lambda: game.error == "", "the error is cleared")
     assert game.landed_numbers() == list(range(300))
 
 
-def test_a_frozen_broker_costs_time_and_nothing_else(game: Game) -> None:
+def test_a_frozen_broker_only_costs_time(game: Game) -> None:
     game.send(50)
     with game.forwarding():
         game.await_all()
         game.broker.freeze()
         try:
             game.send(100)
-            until(lambda: "does not answer" in game.trouble, "status says so", 30)
+            until(lambda: "does not answer" in game.error, "the error is recorded", 30)
         finally:
             game.broker.thaw()
         game.await_all()
     assert game.landed_numbers() == list(range(150))
 
 
-def test_without_a_topic_events_wait_and_status_says_what_to_do(tmp_path: Path, broker: Broker) -> None:
+def test_without_a_topic_events_wait_and_status_gives_a_hint(tmp_path: Path, broker: Broker) -> None:
     game = Game(tmp_path, broker, make_topic=False)
     game.send(10)
     with game.forwarding():
-        until(lambda: "does not exist" in game.trouble, "status says so", 30)
-        assert "questlog topic create" in game.trouble
+        until(lambda: "does not exist" in game.error, "the error is recorded", 30)
+        assert "questlog topic create" in game.error
         game.make_topic()
         game.await_all()
     assert game.landed_numbers() == list(range(10))
 
 
-def test_a_record_too_large_for_the_topic_waits_in_its_place_until_the_limit_is_raised(game: Game) -> None:
+def test_a_record_too_large_for_the_topic_waits_in_order_until_the_limit_is_raised(game: Game) -> None:
     resource = ConfigResource(ConfigResource.Type.TOPIC, game.topic, incremental_configs=[
         ConfigEntry("max.message.bytes", "20000", incremental_operation=AlterConfigOpType.SET)])  # fmt: skip
     admin = AdminClient({**game.config})
@@ -178,16 +178,16 @@ def test_a_record_too_large_for_the_topic_waits_in_its_place_until_the_limit_is_
     game.sent += 1
     game.send(20)
     with game.forwarding():
-        until(lambda: "larger than topic" in game.trouble, f"status says so, not {game.trouble}", 60)
-        assert "offset 20 of the spool" in game.trouble
-        until(lambda: game.forwarded == 20, "what stands before it is forwarded")
+        until(lambda: "larger than topic" in game.error, f"another error is recorded: {game.error}", 60)
+        assert "offset 20 of the spool" in game.error
+        until(lambda: game.forwarded == 20, "the records before it are forwarded")
         game.make_topic()
         game.await_all()
     assert game.landed_numbers() == list(range(41))
 
 
-def test_a_broker_whose_disk_is_full_costs_time_and_nothing_else(tmp_path: Path) -> None:
-    """Kafka ends when it cannot write its log; with space again and started anew, it takes everything."""
+def test_a_broker_with_a_full_disk_only_costs_time(tmp_path: Path) -> None:
+    """Kafka stops when it cannot write its log; restarted with free space, it accepts every record."""
     from support import disks
 
     if reason := disks.why_not(tmp_path / "trial"):
@@ -202,20 +202,20 @@ def test_a_broker_whose_disk_is_full_costs_time_and_nothing_else(tmp_path: Path)
                 game.await_all()
                 ballast = disks.fill(disk.path)
                 game.send(300, size=20_000)
-                until(lambda: game.trouble != "", "status says that something is in the way", 60)
+                until(lambda: game.error != "", "an error is recorded", 60)
                 ballast.unlink()
                 if broker.process.poll() is None:
                     broker.kill()
                 broker.start()
                 game.await_all()
-                until(lambda: game.trouble == "", "status says that all is well")
+                until(lambda: game.error == "", "the error is cleared")
             assert game.landed_numbers() == list(range(350))
             game.log.close()
         finally:
             broker.kill()
 
 
-def test_brokers_are_asked_again_while_they_name_one_that_has_just_died(broker: Broker, tmp_path: Path) -> None:
+def test_a_request_is_repeated_while_the_brokers_refer_to_a_dead_one(broker: Broker, tmp_path: Path) -> None:
     config = {"bootstrap.servers": broker.address}
     create_topic(config, "asked-again", partitions=1, replication=1, retention_hours=1)
     second = Broker(tmp_path / "second", first=broker)
@@ -231,7 +231,7 @@ def test_brokers_are_asked_again_while_they_name_one_that_has_just_died(broker: 
     assert asked, "the moment was missed"
 
 
-def test_another_broker_leads_the_topic_and_nothing_is_out_of_order(broker: Broker, tmp_path: Path) -> None:
+def test_the_order_is_kept_when_another_broker_becomes_the_leader(broker: Broker, tmp_path: Path) -> None:
     second = Broker(tmp_path / "second", first=broker)
     try:
         (tmp_path / "game").mkdir()
@@ -257,7 +257,7 @@ def test_another_broker_leads_the_topic_and_nothing_is_out_of_order(broker: Brok
         game.log.close()
     finally:
         second.kill()
-        until(lambda: len(admin.list_topics(timeout=5).brokers) == 1, "no topic is put on the dead one")
+        until(lambda: len(admin.list_topics(timeout=5).brokers) == 1, "no topic is created on the dead one")
 
 
 PROGRAM = """
@@ -273,7 +273,7 @@ with Spool(data, data / "log") as spool:
 """
 
 
-def test_a_forwarder_killed_at_any_moment_leaves_no_hole_and_nothing_out_of_order(game: Game) -> None:
+def test_a_forwarder_killed_at_any_moment_leaves_no_gap_and_keeps_the_order(game: Game) -> None:
     game.send(2_000)
     for least in (0, -1):
         child = subprocess.Popen([sys.executable, "-c", PROGRAM, str(game.data), game.topic, game.broker.address])
@@ -281,14 +281,14 @@ def test_a_forwarder_killed_at_any_moment_leaves_no_hole_and_nothing_out_of_orde
         child.kill()
         child.wait()
         game.send(1_000)
-    (game.data / "forward.db").unlink()  # the worst of all: it has forgotten what it sent
+    (game.data / "forward.db").unlink()  # the worst case: it no longer knows what it sent
     with game.forwarding():
         game.await_all()
     assert len(game.messages()) > game.sent
     assert game.landed_numbers() == list(range(game.sent))
 
 
-def test_two_forwarders_of_one_spool_are_refused(game: Game) -> None:
+def test_a_second_forwarder_of_a_spool_is_refused(game: Game) -> None:
     with (
         Spool(game.data, game.data / "log"),
         pytest.raises(LanderBusy, match="another process forwards"),
@@ -297,8 +297,8 @@ def test_two_forwarders_of_one_spool_are_refused(game: Game) -> None:
         pass
 
 
-def test_a_copied_log_gets_a_name_of_its_own(game: Game, tmp_path: Path) -> None:
-    """Two machines from one image must not use the same sequences for different events."""
+def test_a_copied_log_gets_a_new_name(game: Game, tmp_path: Path) -> None:
+    """Two machines made from one image must not use the same sequences for different events."""
     with Spool(game.data, game.data / "log") as spool:
         first = spool.name
     with Spool(game.data, game.data / "log") as spool:
@@ -308,7 +308,7 @@ def test_a_copied_log_gets_a_name_of_its_own(game: Game, tmp_path: Path) -> None
         assert spool.name != first
 
 
-def test_the_spool_is_trimmed_only_when_the_tables_hold_it(game: Game) -> None:
+def test_the_spool_is_trimmed_only_after_its_records_have_landed(game: Game) -> None:
     small = SqliteLog(game.data / "log", min_free_bytes=0, segment_bytes=1, trim_grace_seconds=0)
     game.log.close()
     game.log = small
@@ -316,9 +316,9 @@ def test_the_spool_is_trimmed_only_when_the_tables_hold_it(game: Game) -> None:
     with game.forwarding(keep_log_hours=0):
         game.await_all()
         assert small.read({}, FOREVER).entries[0].offset == 0
-        place = game.messages()[19]
+        message = game.messages()[19]
         consumer = Consumer({**game.config, "group.id": GROUP})
-        consumer.commit(offsets=[TopicPartition(game.topic, place.partition(), FOREVER >> 32)], asynchronous=False)
+        consumer.commit(offsets=[TopicPartition(game.topic, message.partition(), FOREVER >> 32)], asynchronous=False)
         consumer.close()
-        until(lambda: bool(read_forwarding(game.data, game.data / "log").landed), "it learns what is landed", 30)
-        until(lambda: bool(small.read({}, FOREVER).gaps), "the spool gives its space back", 30)
+        until(lambda: bool(read_forwarding(game.data, game.data / "log").landed), "the landed position is known", 30)
+        until(lambda: bool(small.read({}, FOREVER).gaps), "the spool is trimmed", 30)

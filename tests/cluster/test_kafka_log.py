@@ -17,7 +17,7 @@ from support.cluster.kafka_broker import Broker
 
 
 def open_kafka(folder: Path) -> Log:
-    """Open the topic that belongs to *folder*, made when first asked for."""
+    """Open the topic of *folder*, which is created at its first use."""
     topic, config = f"log-{folder.name}-{folder.stat().st_ino}", load_settings(folder / "questlog.toml").kafka
     if not (folder / "claims").exists():
         create_topic(config, topic, partitions=6, replication=1, retention_hours=1)

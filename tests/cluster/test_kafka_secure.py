@@ -1,4 +1,4 @@
-"""A broker that asks for TLS and a password: topic and forwarder get through, and no word of a secret gets out."""
+"""A broker with TLS and passwords: topic, forwarder and lander connect, and no secret leaks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from questlog.stack import Stack, jars
 
 pytestmark = pytest.mark.full
 SCRAM, PLAIN = "scram-s3cret", r'pl"ain\s3cret = {;'
-"""The second one is what quoting must survive."""
+"""The second one tests quoting."""
 WRONG = "wr0ng-s3cret"
 LOGIN = "org.apache.kafka.common.security.{0}"
 PROPERTIES = r"""
@@ -81,7 +81,7 @@ PLAN = '[game]\nname = "swords"\n[events.join_guild.fields]\nguild = "string"\n'
 
 
 class SecureBroker(Broker):
-    """A broker that knows one user, by either mechanism, and lets in only who shows a certificate."""
+    """A broker with one user, for both mechanisms, that requires a client certificate."""
 
     properties = PROPERTIES
     users = (f"SCRAM-SHA-512=[name=questlog,password={SCRAM}]",)
@@ -108,7 +108,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
 def project(
     folder: Path, broker: SecureBroker, authority: Path | None, mechanism: str, password: str, stack: Stack
 ) -> Path:
-    """Return a project whose settings name the broker; its password is in a file of its own."""
+    """Return a project whose settings name the broker; its password is in a separate file."""
     folder.mkdir()
     (folder / "plan.toml").write_text(PLAN)
     (folder / "secret").write_text(password + "\n")
@@ -141,7 +141,7 @@ def forward(folder: Path) -> None:
         pipeline.forwarder(spool).drain(threading.Event())
 
 
-def test_topic_and_forwarder_get_through_and_no_secret_gets_out(
+def test_topic_and_forwarder_connect_without_leaking_a_secret(
     secure: SecureBroker,
     stack: Stack,
     tmp_path: Path,
@@ -155,16 +155,16 @@ def test_topic_and_forwarder_get_through_and_no_secret_gets_out(
         forward(folder)
         settings = load_settings(folder / "questlog.toml")
         assert describe_topic(settings.kafka, settings.topic).records == 3
-    said = caplog.text + "".join(capfd.readouterr())
-    assert [secret for secret in (SCRAM, PLAIN, "ain\\s3cret") if secret in said] == []
+    output = caplog.text + "".join(capfd.readouterr())
+    assert [secret for secret in (SCRAM, PLAIN, "ain\\s3cret") if secret in output] == []
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("mechanism", "password"), [("PLAIN", PLAIN), ("SCRAM-SHA-512", SCRAM)])
-def test_a_whole_landing_gets_through_and_spark_shows_the_secret_nowhere(
+def test_a_landing_connects_and_spark_shows_the_secret_nowhere(
     secure: SecureBroker, stack: Stack, tmp_path: Path, mechanism: str, password: str
 ) -> None:
-    """Spark is told to say all it can: its log, Kafka's part of it from DEBUG on, its event log, its pages."""
+    """Spark shows as much as it can: its log, with Kafka at DEBUG, its event log, and its pages."""
     folder = project(
         tmp_path / mechanism.lower().replace("-", "_"), secure, secure.authority, mechanism, password, stack
     )
@@ -188,39 +188,39 @@ def test_a_whole_landing_gets_through_and_spark_shows_the_secret_nowhere(
         while lander.poll() is None:
             seen |= {*command_lines(), *pages(ui)}
             time.sleep(0.5)  # samples the process list and Spark's pages
-    said = (tmp_path / "lander.log").read_text()
-    assert lander.returncode == 0, said[-3000:]
+    output = (tmp_path / "lander.log").read_text()
+    assert lander.returncode == 0, output[-3000:]
     with open_pipeline(folder) as pipeline:
         assert pipeline.sql("select event_id, guild from join_guild order by event_id").rows() == [
             ("e0", "wolves"), ("e1", "wolves"), ("e2", "wolves"),
         ]  # fmt: skip
     shown = "".join(seen)
-    assert "deploy.SparkSubmit" in shown and "spark.eventLog.dir" in shown  # processes and pages were seen
-    assert "sasl.jaas.config = [hidden]" in said  # it did read Kafka in this very log
-    told = "".join(path.read_text("utf-8", "replace") for path in events.rglob("*") if path.is_file())
-    assert "KafkaV2[Subscribe" in told  # the stream's own account of itself
-    secrets = SCRAM if password == SCRAM else "s3cret = {", "PRIVATE KEY"  # however the rest of it is quoted
-    places = {"log": said, "pages": shown, "events": told}
-    assert [(where, secret) for where, text in places.items() for secret in secrets if secret in text] == []
+    assert "deploy.SparkSubmit" in shown and "spark.eventLog.dir" in shown  # the samples include processes and pages
+    assert "sasl.jaas.config = [hidden]" in output  # Kafka's client logged its settings
+    written = "".join(path.read_text("utf-8", "replace") for path in events.rglob("*") if path.is_file())
+    assert "KafkaV2[Subscribe" in written  # the event log describes the stream
+    secrets = SCRAM if password == SCRAM else "s3cret = {", "PRIVATE KEY"  # the part that no quoting changes
+    outputs = {"log": output, "pages": shown, "events": written}
+    assert [(where, secret) for where, text in outputs.items() for secret in secrets if secret in text] == []
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def command_lines() -> Iterator[str]:
-    """Yield the command lines of all processes, as everybody on the machine sees them."""
+    """Yield the command lines of all processes, as every user of the machine sees them."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             yield path.read_bytes().decode("utf-8", "replace")
 
 
 def pages(port: int) -> Iterator[str]:
-    """Yield what Spark's pages say now; nothing before and after there are any."""
+    """Yield Spark's current pages; nothing while Spark is not running."""
     with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-        (found,) = json.loads(page(port, "/api/v1/applications"))
-        api = f"/api/v1/applications/{found['id']}"
+        (application,) = json.loads(page(port, "/api/v1/applications"))
+        api = f"/api/v1/applications/{application['id']}"
         for path in ("/environment/", "/SQL/", "/StreamingQuery/", f"{api}/environment", f"{api}/sql?details=true"):
             yield page(port, path)
 
@@ -234,7 +234,7 @@ def page(port: int, path: str) -> str:
         connection.close()
 
 
-def test_a_wrong_password_is_said_as_that(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:
+def test_a_wrong_password_is_reported_as_one(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:
     for mechanism in ("PLAIN", "SCRAM-SHA-512"):
         folder = project(tmp_path / mechanism, secure, secure.authority, mechanism, WRONG, stack)
         with pytest.raises(LogUnavailable, match="rejects the credentials") as refused:
@@ -242,7 +242,7 @@ def test_a_wrong_password_is_said_as_that(secure: SecureBroker, stack: Stack, tm
         assert WRONG not in f"{refused.value} {refused.value.hint} {refused.value!r} {refused.value.__cause__!r}"
 
 
-def test_a_client_without_a_certificate_is_not_let_in(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:
+def test_a_client_without_a_certificate_is_rejected(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:
     folder = project(tmp_path / "nameless", secure, secure.authority, "PLAIN", PLAIN, stack)
     settings = folder / "questlog.toml"
     kept = [line for line in settings.read_text().splitlines() if not line.startswith(("ssl.certificate", "ssl.key"))]
@@ -259,7 +259,7 @@ def test_a_broker_of_an_unknown_authority_is_not_trusted(secure: SecureBroker, s
     assert PLAIN not in f"{refused.value!r} {refused.value.__cause__!r}"
 
 
-def test_a_secret_in_the_settings_file_is_refused_unread(tmp_path: Path) -> None:
+def test_a_secret_in_the_settings_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "questlog.toml").write_text(f'[kafka]\nsasl.password = "{SCRAM}"\n')
     with pytest.raises(QuestlogError, match="QUESTLOG_KAFKA_SASL_PASSWORD") as refused:
         load_settings(tmp_path / "questlog.toml")

@@ -1,4 +1,4 @@
-"""A warehouse on a local path: the Metastore, Spark and Presto of one machine share a folder, and HDFS is not asked."""
+"""A warehouse on a local path: Metastore, Spark and Presto on one machine share a folder; HDFS is not used."""
 
 # ruff: noqa: F401, F811 -- fixtures of the other modules
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
-from cluster.test_spark_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
+from cluster.test_spark_backfill import test_events_of_a_type_that_was_unknown_move_from_quarantine_to_their_table_once
 from cluster.test_spark_lander import GUILD, Game, other_catalog, spark
 from questlog.land.spark.maintenance import SparkMaintenance
 from questlog.query.presto import PrestoServer
@@ -32,7 +32,7 @@ def game(tmp_path: Path, servers: dict[str, str], spark: Any) -> Iterator[Game]:
     found.pipeline.log.close()  # type: ignore[attr-defined]
 
 
-def test_presto_reads_what_landed_on_a_local_path_after_upkeep_too(game: Game, stack: Stack) -> None:
+def test_presto_reads_tables_on_a_local_path_before_and_after_maintenance(game: Game, stack: Stack) -> None:
     for _ in range(3):
         game.send(GUILD)
         game.forward()
@@ -48,6 +48,6 @@ def test_presto_reads_what_landed_on_a_local_path_after_upkeep_too(game: Game, s
     assert run(asked, "select guild, count(*) from join_guild group by guild", 120).rows == [["wolves", 3]]
 
 
-def test_a_path_without_a_scheme_is_this_machines_for_every_server(tmp_path: Path) -> None:
+def test_a_path_without_a_scheme_is_local_for_every_server(tmp_path: Path) -> None:
     (tmp_path / "questlog.toml").write_text('warehouse = "/srv/lake"\n')
     assert load_settings(tmp_path / "questlog.toml").warehouse == "file:///srv/lake"

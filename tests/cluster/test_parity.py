@@ -1,4 +1,4 @@
-"""Both profiles give equal tables: the same events through either, every value of every row, quarantine too."""
+"""Both profiles produce equal tables from the same events: every value of every row, in quarantine too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.cluster.spark_options import Kept
 COUNT = int(os.environ.get("QUESTLOG_PARITY", "100000"))
 SEED = 20261125
 PLACES = ("log_partition", "log_offset", "landed_time")
-"""Where a row stood in the log and when it was landed: each profile has its own."""
+"""A row's position in the log and its landing time: each profile has its own."""
 FIRST = """
 [game]
 name = "swords"
@@ -62,14 +62,14 @@ weight = "double"
 """
 )
 PLANS = (FIRST, SECOND, THIRD)
-"""The plan grows twice: columns and a type are added, others become wider."""
+"""The plan changes twice: columns and a type are added, other columns are widened."""
 GAME = [{"event_type": "default"}, {"event_type": "purchase_sword"}, {"event_type": "join_guild"}]
-"""What the game of the mission sends."""
+"""The events of the example game."""
 HOSTS = ["user1.comcast.com", "foo.gmail.com", "naïve.example", ""]
 
 
 def bodies(count: int) -> Iterator[bytes]:
-    """Yield the game's events many times over; of a hundred one is malformed, one of no known type, ten are hostile."""
+    """Yield the game's events many times; of a hundred, one is malformed, one has an unknown type, ten are hostile."""
     chance = random.Random(SEED)
     for number in range(count):
         kind = chance.randrange(100)
@@ -95,7 +95,7 @@ def _usual(chance: random.Random, number: int) -> dict[str, Any]:
 
 
 def _hostile(chance: random.Random, number: int) -> dict[str, Any]:
-    """Return fields with everything in them that has ever been trouble."""
+    """Return fields with every kind of value that has ever caused a bug."""
     return {
         "sword": chance.choice(["", "\u2028'\"\\", "x" * 65, "\U0001f5e1\u0000", 7]),
         "price": chance.choice(["-0.01", 1e9, "1e3", "99999999999999.99", "much", True]),
@@ -111,7 +111,7 @@ def _hostile(chance: random.Random, number: int) -> dict[str, Any]:
 
 
 def records(count: int) -> Iterator[bytes]:
-    """Yield what a collector logs of them; some ids are chosen by clients, and come again."""
+    """Yield them as a collector logs them; some ids are chosen by clients, and repeat."""
     chance = random.Random(SEED + 1)
     for number, body in enumerate(bodies(count)):
         chosen = chance.randrange(50) == 0
@@ -123,7 +123,7 @@ def records(count: int) -> Iterator[bytes]:
 
 
 def rows(table: pa.Table) -> pa.Table:
-    """Return rows in order of their ids, without their places."""
+    """Return rows in order of their ids, without positions and landing times."""
     kept = table.drop_columns([name for name in PLACES if name in table.column_names])
     return kept.sort_by([("event_id", "ascending"), ("received_time", "ascending")])
 
@@ -135,7 +135,7 @@ def test_both_profiles_give_equal_rows(
     spark: Any,  # noqa: F811
     record_property: Callable[[str, object], None],
 ) -> None:
-    """The plan grows twice on the way; both sides land all that came before, so each event meets the same plan."""
+    """The plan changes twice; both sides first land everything logged before, so each event meets the same plan."""
     print(f"seed {SEED}, {COUNT} events")
     started = time.monotonic()
     (tmp_path / "cluster").mkdir()

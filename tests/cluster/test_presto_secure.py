@@ -78,7 +78,7 @@ def test_sql_answers_as_on_a_laptop_without_leaking_the_password(
     with opened(folder) as pipeline:
         for _, text in [*QUERIES[:3], ("view", "select count(*) from events"), ("tables", "show tables")]:
             assert plain_rows(pipeline.sql(text).rows()) == plain_rows(shop.embedded.sql(text).rows())
-        assert pipeline.engine.held(30).tables == {}  # nothing landed here: the shop's tables are copies
+        assert pipeline.engine.committed(30).tables == {}  # nothing landed here: the shop's tables are copies
     said = caplog.text + "".join(capfd.readouterr()) + repr(pipeline.engine) + engine.log
     assert PASSWORD not in said
 

@@ -1,4 +1,4 @@
-"""From a laptop to a cluster: every event is on the other side once, whatever ends the promotion in the middle."""
+"""From a laptop to a cluster: every event arrives once, wherever the promotion is interrupted."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ SECOND = FIRST.replace('guild = "string"', 'clan = { type = "string", aliases = 
     '[events.unheard_of.fields]\nn = "int"\n'
 )
 THIRD = SECOND.replace('level = "int"', 'level = "long"\nfine = "double"').replace("unheard_of", "never_seen")
-"""Columns added, renamed and widened; a type that was unknown becomes known, and is forgotten again."""
+"""Columns are added, renamed and widened; an unknown type becomes known, and is removed again."""
 pytestmark = pytest.mark.timeout(1800)
 RECEIVED_MS = 1_795_000_000_000
 _numbers = itertools.count()
 
 
 class Game:
-    """A project on a laptop whose questlog.toml already says where the cluster is."""
+    """A project on a laptop whose questlog.toml already names the cluster."""
 
     def __init__(self, folder: Path, servers: dict[str, str], presto: str, session: Any) -> None:
         self.folder, self.servers, self.spark = folder, servers, session
@@ -143,8 +143,8 @@ GUILD = b'{"event_type": "join_guild", "guild": "wolves", "level": 3}'
 LATER = b'{"event_type": "join_guild", "clan": "bears", "level": 5000000000, "fine": 0.1}'
 
 
-def test_everything_is_on_the_other_side_once_while_the_game_goes_on(game: Game) -> None:
-    """Three plans, hostile values, unknown types, chosen ids; events come while it runs, and after it."""
+def test_every_event_arrives_once_while_the_game_keeps_running(game: Game) -> None:
+    """Three plans, hostile values, unknown types, ids chosen by clients; events arrive throughout."""
     hostile = events(900)
     for plan, bodies in ((FIRST, hostile[:300]), (SECOND, hostile[300:600]), (THIRD, hostile[600:])):
         game.plan(plan)
@@ -182,7 +182,7 @@ def test_everything_is_on_the_other_side_once_while_the_game_goes_on(game: Game)
     game.check_equal_rows()
 
 
-def test_a_difference_is_shown_and_nothing_is_written_until_both_sides_are_equal(
+def test_a_difference_is_shown_and_the_profile_is_not_changed_until_both_sides_are_equal(
     game: Game, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ClusterPipeline, "lander", lambda _: game.lander())
@@ -215,7 +215,7 @@ def first_snapshot(game: Game, table: str) -> int:
     return int(rows[0].snapshot_id)
 
 
-def test_a_target_that_others_use_and_a_lander_at_work_are_refused(game: Game) -> None:
+def test_a_used_target_and_a_running_lander_are_refused(game: Game) -> None:
     game.send(GUILD)
     with game.embedded.lander(), pytest.raises(LanderBusy) as busy:
         Promotion(game.embedded, game.cluster).__enter__()
@@ -227,7 +227,7 @@ def test_a_target_that_others_use_and_a_lander_at_work_are_refused(game: Game) -
     assert len(game.ids()) == 1
 
 
-def test_a_topic_with_records_in_it_is_refused_before_anything_is_copied(game: Game) -> None:
+def test_a_topic_that_holds_records_is_refused_before_anything_is_copied(game: Game) -> None:
     game.send(GUILD)
     create_topic(game.kafka, game.name, partitions=2, replication=1, retention_hours=1)
     producer = Producer(game.kafka)
@@ -238,7 +238,7 @@ def test_a_topic_with_records_in_it_is_refused_before_anything_is_copied(game: G
     assert game.ids() == []
 
 
-def test_a_table_with_rows_of_somebody_else_is_refused_and_left_as_it_is(game: Game) -> None:
+def test_a_table_with_foreign_rows_is_refused_and_left_unchanged(game: Game) -> None:
     game.send(GUILD)
     game.spark.sql(f"create namespace lake.{game.name}")
     game.spark.sql(f"create table lake.{game.name}.join_guild using iceberg as select 'theirs' as event_id")
@@ -258,7 +258,7 @@ from questlog.log.kafka.spool import Spool
 from questlog.promote import Promotion, copy
 copy.PIECE_ROWS = copy._BATCH_ROWS = 100
 folder, moment, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
-owner = {"copy": SparkTables, "add_ids": LanderState, "save": LanderState, "seal": Spool, "step": Forwarder,
+owner = {"copy": SparkTables, "add_ids": LanderState, "save": LanderState, "step": Forwarder,
          "drain": SparkLander, "compare": Promotion}[moment.split()[-1]]
 name, before = moment.split()[-1], moment.startswith("before")
 real, calls = getattr(owner, name), iter(range(1, number))
@@ -282,8 +282,8 @@ checkpoint, which is the first `save` after that of the take-over; forwarded, no
 
 
 @pytest.mark.parametrize("moments", [COPYING, HANDED_OVER], ids=["copying", "handed over"])
-def test_killed_at_any_step_it_goes_on_and_doubles_and_loses_nothing(game: Game, moments: list[Any]) -> None:
-    """Between the kills the game goes on, and so does the laptop's lander; until the copy is whole, the plan grows."""
+def test_a_promotion_killed_at_any_step_resumes_and_every_event_arrives_once(game: Game, moments: list[Any]) -> None:
+    """Between the kills the game and the laptop's lander go on; the plan changes until the copy is complete."""
     game.send(*events(600))
     game.send(GUILD, chosen="mine")
     for number, (moment, count) in enumerate(moments):

@@ -14,16 +14,16 @@ import pytest
 
 pytest.importorskip("pyspark", reason="pip install 'questlog[cluster]'")
 from cluster.test_fence import (
-    test_a_lander_stopped_between_its_check_and_its_commit_commits_nothing_more,
-    test_two_landers_that_start_in_the_same_moment_get_numbers_of_their_own,
+    test_a_lander_stopped_between_its_check_and_its_commit_commits_nothing,
+    test_two_landers_that_start_at_the_same_moment_get_different_epochs,
 )
-from cluster.test_spark_backfill import test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once
+from cluster.test_spark_backfill import test_events_of_a_type_that_was_unknown_move_from_quarantine_to_their_table_once
 from cluster.test_spark_lander import (
     GUILD,
     Game,
     other_catalog,
     spark,
-    test_a_batch_that_ends_after_any_commit_is_finished_and_doubles_nothing,
+    test_a_batch_interrupted_after_any_commit_is_finished_without_duplicates,
 )
 from questlog.errors import NotInstalled, QueryError, QuestlogError
 from questlog.land.spark.commits import release_locks
@@ -63,19 +63,19 @@ def game(tmp_path: Path, servers: dict[str, str], catalog: RestCatalog, spark: A
     found.pipeline.log.close()  # type: ignore[attr-defined]
 
 
-def test_there_are_no_locks_to_release_and_status_knows_whether_it_lives(game: Game, catalog: RestCatalog) -> None:
+def test_there_are_no_locks_to_release_and_status_shows_whether_it_is_up(game: Game, catalog: RestCatalog) -> None:
     assert release_locks(game.spark, (game.name,)) == 0
     assert metastore_down(catalog.url) == ""
     assert "does not answer" in metastore_down("http://127.0.0.1:9")
 
 
-def test_plain_parquet_wants_a_metastore_and_says_so(game: Game) -> None:
+def test_the_parquet_export_requires_a_metastore(game: Game) -> None:
     with open_pipeline(game.folder) as pipeline, pytest.raises(QuestlogError, match="is an Iceberg REST catalog"):
         pipeline.export()
 
 
 def test_trino_answers_from_the_same_catalog(game: Game, stack: Stack, catalog: RestCatalog, tmp_path: Path) -> None:
-    """Upkeep was there before it."""
+    """After table maintenance."""
     try:
         find_trino_java()
     except NotInstalled as error:
@@ -98,7 +98,7 @@ def test_trino_answers_from_the_same_catalog(game: Game, stack: Stack, catalog: 
         assert asked.run("select count(*) from events").rows() == [(3,)]
         names = [name for name, *_ in asked.run("show tables").rows()]
         assert names == ["events", "join_guild", "quarantine", "sword_purchases"]
-        held = asked.held(120)
+        held = asked.committed(120)
         assert (held.landed, held.quarantined_records, held.half_landed) == (3, 3, False)
     finally:
         engine.kill()

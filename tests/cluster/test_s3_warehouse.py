@@ -1,4 +1,4 @@
-"""A warehouse on S3 with a REST catalog: a landing through Iceberg's own S3 client, and Trino on what it wrote."""
+"""A warehouse on S3 with a REST catalog: questlog lands through Iceberg's own S3 client, and Trino reads it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ USER, SECRET = "lander", "s3-s3cret"
 GUILD = b'{"event_type": "join_guild", "guild": "wolves"}'
 PARTS = [("s3", HOME), ("rest-catalog-s3", CLUSTER)]
 PLAIN_S3 = {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
-"""Amazon's client sends sums behind a file that only Amazon's servers know; this tells it not to."""
+"""Amazon's client appends checksums that only Amazon's servers understand; this turns them off."""
 TRINO = """
 connector.name=iceberg
 iceberg.catalog.type=rest
@@ -70,7 +70,7 @@ def catalog(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def project(tmp_path: Path, stack: Stack, s3: S3Server, catalog: RestCatalog) -> Project:
-    """A game whose settings name bucket and catalog; the key is in a file of its own."""
+    """A game whose settings name the bucket and the catalog; the key is in a separate file."""
     (tmp_path / "key").write_text(SECRET + "\n")
     found = Project(tmp_path, stack)
     lake = "spark.sql.catalog.lake"
@@ -84,7 +84,7 @@ def project(tmp_path: Path, stack: Stack, s3: S3Server, catalog: RestCatalog) ->
 
 
 def land(project: Project, **more: str) -> tuple[dict[str, int], str]:
-    """Run `questlog land`; return the rows it landed, and all that the machine's process list showed meanwhile."""
+    """Run `questlog land`; return the number of rows it landed, and what the process list showed meanwhile."""
     shown = set[str]()
     ran = subprocess.Popen(
         [sys.executable, "-m", "questlog", "-C", str(project.folder), "land", "--json"],
@@ -103,7 +103,7 @@ def land(project: Project, **more: str) -> tuple[dict[str, int], str]:
 def test_landing_writes_to_the_bucket_and_trino_reads_it(
     project: Project, s3: S3Server, catalog: RestCatalog, stack: Stack, tmp_path: Path
 ) -> None:
-    """The key comes from a file first, then from the environment, where Amazon's own client looks for it."""
+    """The key comes from a file first, then from the environment variables of Amazon's own client."""
     project.run("topic", "create")
     project.record(*[GUILD] * 3, b"not json")
     rows, shown = land(project)
@@ -134,7 +134,7 @@ def test_landing_writes_to_the_bucket_and_trino_reads_it(
         engine.kill()
 
 
-def test_a_wrong_key_is_said_in_a_sentence_without_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_is_reported_without_showing_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(*next(iter(PLAIN_S3.items())))
     (project.folder / "key").write_text("wr0ng-key")
     project.run("topic", "create")

@@ -1,4 +1,4 @@
-"""A backfill adds what the tables do not hold, once, whatever ends it and whatever runs beside it."""
+"""A backfill adds what the tables lack, once, wherever it is interrupted and whatever runs beside it."""
 
 # ruff: noqa: F811
 
@@ -51,7 +51,7 @@ def grow(game: Game) -> None:
     (game.folder / "plan.toml").write_text(GROWN)
 
 
-def test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once(game: Game) -> None:
+def test_events_of_a_type_that_was_unknown_move_from_quarantine_to_their_table_once(game: Game) -> None:
     send(game, GUILD, LATE, b"not json", LATE)
     assert game.land().rows == {"join_guild": 1, "quarantine": 3}
     before = game.ids()
@@ -67,7 +67,7 @@ def test_what_was_of_unknown_type_leaves_quarantine_for_its_table_once(game: Gam
     assert len(game.ids()) == len(set(game.ids())) == 5
 
 
-def test_a_table_that_was_dropped_is_filled_again_and_no_other_is_touched(game: Game) -> None:
+def test_a_dropped_table_is_filled_again_and_no_other_changes(game: Game) -> None:
     send(game, *[GUILD] * 5, b'{"event_type": "purchase_sword", "price": "1.50"}', b"?")
     game.land()
     before = game.ids()
@@ -76,8 +76,8 @@ def test_a_table_that_was_dropped_is_filled_again_and_no_other_is_touched(game: 
     assert game.ids() == before
 
 
-def test_records_sent_again_and_ids_repeated_stay_what_they_were(game: Game) -> None:
-    """A retry whose first record was of unknown type, a spool that is sent twice, an old producer's flat record."""
+def test_resent_records_and_repeated_ids_stay_duplicates(game: Game) -> None:
+    """A retry whose first record had an unknown type, a spool sent twice, a flat record of an old producer."""
     send(game, LATE, GUILD, chosen="mine")
     (game.pipeline.project.data / "forward.db").unlink()
     send(game, LATE, chosen="mine")
@@ -92,7 +92,7 @@ def test_records_sent_again_and_ids_repeated_stay_what_they_were(game: Game) -> 
     assert game.rows("quarantine", "event_id") == []
 
 
-def test_offsets_and_times_name_the_part(game: Game) -> None:
+def test_offsets_and_times_select_the_part(game: Game) -> None:
     send(game, LATE, LATE, LATE, LATE)
     game.land()
     grow(game)
@@ -103,9 +103,7 @@ def test_offsets_and_times_name_the_part(game: Game) -> None:
 
 
 @pytest.mark.parametrize("step", ["add", "clear"])
-def test_a_backfill_that_dies_in_the_middle_is_completed_by_the_next(
-    game: Game, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_backfill_completes_one_that_died(game: Game, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     send(game, LATE, GUILD, b'{"event_type": "later"}')
     game.land()
     (game.folder / "plan.toml").write_text(GROWN + '[events.later.fields]\nn = "int"\n')
@@ -136,8 +134,8 @@ def test_a_backfill_that_dies_in_the_middle_is_completed_by_the_next(
     assert len(game.ids()) == len(set(game.ids())) == 3
 
 
-def test_a_backfill_that_is_killed_or_interrupted_goes_on_where_it_stopped(game: Game) -> None:
-    """The command itself, and its Spark, by signals."""
+def test_a_backfill_that_is_killed_or_interrupted_resumes(game: Game) -> None:
+    """Signals end the command and its Spark."""
     send(game, *[LATE] * 400, GUILD)
     game.land()
     grow(game)
@@ -153,7 +151,7 @@ def test_a_backfill_that_is_killed_or_interrupted_goes_on_where_it_stopped(game:
 
 
 def cut_off(game: Game, command: list[str], end: signal.Signals) -> int:
-    """Send the command that signal once it has added something; return how it ended."""
+    """Send the signal once the command has added rows; return its exit code."""
     before = added(game)
     with subprocess.Popen(command, cwd=game.folder, start_new_session=True, stdout=subprocess.PIPE) as process:
         until(lambda: added(game) > before or process.poll() is not None, seconds=120)
@@ -170,7 +168,7 @@ def added(game: Game) -> int:
     return len(game.rows("late", "n"))
 
 
-def test_a_backfill_beside_a_lander_that_works_loses_and_doubles_nothing(game: Game) -> None:
+def test_a_backfill_beside_a_running_lander_loses_and_duplicates_nothing(game: Game) -> None:
     for _ in range(5):
         send(game, LATE, GUILD, b"?")
     game.land()
@@ -194,7 +192,7 @@ def test_a_backfill_beside_a_lander_that_works_loses_and_doubles_nothing(game: G
     assert len(game.rows("quarantine")) == 8
 
 
-def test_the_older_of_two_backfills_fails_before_it_adds(game: Game, tmp_path: Path) -> None:
+def test_the_older_of_two_backfills_fails_before_it_adds_rows(game: Game, tmp_path: Path) -> None:
     send(game, LATE)
     game.land()
     grow(game)
@@ -209,7 +207,7 @@ def test_the_older_of_two_backfills_fails_before_it_adds(game: Game, tmp_path: P
     assert len(game.ids()) == len(set(game.ids())) == 1
 
 
-def test_new_tables_from_scratch_hold_what_the_plan_of_now_says(game: Game) -> None:
+def test_new_tables_hold_every_event_under_the_current_plan(game: Game) -> None:
     send(game, LATE, GUILD, b"?", *[GUILD] * 6)
     game.land()
     grow(game)
@@ -229,8 +227,8 @@ def test_new_tables_from_scratch_hold_what_the_plan_of_now_says(game: Game) -> N
         fill(game, into=f"{game.name}_state")
 
 
-def test_new_tables_from_the_middle_are_finished_from_there(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first batch that is half landed is not finished from the topic's beginning."""
+def test_new_tables_from_a_later_offset_resume_from_it(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A half-landed first batch is not finished from the beginning of the topic."""
     from questlog.land.spark.state import LanderState
 
     send(game, GUILD, GUILD, GUILD)

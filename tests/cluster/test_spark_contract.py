@@ -1,4 +1,4 @@
-"""The cluster's lander keeps the contract of landers: the suite of tests/contracts, on Kafka, Spark and Presto."""
+"""Run the contract of landers, tests/contracts/test_lander.py, on Kafka, Spark and Presto."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 class OnSpark:
-    """A project on the cluster profile: what is sent is forwarded; what is there, Presto says."""
+    """A project on the cluster profile: it forwards what it sends, and reads the tables through Presto."""
 
     def __init__(self, folder: Path, batch_records: int, servers: dict[str, str], spark: Any, presto: str) -> None:
         folder.mkdir()
@@ -64,7 +64,7 @@ class OnSpark:
 
 @pytest.fixture(params=["spark"])
 def make(tmp_path: Path, servers: dict[str, str], spark: Any, stack: Any) -> Iterator[Callable[..., contract.Game]]:
-    """A function that makes games, each with a topic and tables of its own."""
+    """A function that creates games, each with its own topic and tables."""
     made: list[OnSpark] = []
 
     def new(batch_records: int = 50_000) -> OnSpark:

@@ -1,4 +1,4 @@
-"""The cluster's lander: the same rows as the embedded one, each event once, whatever ends it in the middle."""
+"""The cluster's lander: the same rows as the embedded one, each event once, wherever it is interrupted."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def spark(servers: dict[str, str]) -> Iterator[Any]:
 
 
 def other_catalog(spark: Any, metastore: str, warehouse: str) -> Any:
-    """Return a session beside *spark*, in the same Java, whose catalog is another one."""
+    """Return another session in the JVM of *spark*, with another catalog."""
     session = spark.newSession()
     for key, value in catalog_options(metastore, warehouse).items():
         if not key.startswith("spark.hadoop."):
@@ -74,7 +74,7 @@ def other_catalog(spark: Any, metastore: str, warehouse: str) -> Any:
 
 
 class Game:
-    """A project on the cluster profile, with a topic and a namespace of its own."""
+    """A project on the cluster profile, with its own topic and namespace."""
 
     def __init__(self, folder: Path, servers: dict[str, str], spark: Any) -> None:
         self.folder, self.spark = folder, spark
@@ -145,7 +145,7 @@ def test_events_land_with_headers_and_comments_and_bad_ones_in_quarantine(game: 
 
 
 def test_an_old_producers_flat_json_lands_in_the_same_tables(game: Game) -> None:
-    """A plain Flask app with a plain producer, no questlog in it; also bytes nobody can read, and a tombstone."""
+    """From a plain Flask app and a plain producer, without questlog; also unreadable bytes and a tombstone."""
     flat = {"Host": "user1.comcast.com", "event_type": "purchase_sword", "Accept": "*/*", "User-Agent": "ab"}
     producer = Producer(game.kafka)
     for value in (json.dumps(flat).encode(), b"\xff\xfe", None):
@@ -155,7 +155,7 @@ def test_an_old_producers_flat_json_lands_in_the_same_tables(game: Game) -> None
     assert game.rows("sword_purchases", "host, accept, user_agent") == [("user1.comcast.com", "*/*", "ab")]
 
 
-def test_what_is_sent_again_is_dropped_and_an_id_a_client_repeats_too(game: Game) -> None:
+def test_resent_records_and_repeated_client_ids_are_dropped(game: Game) -> None:
     game.send(GUILD, GUILD)
     game.send(GUILD, chosen="mine")
     game.forward()
@@ -169,8 +169,8 @@ def test_what_is_sent_again_is_dropped_and_an_id_a_client_repeats_too(game: Game
 
 
 @pytest.mark.parametrize("commits", [0, 1, 2])
-def test_a_batch_that_ends_after_any_commit_is_finished_and_doubles_nothing(game: Game, commits: int) -> None:
-    """The next lander finishes exactly that batch, however much has come meanwhile and though the plan has grown."""
+def test_a_batch_interrupted_after_any_commit_is_finished_without_duplicates(game: Game, commits: int) -> None:
+    """The next lander finishes exactly that batch, although more events have arrived and the plan has changed."""
     game.send(GUILD, b'{"event_type": "purchase_sword"}', b"?", b'{"event_type": "late", "n": 1}')
     game.forward()
 
@@ -213,7 +213,7 @@ def test_the_older_of_two_landers_fails_its_commit(game: Game) -> None:
 
 
 def test_members_and_descriptions_follow_the_plan(game: Game) -> None:
-    """Members of structs, also of structs in lists; what rows held before stays."""
+    """Members of structs, also of structs in lists; existing rows keep their values."""
     place = "struct<x:int,seen:timestamp>"
     body = {"event_type": "purchase_sword", "place": {"x": 1}}
     game.send(json.dumps(body).encode())
@@ -242,8 +242,8 @@ def test_members_and_descriptions_follow_the_plan(game: Game) -> None:
     assert sorted(found) == [(1, None, None), (2, 5, None), (3, 6, "c")]
 
 
-def test_the_query_engine_is_told_of_the_tables_until_it_listens(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without one event: the plan's tables are there before."""
+def test_the_tables_are_announced_until_the_query_engine_answers(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first event: the plan's tables exist already."""
     monkeypatch.setattr("questlog.land.spark.maintenance.RETRY_SECONDS", 0.1)
     told, stop = list[int](), threading.Event()
 
@@ -264,7 +264,7 @@ def test_the_query_engine_is_told_of_the_tables_until_it_listens(game: Game, mon
 
 
 def events(count: int) -> list[bytes]:
-    """Return events with everything in them that has ever been trouble."""
+    """Return events with every kind of value that has ever caused a bug."""
     seed = 20261124
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -295,7 +295,7 @@ def events(count: int) -> list[bytes]:
 
 
 def is_json(body: bytes) -> bool:
-    """Return what a collector finds out before it writes a record."""
+    """Return what a collector determines before it writes a record."""
     try:
         json.loads(body)
     except ValueError:
@@ -304,7 +304,7 @@ def is_json(body: bytes) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return a value of either engine in one form."""
+    """Return a value of either engine in a common form."""
     if hasattr(value, "asDict"):
         return plain(value.asDict())
     if isinstance(value, dict):
@@ -314,8 +314,8 @@ def plain(value: Any) -> Any:
     return bytes(value) if isinstance(value, bytearray) else value
 
 
-def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing(game: Game) -> None:
-    """`questlog up` is killed with everything it started, again and again, while events come."""
+def test_a_driver_killed_at_random_moments_loses_and_duplicates_nothing(game: Game) -> None:
+    """`questlog up` and everything it started are killed again and again while events arrive."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -337,7 +337,7 @@ def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing(game: Game)
     assert len(game.ids()) == len(set(game.ids())) == sent
 
 
-def test_the_stream_follows_a_plan_that_grows_and_stops_when_told(game: Game) -> None:
+def test_the_stream_follows_the_plan_and_stops_on_request(game: Game) -> None:
     stop = threading.Event()
     with game.lander() as lander:
         thread = threading.Thread(target=lander.run, args=(stop,))

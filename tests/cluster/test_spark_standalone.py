@@ -1,4 +1,4 @@
-"""Landing on a standalone Spark master, whose workers need not have questlog; what dies is replaced, without a hand."""
+"""Landing on a standalone Spark master: workers need no questlog, and processes that die are replaced."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from questlog.stack import Stack
 PLAN = '[game]\nname = "swords"\n[events.join_guild.fields]\nguild = "string"\n'
 GUILD = b'{"event_type": "join_guild", "guild": "wolves"}'
 LIBRARIES = ("msgspec", "numpy", "numpy.libs", "pyarrow", "pyarrow.libs", "uuid_utils")
-"""All that a worker must have."""
+"""The packages that a worker needs."""
 _numbers = iter(range(10**6))
 
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A master and a worker, beside the servers that all tests share; or those in the folder QUESTLOG_SPARK_STACK."""
+    """A master and a worker beside the shared servers, or those of the stack in the folder QUESTLOG_SPARK_STACK."""
     if "QUESTLOG_SPARK_STACK" in os.environ:
         yield Stack(os.environ["QUESTLOG_SPARK_STACK"])
         return
@@ -86,7 +86,7 @@ def game(tmp_path: Path, stack: Stack, spark: Stack) -> Iterator[Game]:
 
 
 def bare_python(folder: Path) -> Path:
-    """Return a Python that has the libraries of a worker, and no questlog."""
+    """Return a Python that has a worker's packages, but not questlog."""
     libraries = folder / "libraries"
     libraries.mkdir()
     installed = Path(sysconfig.get_paths()["platlib"])
@@ -110,7 +110,7 @@ def executors(spark: Stack) -> list[psutil.Process]:
 
 @pytest.mark.full
 @pytest.mark.timeout(3000)
-def test_an_executor_a_worker_and_the_master_are_killed_and_every_event_lands_once(game: Game, spark: Stack) -> None:
+def test_every_event_lands_once_although_executor_worker_and_master_are_killed(game: Game, spark: Stack) -> None:
     game.send(5)
     log = game.folder / "up.log"
     with log.open("wb") as said:
@@ -140,7 +140,7 @@ def test_an_executor_a_worker_and_the_master_are_killed_and_every_event_lands_on
 
 
 @pytest.mark.timeout(2000)
-def test_plain_spark_submit_lands_with_the_file_that_questlog_ships(game: Game, spark: Stack) -> None:
+def test_plain_spark_submit_lands_with_the_script_in_the_package(game: Game, spark: Stack) -> None:
     game.send(7)
 
     def printed(what: str) -> str:

@@ -1,4 +1,4 @@
-"""`questlog status` and `questlog tail` answer in seconds, whoever is away, and say who it is."""
+"""`questlog status` and `questlog tail` answer within seconds, and name the server that is unreachable."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from support.cluster.cluster_project import Project
 from support.cluster.spark_options import MAY_DIE
 from support.waiting import until
 
-NOBODY = "127.0.0.1:9"
+UNUSED = "127.0.0.1:9"
 SECONDS = 30
-"""What a busy machine may take; on a quiet one it is a third of that."""
+"""The limit on a busy machine; an idle one needs a third of it."""
 
 
 @pytest.fixture
 def game(stack: Stack, tmp_path: Path) -> Project:
-    """A project that nothing was sent to yet, with its topic."""
+    """A project with its topic, before the first event."""
     project = Project(tmp_path, stack)
     project.run("topic", "create")
     return project
@@ -33,7 +33,7 @@ def game(stack: Stack, tmp_path: Path) -> Project:
 
 @contextlib.contextmanager
 def silent() -> Iterator[str]:
-    """A server that takes calls and never answers, as a frozen one does."""
+    """A server that accepts connections and never answers, as a frozen one does."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -47,9 +47,9 @@ def test_a_project_that_has_landed_nothing(game: Project) -> None:
 
 
 @pytest.mark.parametrize("how", ["away", "frozen"])
-def test_kafka_is_said_to_be_away_and_the_rest_is_told(game: Project, how: str) -> None:
+def test_an_unreachable_kafka_is_named_and_the_rest_is_reported(game: Project, how: str) -> None:
     with silent() as frozen:
-        address = NOBODY if how == "away" else frozen
+        address = UNUSED if how == "away" else frozen
         game.configure(kafka=address)
         started = time.monotonic()
         done = game.run("status", code=1)
@@ -65,9 +65,9 @@ def test_kafka_is_said_to_be_away_and_the_rest_is_told(game: Project, how: str) 
 
 
 @pytest.mark.parametrize("how", ["away", "frozen"])
-def test_presto_is_said_to_be_away_and_the_rest_is_told(game: Project, how: str) -> None:
+def test_an_unreachable_presto_is_named_and_the_rest_is_reported(game: Project, how: str) -> None:
     with silent() as frozen:
-        address = NOBODY if how == "away" else frozen
+        address = UNUSED if how == "away" else frozen
         game.configure(presto=f"http://{address}")
         started = time.monotonic()
         done = game.run("status", code=1)
@@ -78,12 +78,12 @@ def test_presto_is_said_to_be_away_and_the_rest_is_told(game: Project, how: str)
 
 @pytest.mark.skipif(not MAY_DIE, reason="freezes the metastore, which others use")
 @pytest.mark.parametrize("how", ["away", "frozen"])
-def test_the_metastore_is_said_to_be_away(game: Project, how: str) -> None:
-    """Presto answers for it, in its own time; questlog does not wait that long."""
+def test_an_unreachable_metastore_is_named(game: Project, how: str) -> None:
+    """Presto reports it too, but later than questlog waits."""
     (metastore,) = [each for each in game.stack.status() if each.name == "metastore"]
     supervisor = recall(game.stack.folder / "run" / "supervisor.json")
     assert supervisor is not None
-    os.kill(supervisor.pid, signal.SIGSTOP)  # or it starts another before anybody has asked
+    os.kill(supervisor.pid, signal.SIGSTOP)  # or it would restart the metastore first
     try:
         os.kill(metastore.pid, signal.SIGKILL if how == "away" else signal.SIGSTOP)
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""`questlog topic` makes a topic once, brings it up to the settings, and says what is wrong."""
+"""`questlog topic` creates a topic once, updates it to the settings, and reports what is wrong."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ def test_create_is_idempotent_and_follows_the_settings(project: Path, broker: Br
     assert found["options"]["message.timestamp.type"] == "LogAppendTime"
 
 
-def test_partitions_of_a_topic_that_exists_never_change(project: Path, broker: Broker) -> None:
+def test_the_number_of_partitions_of_an_existing_topic_never_changes(project: Path, broker: Broker) -> None:
     run(project, "create")
     path = project / "questlog.toml"
     path.write_text(path.read_text().replace("topic_partitions = 2", "topic_partitions = 5"))
     assert "stays at 2 partition(s)" in run(project, "create")
 
 
-def test_a_topic_that_is_not_there_is_named(project: Path) -> None:
+def test_a_missing_topic_is_named(project: Path) -> None:
     with pytest.raises(QuestlogError, match="does not exist") as told:
         run(project, "describe")
     assert told.value.hint == "questlog topic create"
 
 
-def test_brokers_that_are_away_are_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_brokers_are_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUESTLOG_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
     with pytest.raises(QuestlogError, match=r"127\.0\.0\.1:1 does not answer"):
         run(project, "create")
 
 
 @pytest.mark.parametrize("key, value", [("acks", "1"), ("enable.idempotence", "false")])
-def test_a_key_that_would_lose_events_is_refused(key: str, value: str) -> None:
+def test_a_setting_that_could_lose_events_is_refused(key: str, value: str) -> None:
     with pytest.raises(QuestlogError, match=f"{key} = '{value}' could lose or duplicate events"):
         open_producer({key: value})
 
 
-def test_a_key_that_librdkafka_does_not_know_is_named() -> None:
+def test_a_setting_unknown_to_librdkafka_is_named() -> None:
     with pytest.raises(QuestlogError, match=r"no\.such\.key"):
         open_producer({"no.such.key": "1"})
 

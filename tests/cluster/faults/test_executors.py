@@ -1,4 +1,4 @@
-"""The same load, landed on a standalone master: its executor, its worker and the master itself are killed."""
+"""The same load, landed on a standalone master: its executor, its worker and then the master itself are killed."""
 
 from __future__ import annotations
 
@@ -37,11 +37,8 @@ def system(stack: Stack, spark: Stack, tmp_path_factory: pytest.TempPathFactory)
 def executors(spark: Stack) -> list[int]:
     """Return the processes that run tasks for the worker."""
     (worker,) = [each for each in spark.status() if each.name == "spark-worker"]
-    found = []
-    for child in psutil.Process(worker.pid).children(recursive=True):
-        if "CoarseGrainedExecutorBackend" in " ".join(child.cmdline()):
-            found.append(child.pid)
-    return found
+    children = psutil.Process(worker.pid).children(recursive=True)
+    return [child.pid for child in children if "CoarseGrainedExecutorBackend" in " ".join(child.cmdline())]
 
 
 def executor_killed(spark: Stack) -> int:
@@ -58,8 +55,8 @@ def master_killed(spark: Stack) -> int:
 
 
 @pytest.mark.timeout(900 * ROUNDS)
-@pytest.mark.parametrize("victim", [executor_killed, worker_killed, master_killed], ids=lambda found: found.__name__)
-def test_nothing_is_lost_or_doubled(system: System, spark: Stack, victim: Callable[[Stack], int]) -> None:
+@pytest.mark.parametrize("victim", [executor_killed, worker_killed, master_killed], ids=lambda victim: victim.__name__)
+def test_nothing_is_lost_or_duplicated(system: System, spark: Stack, victim: Callable[[Stack], int]) -> None:
     chance = random.Random(f"{SEED}-{victim.__name__}")  # type: ignore[attr-defined]
     for number in range(ROUNDS):
         begun = time.time()
@@ -69,7 +66,7 @@ def test_nothing_is_lost_or_doubled(system: System, spark: Stack, victim: Callab
         seconds = system.await_exact(begun, victim.__name__)  # type: ignore[attr-defined]
         until(lambda: all(each.healthy for each in spark.status()), "master and worker work", 240)
         print(
-            f" round {number + 1}: all there {seconds + 1:.1f} s after;"
+            f" round {number + 1}: complete {seconds + 1:.1f} s later;"
             f" {len(system.players.acknowledged(begun))} acknowledged meanwhile",
             flush=True,
         )

@@ -1,6 +1,6 @@
 """Every server and every part of questlog fails under 200 events/s; Presto counts each acknowledged event once.
 
-Nobody lends a hand: the stack's supervisor restarts servers, and what is questlog's is restarted as systemd would.
+Recovery is automatic: the stack's supervisor restarts servers, and questlog's processes are restarted as by systemd.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def driver_killed(system: System, chance: Chance) -> None:
 
 
 def drivers_java_killed(system: System, chance: Chance) -> None:
-    """Spark's own half of the driver alone."""
+    """Only the JVM half of the driver."""
     (java,) = system.lander.children("org.apache.spark.deploy.SparkSubmit")
     java.kill()
 
 
 def workers_killed(system: System, chance: Chance) -> None:
-    """With local[2] the executor is a thread of the driver; what can be killed are its Python workers."""
+    """With local[2] the executor is a thread of the driver; only its Python workers can be killed."""
     workers = system.lander.children("pyspark.daemon")
     assert workers
     for worker in workers:
@@ -88,7 +88,7 @@ def game_killed(system: System, chance: Chance) -> None:
 
 
 def hdfs_out_of_space(system: System, chance: Chance) -> None:
-    """A space quota at what is used: nothing can be written, neither data nor metadata."""
+    """A space quota at the used size: neither data nor metadata can be written."""
     system.limit_space(system.used_space())
     begun = len(system.lander.said())
     until(lambda: "waiting, events stay in the topic" in system.lander.said()[begun:], "the lander is stuck", 240)
@@ -116,14 +116,14 @@ def metastore_and_driver_killed_in_a_commit(system: System, chance: Chance) -> N
 
 
 def two_drivers(system: System, chance: Chance) -> None:
-    """The newer one takes over; the older one fails its next commit, and says why."""
+    """The newer one takes over; the older one fails its next commit with the reason."""
     begun = len(system.lander.said())
     with system.second_lander():
         until(lambda: "another lander took over" in system.lander.said()[begun:], "the older one is fenced", 400)
 
 
 def driver_frozen_while_another_takes_over(system: System, chance: Chance) -> None:
-    """It wakes when the other one has landed: whatever it was about to do, it commits nothing more."""
+    """It wakes after the other one has landed; whatever it was about to do, it commits nothing more."""
     begun = len(system.lander.said())
     frozen = [psutil.Process(system.lander.process.pid), *system.lander.children()]
     for process in frozen:
@@ -141,19 +141,19 @@ FAULTS = (
     kafka_killed, namenode_killed, datanode_killed, metastore_killed, presto_killed, driver_killed, workers_killed,
     forwarder_killed, game_killed, hdfs_out_of_space,
 )  # fmt: skip
-"""Each server and each part fails once: about three minutes."""
+"""Each server and each part of questlog fails once: about three minutes."""
 LONG_FAULTS = (
     drivers_java_killed, metastore_killed_in_a_commit, driver_killed_in_a_commit,
     metastore_and_driver_killed_in_a_commit, two_drivers, driver_frozen_while_another_takes_over,
     kafka_frozen_for_30_seconds,
 )  # fmt: skip
-"""Five more minutes. test_fence.py and test_spark_lander.py stop a commit at each of its steps."""
+"""About five more minutes. test_fence.py and test_spark_lander.py stop a commit at each of its steps."""
 ALL = [*FAULTS, *(pytest.param(fault, marks=pytest.mark.full) for fault in LONG_FAULTS)]
 
 
 @pytest.mark.timeout(900 * ROUNDS)
 @pytest.mark.parametrize("fault", ALL, ids=lambda fault: fault.__name__)
-def test_nothing_is_lost_or_doubled(system: System, fault: object) -> None:
+def test_nothing_is_lost_or_duplicated(system: System, fault: object) -> None:
     chance = random.Random(f"{SEED}-{fault.__name__}")  # type: ignore[attr-defined]
     for number in range(ROUNDS):
         begun = time.time()
@@ -165,16 +165,16 @@ def test_nothing_is_lost_or_doubled(system: System, fault: object) -> None:
         seconds = system.await_exact(begun, fault.__name__)  # type: ignore[attr-defined]
         system.await_servers()
         print(
-            f" round {number + 1}: lasted {lasted:.1f} s, all there {seconds + 1:.1f} s after;"
+            f" round {number + 1}: lasted {lasted:.1f} s, complete {seconds + 1:.1f} s later;"
             f" {len(system.players.acknowledged(begun))} acknowledged meanwhile",
             flush=True,
         )
 
 
-def test_at_the_end_presto_counts_every_acknowledged_event_once(system: System) -> None:
+def test_presto_finally_counts_every_acknowledged_event_once(system: System) -> None:
     seconds = system.await_exact(0, "the whole drill")
     acknowledged, took = system.players.acknowledged(), time.time() - system.began
     print(
-        f"\n{len(acknowledged)} acknowledged, {len(acknowledged) / took:.0f} a second; all there {seconds:.1f} s after"
+        f"\n{len(acknowledged)} acknowledged, {len(acknowledged) / took:.0f} a second; complete {seconds:.1f} s later"
     )
     assert len(acknowledged) > took * 20

@@ -1,4 +1,4 @@
-"""An authority of the tests' own: nothing of it is known to the machine, so a setting must name it to be trusted."""
+"""The tests' own certificate authority: the machine does not know it, so a setting must name it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A game's project on the cluster profile, and its commands as a user types them."""
+"""A game's project on the cluster profile, and its commands as users type them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from support.waiting import until
 
 
 class Project:
-    """The swords game in *folder*, with a topic and a schema that nothing else on the stack has."""
+    """The swords game in *folder*, with a topic and a schema that are unique on the stack."""
 
     def __init__(self, folder: Path, stack: Stack) -> None:
         self.folder, self.stack, self.name = folder, stack, f"swords_{uuid.uuid4().hex[:8]}"
@@ -39,16 +39,16 @@ class Project:
         self.configure()
 
     def configure(self, **other: str) -> None:
-        """Write questlog.toml; *other* names servers that are not the stack's."""
+        """Write questlog.toml; *other* replaces servers of the stack, or adds lines."""
         at = self.stack.addresses
-        said = {"kafka": at.kafka, "metastore": at.metastore, "warehouse": at.warehouse, "presto": at.presto}
-        said |= {"lines": "", "spark": "", **other}
+        values = {"kafka": at.kafka, "metastore": at.metastore, "warehouse": at.warehouse, "presto": at.presto}
+        values |= {"lines": "", "spark": "", **other}
         (self.folder / "questlog.toml").write_text(
             f'profile = "cluster"\ntopic = "{self.topic}"\nnamespace = "{self.name}"\n'
-            f'metastore = "{said["metastore"]}"\nwarehouse = "{said["warehouse"]}"\nspark_master = "local[2]"\n'
-            f"topic_partitions = 2\nland_seconds = 0.5\n{said['lines']}\n"
-            f'[kafka]\nbootstrap.servers = "{said["kafka"]}"\n'
-            f'[spark]\n{SPARK_LINES}\n{said["spark"]}\n[presto]\nurl = "{said["presto"]}"\n'
+            f'metastore = "{values["metastore"]}"\nwarehouse = "{values["warehouse"]}"\nspark_master = "local[2]"\n'
+            f"topic_partitions = 2\nland_seconds = 0.5\n{values['lines']}\n"
+            f'[kafka]\nbootstrap.servers = "{values["kafka"]}"\n'
+            f'[spark]\n{SPARK_LINES}\n{values["spark"]}\n[presto]\nurl = "{values["presto"]}"\n'
         )
 
     def run(self, *words: str, seconds: float = 600, code: int | None = 0) -> subprocess.CompletedProcess[str]:
@@ -76,28 +76,28 @@ class Project:
             pipeline.log.close()
 
     def sql(self, statement: str) -> list[dict[str, Any]]:
-        """Return what `questlog sql` answers."""
+        """Return the rows that `questlog sql` prints."""
         rows: list[dict[str, Any]] = json.loads(self.run("sql", "--json", statement).stdout)
         return rows
 
     def presto(self, statement: str) -> list[dict[str, Any]]:
-        """Return what Presto's own command line answers."""
+        """Return the rows that Presto's own command line prints."""
         answer = self.exec("presto", "--output-format", "JSON", "--execute", statement)
         return [json.loads(line) for line in answer.splitlines()]
 
     def status(self) -> dict[str, Any]:
-        """Return what `questlog status` says, also when it says that something is in the way."""
+        """Return the report of `questlog status`, also when a component is blocked."""
         report: dict[str, Any] = json.loads(self.run("status", "--json", code=None, seconds=120).stdout)
         return report
 
     def landed(self) -> int:
-        """Return how many events of this machine's log are known to be in the tables."""
+        """Return how many events of this machine's log are known to have landed."""
         project = find_project(self.folder)
         return sum(read_forwarding(project.data, project.log_folder).landed.values())
 
     @contextmanager
     def running(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run `questlog …` beside; end it as Ctrl-C does, and see that it ends well."""
+        """Run `questlog …` in the background; end it as Ctrl-C does, and check its exit code."""
         command = [sys.executable, "-m", "questlog", "-C", str(self.folder), *words]
         with beside(command, self.folder, environment()) as process:
             yield process
@@ -111,7 +111,7 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def beside(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program of our own in *folder*; it and all it started are gone at the end."""
+    """Run a program in *folder*, in the background; at the end, kill it and everything it started."""
     with (folder / "beside.log").open("ab") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
@@ -124,7 +124,7 @@ def beside(command: list[str], folder: Path, environment: dict[str, str]) -> Ite
 
 @contextmanager
 def serving(folder: Path, app: str, **more: str) -> Iterator[int]:
-    """Run a Flask app in its development server and give the port."""
+    """Run a Flask app in its development server; yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "flask", "--app", app, "run", "--port", str(port)]
@@ -152,7 +152,7 @@ def get(port: int, path: str, host: str = "localhost") -> tuple[int, str]:
 
 
 def bench(port: int, path: str, host: str, count: int) -> None:
-    """Send *count* requests with ApacheBench; with our own client where it is not installed."""
+    """Send *count* requests with ApacheBench, or with our own client where that is not installed."""
     ab = shutil.which("ab")
     if ab is not None:
         command = [ab, "-q", "-n", str(count), "-H", f"Host: {host}", f"http://127.0.0.1:{port}{path}"]

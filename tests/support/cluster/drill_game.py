@@ -1,4 +1,4 @@
-"""The game of the drill: each request records one event and answers with its id."""
+"""The game of the fault tests: each request records one event and answers with its id."""
 
 from flask import Flask
 
@@ -15,7 +15,7 @@ def purchase_a_sword() -> str:
 
 @app.route("/purchase_a_sword/<event_id>")
 def purchase_once(event_id: str) -> str:
-    """A client that got no answer sends the same id again."""
+    """Without an answer the client sends the same id again."""
     return track("purchase_sword", event_id=event_id)
 
 
@@ -26,5 +26,5 @@ def join_guild() -> str:
 
 @app.route("/mistake")
 def mistake() -> str:
-    """No plan knows this type: the event belongs in quarantine."""
+    """The plan does not have this type: the event belongs in quarantine."""
     return track("unheard_of")

@@ -1,4 +1,4 @@
-"""A real Kafka broker as a process of the test's own, that can be killed, frozen and started again."""
+"""A real Kafka broker in a process of the test's own, to kill, freeze and restart."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ log.cleaner.dedupe.buffer.size=16777216
 
 
 class Broker:
-    """One broker with its log in *folder*, or in *data*: its own controller, or a second one that has the *first*'s."""
+    """One broker with its log in *folder*, or in *data*: its own controller, or a second broker with the *first*'s."""
 
     properties = PROPERTIES
     users: Sequence[str] = ()
-    """SCRAM's."""
+    """The users for SCRAM."""
     client: Mapping[str, str] = {}
-    """What its clients must say."""
+    """Settings that its clients need."""
 
     def __init__(self, folder: Path, *, data: Path | None = None, first: Broker | None = None) -> None:
         self._folder, self._jars = folder, ":".join(jars("kafka"))
@@ -68,7 +68,7 @@ class Broker:
             )  # fmt: skip
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start, and return once a client gets an answer."""
+        """Start, and return once it answers a client."""
         from confluent_kafka.admin import AdminClient
 
         self.process = self._java("kafka.Kafka", str(self._folder / "server.properties"))

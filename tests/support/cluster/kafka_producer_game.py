@@ -1,4 +1,4 @@
-"""A game's API server as it was before questlog: Flask, a plain Kafka producer, flat JSON."""
+"""A game's API server without questlog: Flask, a plain Kafka producer, flat JSON."""
 
 import json
 import os

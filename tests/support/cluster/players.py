@@ -1,4 +1,4 @@
-"""Players who send at a steady rate, whatever happens, and remember which events were acknowledged."""
+"""Players that send at a steady rate through every fault, and record which events were acknowledged."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Players:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop; afterwards nothing is in flight."""
+        """Stop; afterwards no request is in flight."""
         self._stop.set()
         for thread in self._threads:
             thread.join(40)
             assert not thread.is_alive(), "a request hangs"
 
     def acknowledged(self, since: float = 0.0) -> set[str]:
-        """Return the ids that were answered 2xx since that moment of `time.time()`."""
+        """Return the ids that were answered with 2xx since that `time.time()`."""
         return {event_id for when, event_id in self._acknowledged.copy() if when >= since}
 
     def _play(self, seed: int, number: int) -> None:
@@ -48,8 +48,8 @@ class Players:
                 count += 1
                 path += f"chosen-{seed}-{number}-{count}"
             answered = self._send(connection, path)
-            again = path if not answered and "chosen" in path else ""  # only a named event may be sent again
-            due = max(due + self._every, time.monotonic() - 1)  # what an outage delayed is not made up for
+            again = path if not answered and "chosen" in path else ""  # only a chosen id may be repeated
+            due = max(due + self._every, time.monotonic() - 1)  # do not catch up after an outage
             self._stop.wait(due - time.monotonic() if answered else 0.05)
         connection.close()
 

@@ -1,4 +1,4 @@
-"""An Iceberg REST catalog as a process of the test's own: Iceberg's reference server, its pointers in SQLite.
+"""An Iceberg REST catalog in a process of the test's own: Iceberg's reference server, its pointers in SQLite.
 
 Java is driven from here, so that nothing need be compiled. It ends with this process.
 """
@@ -18,11 +18,11 @@ from questlog.stack.layout import find_java
 from support.paths import CLUSTER
 
 PLAIN_S3 = "-Daws.requestChecksumCalculation=WHEN_REQUIRED"
-"""Amazon's client sends sums behind a file that only Amazon's servers know."""
+"""Amazon's client appends checksums that only Amazon's servers understand."""
 
 
 class RestCatalog:
-    """Tables below *warehouse*; *options* say how the server reads their metadata, *jars* what it needs for that."""
+    """Tables below *warehouse*; the server reads their metadata with *options* and *jars*."""
 
     def __init__(self, folder: Path, warehouse: str, options: Mapping[str, str] = {}, jars: Sequence[str] = ()) -> None:
         (bridge,) = (Path(pyspark.__file__).parent / "jars").glob("py4j-*.jar")

@@ -1,4 +1,4 @@
-"""The whole system as it runs: a game under load, forwarder and lander as services, and the stack's servers."""
+"""The whole system: a game under load, forwarder and lander as services, and the stack's servers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ guild = "string"
 
 
 class Service:
-    """A command that is started again whenever it ends, as systemd would do it; its output goes to a file."""
+    """A command that is restarted whenever it ends, as by systemd; its output goes to a file."""
 
     def __init__(self, name: str, command: list[str], folder: Path, **environment: str) -> None:
         self.name, self.output = name, folder / f"{name}.log"
@@ -69,7 +69,7 @@ class Service:
                 self.process = self._start()
 
     def kill(self) -> None:
-        """Kill it with everything it started."""
+        """Kill it and everything it started."""
         children = self.children()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -78,7 +78,7 @@ class Service:
                 child.kill()
 
     def children(self, word: str = "") -> list[psutil.Process]:
-        """Return the processes below it that have *word* in their command line."""
+        """Return its child processes that have *word* in their command line."""
         found = []
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children(recursive=True):
@@ -91,7 +91,7 @@ class Service:
         return self.output.read_text("utf-8", errors="replace")
 
     def end(self) -> None:
-        """End for good: asked first, killed after a while."""
+        """Stop for good: ask first, kill after a while."""
         self._stop.set()
         children = self.children()
         with contextlib.suppress(ProcessLookupError):
@@ -130,7 +130,7 @@ class System:
             f'metastore = "{at.metastore}"\nwarehouse = "{at.warehouse}"\nspark_master = "{master}"\n'
             f'land_seconds = 1\n[kafka]\nbootstrap.servers = "{at.kafka}"\n[presto]\nurl = "{at.presto}"\n'
             f'[spark]\n"spark.jars" = "{",".join(jars("spark"))}"\n"spark.driver.memory" = "1g"\n'
-            # a driver that is killed again and again never lives long enough to pay for the second compiler
+            # a driver that is killed repeatedly never lives long enough to gain from the second compiler
             '"spark.driver.extraJavaOptions" = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"\n'
         )
 
@@ -163,7 +163,7 @@ class System:
 
     @contextlib.contextmanager
     def second_lander(self) -> Iterator[Service]:
-        """Run another lander, as one of another machine: it does not see the first one's lock."""
+        """Run another lander as if on another machine: it does not see the first one's lock."""
         with contextlib.ExitStack() as ending:
             yield self._service(
                 ending, "second", self.questlog("up", "--only", "lander"), QUESTLOG_DATA=str(self.folder / "second")
@@ -172,7 +172,7 @@ class System:
     # -- the stack's servers -----------------------------------------------------------------------
 
     def pid(self, server: str) -> int:
-        """Return the process of a server, once it runs."""
+        """Return the process id of a server, once it is running."""
         file = self.stack.folder / "run" / f"{server}.json"
         until(lambda: recall(file) is not None, f"{server} runs")
         found = recall(file)
@@ -183,7 +183,7 @@ class System:
         os.kill(self.pid(server), signal.SIGKILL)
 
     def await_servers(self) -> None:
-        """Return when the stack's supervisor has brought everything back."""
+        """Return once the stack's supervisor has restarted every server."""
         states = lambda: read_states(self.stack.folder / "run").values()  # noqa: E731
         until(
             lambda: all(s.state == "healthy" and s.pid == self.pid(s.name) for s in states()), "all servers work", 240
@@ -196,7 +196,7 @@ class System:
             return [lock for lock in client.show_locks(request).locks if lock.dbname in names]
 
     def await_commit(self) -> None:
-        """Return at the moment when a commit holds its lock."""
+        """Return while a commit holds its lock."""
         deadline = time.monotonic() + 60
         names = (self.namespace, f"{self.namespace}_state")
         with metastore(self.stack) as (client, request):
@@ -204,13 +204,13 @@ class System:
                 assert time.monotonic() < deadline, "no commit within 60 s"
 
     def limit_space(self, megabytes: float | None) -> None:
-        """Give the game's tables so much space in HDFS and no more: a space quota on the warehouse."""
+        """Limit the game's tables in HDFS with a space quota on the warehouse."""
         quota = -1 if megabytes is None else int(megabytes * 2**20)
         path = self.stack.addresses.warehouse.removeprefix(self.stack.addresses.hdfs)
         self._hdfs("PUT", f"{path}?op=SETQUOTA&namespacequota=9223372036854775807&storagespacequota={quota}")
 
     def used_space(self) -> float:
-        """Return how many megabytes the warehouse takes in HDFS."""
+        """Return the size of the warehouse in HDFS, in megabytes."""
         path = self.stack.addresses.warehouse.removeprefix(self.stack.addresses.hdfs)
         found = json.loads(self._hdfs("GET", f"{path}?op=GETCONTENTSUMMARY"))
         return float(found["ContentSummary"]["spaceConsumed"]) / 2**20
@@ -222,10 +222,10 @@ class System:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return bytes(answer.read())
 
-    # -- what Presto says --------------------------------------------------------------------------
+    # -- counts from Presto ------------------------------------------------------------------------
 
     def rows(self, since: float = 0.0) -> Counter[str]:
-        """Return how often each event received since then is in the tables and in quarantine, asked of Presto."""
+        """Return how often Presto finds each event received since then, in the tables and in quarantine."""
         moment = dt.datetime.fromtimestamp(since, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
         tables = ("sword_purchases", "join_guild", "quarantine")
         parts = [f"select event_id from {name} where received_time >= timestamp '{moment}'" for name in tables]
@@ -233,7 +233,7 @@ class System:
         return Counter(row[0] for row in found.rows)
 
     def await_exact(self, since: float, what: str, seconds: float = RECOVERY_SECONDS) -> float:
-        """Return after how many seconds Presto counts everything acknowledged *since* until now; exactly once."""
+        """Wait until Presto counts every event acknowledged *since* exactly once; return after how many seconds."""
         expected, begun = self.players.acknowledged(since), time.monotonic()
         if not expected:
             until(lambda: bool(self.players.acknowledged(since)), "the game answers", seconds)
@@ -255,7 +255,7 @@ class System:
         return time.monotonic() - begun
 
     def explain(self) -> str:
-        """Return what the services said last."""
+        """Return the end of the services' output."""
         services: Mapping[str, Service] = {s.name: s for s in (self.game, self.forwarder, self.lander)}
         return "\n".join(f"-- {name}, started {s.starts} times\n{s.said()[-2500:]}" for name, s in services.items())
 

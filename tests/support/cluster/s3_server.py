@@ -1,4 +1,4 @@
-"""A server that speaks S3 over a folder, as a process of the test's own: S3Proxy."""
+"""An S3 server over a folder, in a process of the test's own: S3Proxy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOGGING = """
 
 
 class S3Server:
-    """One bucket `lake`, and one *user* that it lets in."""
+    """One bucket `lake`, with access for one *user*."""
 
     def __init__(self, folder: Path, user: str, secret: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as found:
@@ -55,7 +55,7 @@ class S3Server:
 
     @property
     def log(self) -> str:
-        """All that the server said."""
+        """The server's log."""
         return self._log.read_text()
 
     def _listens(self) -> bool:

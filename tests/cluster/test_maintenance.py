@@ -1,4 +1,4 @@
-"""Upkeep beside the stream: files become few, what is old goes, no position with it, whoever is frozen meanwhile."""
+"""Table maintenance beside the stream: it merges and expires, and never loses a position, even in a frozen driver."""
 
 # ruff: noqa: F401, F811 -- fixtures of the other module
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @contextmanager
 def running(lander: SparkLander) -> Iterator[Callable[[], float]]:
-    """Let the lander run beside; gives what stops it and returns how long that took."""
+    """Run the lander in a thread; yield a function that stops it and returns how long that took."""
     stop = threading.Event()
     thread = threading.Thread(target=lander.run, args=(stop,))
 
@@ -68,7 +68,7 @@ def checkpoint_of(game: Game) -> Checkpoint:
 
 
 def files(game: Game, table: str) -> int:
-    """Return how many data files the table has now."""
+    """Return how many data files the table has."""
     return int(metadata(game, table)["snapshots"][-1]["summary"]["total-data-files"])
 
 
@@ -78,7 +78,7 @@ def land(game: Game, lander: SparkLander, *bodies: bytes, **how: Any) -> None:
     lander.drain()
 
 
-def test_many_files_become_few_while_events_arrive_and_the_ledger_balances(game: Game) -> None:
+def test_files_are_merged_while_events_arrive_and_the_ledger_balances(game: Game) -> None:
     landed = 0
     with game.lander() as lander:
         for _ in range(6):
@@ -106,10 +106,10 @@ def arrived(game: Game, records: int) -> None:
     until(lambda: checkpoint_of(game).counts.get("records") == records, seconds=300)
 
 
-def test_upkeep_keeps_its_times_while_nothing_comes_and_stops_with_the_lander(
+def test_maintenance_runs_while_no_events_arrive_and_stops_with_the_lander(
     game: Game, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a table in which nothing happens is left alone."""
+    """A table without changes is left alone."""
     with game.lander() as lander:
         for _ in range(3):
             land(game, lander, GUILD)
@@ -135,7 +135,7 @@ def test_upkeep_keeps_its_times_while_nothing_comes_and_stops_with_the_lander(
     assert len(game.ids()) == 3
 
 
-def test_ids_whose_window_is_over_go_and_a_repeat_within_it_is_still_known(game: Game) -> None:
+def test_ids_outside_the_window_expire_and_a_repeat_within_it_is_still_a_duplicate(game: Game) -> None:
     with game.lander() as lander:
         for hours in (0, 48, 120):
             land(game, lander, GUILD, chosen=f"at hour {hours}", hours=hours)
@@ -154,7 +154,7 @@ def test_ids_whose_window_is_over_go_and_a_repeat_within_it_is_still_known(game:
         assert lander.drain().duplicates == 1
 
 
-def test_a_server_whose_clock_is_ahead_does_not_make_the_ids_of_others_old(game: Game) -> None:
+def test_a_server_whose_clock_is_ahead_does_not_expire_the_ids_of_others(game: Game) -> None:
     now = int(time.time() * 1000 - RECEIVED_MS) // 3_600_000
     with game.lander() as lander:
         land(game, lander, GUILD, chosen="mine", hours=now)
@@ -167,10 +167,10 @@ def test_a_server_whose_clock_is_ahead_does_not_make_the_ids_of_others_old(game:
 
 
 @pytest.mark.parametrize("moment", ["expire_ids", "rewrite_data_files", "repeat_checkpoint", "expire_snapshots"])
-def test_a_driver_frozen_in_its_upkeep_changes_nothing_when_it_wakes_and_another_has_taken_over(
+def test_a_driver_frozen_during_maintenance_does_no_harm_when_it_wakes_after_a_take_over(
     game: Game, moment: str
 ) -> None:
-    """Frozen just before it forgets ids, merges files, says a state again, or forgets snapshots."""
+    """Frozen just before it expires ids, merges files, repeats a checkpoint, or expires snapshots."""
     with game.lander("one") as old:
         for hours in (0, 120):
             land(game, old, GUILD, chosen=f"at hour {hours}", hours=hours)
@@ -192,7 +192,7 @@ def test_a_driver_frozen_in_its_upkeep_changes_nothing_when_it_wakes_and_another
             for namespace, name in order:
                 try:
                     maintenance.maintain(namespace, name)
-                except IllegalArgumentException:  # more snapshots to forget than are left: Iceberg refuses
+                except IllegalArgumentException:  # more snapshots to expire than are left: Iceberg refuses
                     assert moment == "expire_snapshots"
                 except LanderReplaced:
                     assert moment != "expire_snapshots" or name == "progress"
@@ -208,7 +208,7 @@ def test_a_driver_frozen_in_its_upkeep_changes_nothing_when_it_wakes_and_another
 
 
 def frozen_before(maintenance: SparkMaintenance, moment: str, meanwhile: Callable[[], None]) -> None:
-    """Let *meanwhile* happen once, just before the upkeep does that."""
+    """Run *meanwhile* once, just before that step of the maintenance."""
     done = list[bool]()
 
     def once() -> None:
@@ -232,8 +232,8 @@ def frozen_before(maintenance: SparkMaintenance, moment: str, meanwhile: Callabl
     maintenance._call = frozen  # type: ignore[method-assign]
 
 
-def test_no_older_state_is_said_again_on_top_of_a_newer_one(game: Game) -> None:
-    """The stream commits between upkeep's look and its word."""
+def test_an_older_checkpoint_never_follows_a_newer_one(game: Game) -> None:
+    """The stream commits after maintenance has read the checkpoint and before it repeats it."""
     with game.lander() as lander:
         land(game, lander, GUILD)
         maintenance = maintenance_of(lander)
@@ -263,7 +263,7 @@ def positions(lander: SparkLander) -> dict[str, Any]:
 
 
 def put(game: Game, table: str, name: str, age_seconds: float) -> Any:
-    """Put a file that no snapshot knows into the table's folder on HDFS, dated back; return its path."""
+    """Put a backdated file that is in no snapshot into the table's folder on HDFS; return its path."""
     jvm: Any = game.spark._jvm
     location = metadata(game, table)["location"]
     path = jvm.org.apache.hadoop.fs.Path(f"{location}/data/{name}")
@@ -278,10 +278,10 @@ def hdfs(game: Game, path: Any) -> Any:
     return path.getFileSystem(game.spark._jsc.hadoopConfiguration())
 
 
-def test_what_no_snapshot_knows_goes_from_hdfs_after_its_age_and_manifests_are_merged(
+def test_old_orphan_files_are_deleted_from_hdfs_and_manifests_are_merged(
     game: Game, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By HDFS's clock: a driver whose own is ten days ahead takes no file of a commit under way."""
+    """By HDFS's clock: a driver whose clock is ten days ahead deletes no file of a commit in progress."""
     with game.lander() as lander:
         for _ in range(3):
             land(game, lander, GUILD)
@@ -289,7 +289,7 @@ def test_what_no_snapshot_knows_goes_from_hdfs_after_its_age_and_manifests_are_m
         new = put(game, "join_guild", "new.parquet", ORPHAN_SECONDS - 3600)
         maintenance = maintenance_of(lander)
         maintenance.maintain(game.name, "join_guild")
-        assert hdfs(game, old).exists(old)  # it is not a day yet since the table was made
+        assert hdfs(game, old).exists(old)  # the table is less than a day old
         assert manifests(game) == 1
         land(game, lander, GUILD)
         now, ahead = time.time_ns, int(10 * SWEEP_SECONDS * 1e9)
@@ -306,15 +306,15 @@ def manifests(game: Game) -> int:
     return game.spark.table(f"lake.{game.name}.join_guild.manifests").count()  # type: ignore[no-any-return]
 
 
-def test_the_plan_is_followed_while_nothing_comes_and_its_words_arrive_in_the_tables(game: Game) -> None:
+def test_tables_and_descriptions_follow_the_plan_while_no_events_arrive(game: Game) -> None:
     with game.lander() as lander, running(lander):
         until(lambda: comments(game) == ("A player joined.", None), seconds=120)
-        said = PLAN.replace("A player joined.", "Somebody joined.")
-        said = said.replace('guild = "string"', 'guild = { type = "string", description = "Which guild." }')
-        (game.folder / "plan.toml").write_text(said + '[events.late.fields]\nn = "int"\n')
+        text = PLAN.replace("A player joined.", "Somebody joined.")
+        text = text.replace('guild = "string"', 'guild = { type = "string", description = "Which guild." }')
+        (game.folder / "plan.toml").write_text(text + '[events.late.fields]\nn = "int"\n')
         until(lambda: comments(game) == ("Somebody joined.", "Which guild."), seconds=120)
         until(lambda: "late" in SparkTables(lander.catalog.twin(), game.name).names(), seconds=120)
-        (game.folder / "plan.toml").write_text(said.replace("Which guild.", "Its guild.") + "[events.late]\n")
+        (game.folder / "plan.toml").write_text(text.replace("Which guild.", "Its guild.") + "[events.late]\n")
         game.send(GUILD)
         game.forward()
         until(lambda: lander._total.records == 1, seconds=120)
@@ -322,7 +322,7 @@ def test_the_plan_is_followed_while_nothing_comes_and_its_words_arrive_in_the_ta
 
 
 def comments(game: Game) -> tuple[str | None, str | None]:
-    """Return what is said of the table, and of its field `guild`."""
+    """Return the descriptions of the table and of its field `guild`."""
     if "join_guild" not in SparkTables(IcebergCatalog(game.spark), game.name).names():
         return None, None
     found = metadata(game, "join_guild")
@@ -331,7 +331,7 @@ def comments(game: Game) -> tuple[str | None, str | None]:
     return found["properties"].get("comment"), guild.get("doc")
 
 
-def test_a_table_that_a_backfill_makes_in_the_same_moment_is_taken_as_it_is(
+def test_a_table_that_a_backfill_creates_at_the_same_moment_is_used(
     game: Game, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with game.lander() as lander:
@@ -345,7 +345,7 @@ def test_a_table_that_a_backfill_makes_in_the_same_moment_is_taken_as_it_is(
     assert len(game.ids()) == 3
 
 
-def test_a_plan_is_followed_though_upkeep_commits_in_the_same_moment(game: Game) -> None:
+def test_schema_evolution_survives_a_concurrent_commit_of_maintenance(game: Game) -> None:
     with game.lander() as lander:
         land(game, lander, GUILD)
         maintenance, done = maintenance_of(lander), list[bool]()
@@ -353,7 +353,7 @@ def test_a_plan_is_followed_though_upkeep_commits_in_the_same_moment(game: Game)
 
         def late(namespace: str, name: str) -> Any:
             answer = metadata_of(namespace, name)
-            if name == "join_guild" and len(done) < 2:  # also between the look and the swap
+            if name == "join_guild" and len(done) < 2:  # also between the read and the swap
                 done.append(True)
                 apart(lambda: maintenance.repeat_checkpoint(namespace, name, kept=1))
             return answer
