@@ -95,10 +95,13 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
         return True
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
         return True
-    if isinstance(error, sqlite3.Error | OSError) and folder.exists():  # SQLite reports some full disks as I/O errors
-        disk = os.statvfs(folder)
-        return disk.f_bavail * disk.f_frsize < _NEARLY_FULL or bool(disk.f_files and disk.f_favail == 0)
-    return False
+    if not isinstance(error, sqlite3.Error | OSError):
+        return False
+    try:
+        disk = os.statvfs(folder)  # SQLite reports some full disks as I/O errors
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _NEARLY_FULL or bool(disk.f_files and disk.f_favail == 0)
 
 
 # -- locks -----------------------------------------------------------------------------------------

@@ -88,5 +88,5 @@ def test_a_name_that_leads_nowhere_is_said_after_a_while(log: SqliteLog, monkeyp
     monkeypatch.setattr("questlog.log.sqlite.reader._MOVED_SECONDS", 0.1)
     (partition,) = log.end()
     (log.folder / f"{partition:010}-{RECORDS:016}.db").symlink_to("nowhere")
-    with pytest.raises(LogUnavailable, match="change faster than they can be read"):
+    with pytest.raises(LogUnavailable, match="are changing faster than they can be read"):
         log.read(START, FOREVER)

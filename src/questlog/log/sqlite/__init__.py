@@ -1,8 +1,8 @@
-"""The embedded log: a folder of SQLite files; every process that writes has a partition of its own.
+"""The embedded log: a folder of SQLite files, in which every writing process has its own partition.
 
-Threads of one process share commits (../group.py). A partition is a row of segments (partition.py), a segment
-one SQLite file (segment.py). Reading takes turns (reader.py), and goes page by page where a file is damaged
-(salvage.py).
+Threads of one process share commits (../group.py). A partition is a sequence of segments (partition.py), and a
+segment is one SQLite file (segment.py). Readers take partitions in turn (reader.py) and read a damaged file page by
+page (salvage.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn
 
 from questlog.durable import is_disk_full
 from questlog.errors import LogFull, LogUnavailable
@@ -25,14 +25,13 @@ from questlog.log.sqlite.partition import Displaced, ReadCheckpoint, Trimmer, Wr
 from questlog.log.sqlite.reader import Reader
 
 UNLIMITED = 2**62
-_T = TypeVar("_T")
 _ROW_BYTES = 4 << 20
 _MAX_RECORD_BYTES = 64 << 20
-_LOOK_SECONDS = 0.1
+_CHECK_SECONDS = 0.1
 
 
 class SqliteLog:
-    """Keeps the contract of `Log` in a folder; safe for many threads, processes and readers at once."""
+    """Implements `Log` in a folder. Safe for concurrent threads, processes and readers."""
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class SqliteLog:
         self._group = GroupCommit(self._commit, max_size=_ROW_BYTES)
         self._commit_lock = threading.Lock()
         self._writer: Writer | None = None
-        self._looked = float("-inf")
+        self._checked = float("-inf")
         self._reader = Reader(self.folder)
         self._trimmer = Trimmer(self.folder, self._grace_seconds)
 
@@ -70,71 +69,71 @@ class SqliteLog:
     def append(self, records: Sequence[bytes]) -> Position:
         """Return only once every record would survive a power cut.
 
-        After an error nothing was acknowledged; a record whose commit was cut short may still be there.
+        After an error nothing is acknowledged, but records whose commit was interrupted may still be in the log.
         """
         if not records:
             return START
         size = 0
         for record in records:
             if b"\n" in record:
-                raise ValueError("a record is one line: it may not hold a line break")
+                raise ValueError("a record is one line and cannot contain a line break")
             if len(record) > _MAX_RECORD_BYTES:
-                raise ValueError(f"a record of {len(record)} bytes; the log takes up to {_MAX_RECORD_BYTES}")
+                raise ValueError(f"the record has {len(record)} bytes; the log accepts up to {_MAX_RECORD_BYTES}")
             size += len(record) + 1
         self._check_fork()
         position: Position = self._group.submit(records, size)
         return position
 
     def _commit(self, group: Sequence[Waiter]) -> None:
-        """Make a group durable, or raise `LogUnavailable`; the only code that touches the writer."""
+        """Make a group durable, or raise `LogUnavailable`."""
         with self._commit_lock:
             rows = _rows([line for waiter in group for line in waiter.work])
-            first, partition = self._guard(lambda: self._write(rows))
+            try:
+                first, partition = self._write(rows)
+            except BaseException as error:
+                self._fail(error)
             for waiter in group:
                 first += len(waiter.work)
                 waiter.result = {partition: first}
 
-    def _guard(self, work: Callable[[], _T]) -> _T:
-        """Do what touches the writer; give the writer up after an error that leaves it in doubt."""
-        try:
-            return work()
-        except LogFull:
-            raise
-        except Exception as error:
-            full = is_disk_full(error, self.folder)
-            if not (full and isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL):
-                self._drop_writer()  # never retry an fsync on the same descriptor
-            raise self._refusal(error, full) from error
-        except BaseException:
-            self._drop_writer()  # it may have committed what it does not count
-            raise
-
-    def probe(self) -> None:
-        """Show that an append would be durable now: write, fsync and read back, where records go. Adds no record."""
-        self._check_fork()
-        with self._commit_lock:
-            self._looked = float("-inf")
-            self._guard(self._probe)
-
-    def _probe(self) -> None:
-        self._refuse_when_full()
-        if self._writer is None:
-            self._writer = claim(
-                self.folder, self._checkpoint, segment_bytes=self._segment_bytes, segment_seconds=self._segment_seconds
-            )
-        self._writer.probe()
-
     def _write(self, rows: Sequence[list[bytes]]) -> tuple[int, int]:
-        """Commit *rows*; a log folder that was deleted under us begins anew, as it would after a restart."""
+        """Commit *rows*. If the log folder was deleted, start a new partition, as a restart would."""
         self._refuse_when_full()
         if self._writer is not None:
             with contextlib.suppress(Displaced):
                 return self._writer.append(rows), self._writer.partition
             self._drop_writer()
+        writer = self._claim()
+        return writer.append(rows), writer.partition
+
+    def probe(self) -> None:
+        """Check that an append would be durable: write, fsync and read back in the current segment. Adds no record."""
+        self._check_fork()
+        with self._commit_lock:
+            self._checked = float("-inf")
+            try:
+                self._refuse_when_full()
+                (self._writer or self._claim()).probe()
+            except BaseException as error:
+                self._fail(error)
+
+    def _claim(self) -> Writer:
         self._writer = claim(
             self.folder, self._checkpoint, segment_bytes=self._segment_bytes, segment_seconds=self._segment_seconds
         )
-        return self._writer.append(rows), self._writer.partition
+        return self._writer
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Raise *error* in the caller's terms; discard the writer if the error leaves its state unknown."""
+        if isinstance(error, LogFull):
+            raise error
+        full = isinstance(error, Exception) and is_disk_full(error, self.folder)
+        if not (full and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL):
+            # Never retry an fsync on the same descriptor; after an interrupt, the last commit may have succeeded.
+            self._drop_writer()
+        if not isinstance(error, Exception):
+            raise error
+        raise self._refusal(error, full) from error
 
     def _drop_writer(self) -> None:
         writer, self._writer = self._writer, None
@@ -142,36 +141,34 @@ class SqliteLog:
             writer.close()
 
     def _refuse_when_full(self) -> None:
-        """Raise `LogFull` when space or files run short; asked at most ten times a second."""
+        """Raise `LogFull` when disk space or inodes run short; checks at most ten times a second."""
         now = time.monotonic()
-        if now < self._looked + _LOOK_SECONDS:
+        if now < self._checked + _CHECK_SECONDS:
             return
         disk = _statvfs(self.folder)
         free, files = disk.f_bavail * disk.f_frsize, disk.f_favail
         if free < self.min_free_bytes:
-            short = f"{free >> 20} MiB free under {self.folder}, the watermark is {self.min_free_bytes >> 20} MiB"
-        elif disk.f_files and files < self.min_free_files:  # some file systems do not count files: f_files is 0
-            short = f"room for {files} more files under {self.folder}, the watermark is {self.min_free_files}"
+            shortage = f"{free >> 20} MiB free under {self.folder}; the watermark is {self.min_free_bytes >> 20} MiB"
+        elif disk.f_files and files < self.min_free_files:  # f_files is 0 where files are not counted
+            shortage = f"room for {files} more files under {self.folder}; the watermark is {self.min_free_files}"
         else:
-            self._looked = now
+            self._checked = now
             return
-        raise LogFull(
-            short, hint="free disk space; events are accepted again by themselves", retry_after=self.retry_after
-        )
+        raise LogFull(shortage, hint="free disk space; events are then accepted again", retry_after=self.retry_after)
 
     def _refusal(self, error: Exception, full: bool) -> LogUnavailable:
         if isinstance(error, LogUnavailable):
             return error
         kind = LogFull if full else LogUnavailable
-        hint = "free disk space; events are accepted again by themselves" if full else "questlog doctor"
-        return kind(f"the log in {self.folder} refused: {error}", hint=hint, retry_after=self.retry_after)
+        hint = "free disk space; events are then accepted again" if full else "questlog doctor"
+        return kind(f"the log in {self.folder} cannot be written: {error}", hint=hint, retry_after=self.retry_after)
 
     # -- reading and trimming --------------------------------------------------------------------
 
     def read(self, after: Position, limit: int, max_bytes: int = UNLIMITED) -> Batch:
         """Return about *limit* records past *after*, whole group commits, in order per partition.
 
-        Partitions take turns, so a busy one does not starve a quiet one. What is damaged comes as gaps.
+        Partitions take turns, so that a busy one does not starve a quiet one. Damaged records are reported as gaps.
         """
         self._check_fork()
         return self._reader.read(after, limit, max_bytes)
@@ -182,10 +179,10 @@ class SqliteLog:
         return self._reader.end()
 
     def trim(self, before: Position, older_than_ms: int) -> int:
-        """Forget landed records below *before* received before *older_than_ms*; return how many.
+        """Delete records that are below *before* and were received before *older_than_ms*; return how many.
 
-        Their space goes back to the file system, file by file. A file is deleted `trim_grace_seconds`
-        after it is first found ready, so that a reader that is a moment behind still finds it.
+        Space is freed file by file. A file is deleted `trim_grace_seconds` after it becomes eligible, so that a
+        reader that is slightly behind still finds it.
         """
         self._check_fork()
         return self._trimmer.trim(before, older_than_ms)
@@ -193,7 +190,7 @@ class SqliteLog:
     # -- closing and forking ---------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give the partition back; everything appended is durable. The next use opens again."""
+        """Release the partition. Everything appended is durable, and the next call opens the log again."""
         self._check_fork()
         with self._commit_lock, self._reader.lock:
             self._release()
@@ -203,14 +200,14 @@ class SqliteLog:
         self._reader.close()
 
     def _check_fork(self) -> None:
-        """Start anew in a child that was forked past Python's hooks; its parent's connections stay untouched."""
+        """Reset in a child that was forked without Python's hooks; leave the parent's connections alone."""
         if self._pid != os.getpid():
             _abandoned.append((self._writer, self._reader))
             self._reset()
 
 
 def _rows(lines: list[bytes]) -> list[list[bytes]]:
-    """Return *lines* as one row, or as several where they are too many for one."""
+    """Return *lines* as one row, or as several if they are too large for one."""
     rows: list[list[bytes]] = [[]]
     size = 0
     for line in lines:
@@ -223,7 +220,7 @@ def _rows(lines: list[bytes]) -> list[list[bytes]]:
 
 
 def _statvfs(folder: Path) -> os.statvfs_result:
-    """Return the file system's figures where *folder* is, or will be."""
+    """Return the statistics of the file system that holds, or will hold, *folder*."""
     while True:
         try:
             return os.statvfs(folder)
@@ -237,7 +234,7 @@ _abandoned: list[object] = []
 
 
 def _before_fork() -> None:
-    """Close everything: SQLite's connections and their locks must not be carried into a child."""
+    """Close everything: a child must not inherit SQLite connections and their locks."""
     _forking[:] = _open_logs
     for log in _forking:
         log._commit_lock.acquire()

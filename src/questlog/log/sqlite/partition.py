@@ -1,4 +1,4 @@
-"""One partition as its writer holds it: claimed by a lock, a row of segments, the last one growing."""
+"""One partition of the log: claimed by a lock, stored as a sequence of segments, appended to the last one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from questlog.log.sqlite.segment import (
 
 _NAME = re.compile(r"^(\d{10})-(\d{16})\.db$")
 _GONE = re.compile(r"^(\d{10})\.gone$")
-_LOOK_SECONDS = 0.1
+_CHECK_SECONDS = 0.1
 
 ReadCheckpoint = Callable[[], Position]
 """Returns how far the log has been read, according to its readers."""
@@ -40,30 +40,30 @@ _Behind = Callable[[int, int], bool]
 
 
 class Displaced(LogUnavailable):
-    """Somebody removed or replaced the files of this partition while it was being written."""
+    """The files of this partition were removed or replaced while it was being written."""
 
 
 def list_segments(folder: Path) -> dict[int, list[Segment]]:
     """Return each partition's segments in order of offsets."""
-    found: dict[int, list[Segment]] = {}
+    partitions: dict[int, list[Segment]] = {}
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as files:
         for file in files:
             match = _NAME.match(file.name)
             if match:
                 partition, first = int(match.group(1)), int(match.group(2))
-                found.setdefault(partition, []).append(Segment(partition, first, Path(file.path), file.inode()))
-    for segments in found.values():
+                partitions.setdefault(partition, []).append(Segment(partition, first, Path(file.path), file.inode()))
+    for segments in partitions.values():
         segments.sort(key=lambda segment: segment.first)
-    return dict(sorted(found.items()))
+    return dict(sorted(partitions.items()))
 
 
 def list_gone(folder: Path) -> set[int]:
-    """Return the partitions whose loss the operator has accepted."""
+    """Return the partitions that the operator has declared lost."""
     return {int(m.group(1)) for m in map(_GONE.match, os.listdir(folder)) if m} if folder.is_dir() else set()
 
 
 class Writer:
-    """A claimed partition. Not for two threads at once."""
+    """A claimed partition. Not safe for concurrent threads."""
 
     def __init__(
         self, folder: Path, partition: int, lock: FileLock, first: int, *, segment_bytes: int, segment_seconds: float
@@ -81,9 +81,9 @@ class Writer:
             raise
 
     def append(self, chunks: Sequence[list[bytes]]) -> int:
-        """Commit *chunks* as one row each, all or none; return the first offset."""
+        """Commit each of *chunks* as one row, all or none; return the first offset."""
         self._roll()
-        self._look(every=_LOOK_SECONDS)
+        self._check_current(every=_CHECK_SECONDS)
         first, received_ms, rows = self.next, time.time_ns() // 1_000_000, list[Stored]()
         for lines in chunks:
             rows.append(pack(rows[-1].end if rows else first, lines, received_ms, self._compressor))
@@ -94,57 +94,56 @@ class Writer:
         return first
 
     def probe(self) -> None:
-        """Commit to the file that takes events, and read it back through another connection; no record is made."""
-        self._look(every=0)
+        """Commit to the current segment and read the value back through another connection. Adds no record."""
+        self._check_current(every=0)
         assert self._connection is not None
         token = secrets.randbelow(2**31 - 1) + 1
         self._connection.execute(f"pragma user_version = {token}")
         with contextlib.closing(read_sqlite(self._path)) as reader:
-            found = reader.execute("pragma user_version").fetchone()[0]
-        if found != token:
-            raise LogUnavailable(f"{self._path} does not give back what was written", hint="questlog doctor")
+            stored = reader.execute("pragma user_version").fetchone()[0]
+        if stored != token:
+            raise LogUnavailable(f"{self._path} does not return what was written", hint="questlog doctor")
 
     def _roll(self) -> None:
-        """Begin a new segment when this one is big or old: only whole segments give their space back."""
+        """Start a new segment when this one is large or old: space is freed by the segment."""
         old = self._bytes and time.monotonic() > self._began + self._segment_seconds
         if not old and self._bytes < self._segment_bytes:
             return
         sealed = self._connection
         self._begin_segment()
         assert sealed is not None
-        with contextlib.suppress(sqlite3.Error):  # what stays in the WAL is as safe there
+        with contextlib.suppress(sqlite3.Error):  # what stays in the WAL is just as safe
             sealed.execute("pragma wal_checkpoint(truncate)")
         with contextlib.suppress(sqlite3.Error):
             sealed.close()
 
     def _begin_segment(self) -> None:
-        """Never append to a file another process left: what its last fsync promised is not known.
+        """Start a new segment. Never append to one that another process left: its last fsync may have failed.
 
-        An empty one is different: nothing in it could be relied on by what we add.
+        An empty one may be used: it holds nothing that could be lost.
         """
         path = self._folder / f"{self.partition:010}-{self.next:016}.db"
         if not path.exists():
             create(path, self.next)
         self._connection = open_writer(path)
         self._path, self._inode = path, path.stat().st_ino
-        self._bytes, self._began, self._looked = 0, time.monotonic(), float("-inf")
+        self._bytes, self._began, self._checked = 0, time.monotonic(), float("-inf")
 
-    def _look(self, *, every: float) -> None:
-        """Make sure that what we write to is still what readers will open; raise `Displaced` if not."""
+    def _check_current(self, *, every: float) -> None:
+        """Raise `Displaced` if the segment or the lock file is no longer the one at its path."""
         now = time.monotonic()
-        if now < self._looked + every:
+        if now < self._checked + every:
             return
         try:
-            ours = self._path.stat().st_ino == self._inode
-            ours = ours and self._lock.is_current()
+            current = self._path.stat().st_ino == self._inode and self._lock.is_current()
         except FileNotFoundError:
-            ours = False
-        if not ours:
+            current = False
+        if not current:
             raise Displaced(f"{self._path} was removed or replaced while it was in use", retry_after=1)
-        self._looked = now
+        self._checked = now
 
     def close(self) -> None:
-        """Give the partition back."""
+        """Release the partition."""
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
@@ -152,47 +151,47 @@ class Writer:
 
 
 def claim(folder: Path, checkpoint: ReadCheckpoint | None, *, segment_bytes: int, segment_seconds: float) -> Writer:
-    """Claim a partition nobody writes to, or begin a new one. The lock dies with the process.
+    """Claim a partition that no process writes to, or start a new one. The lock dies with the process.
 
-    A partition's number is drawn at random, once: it is its identity. A log folder that was deleted or
-    replaced has other numbers, so no remembered position can be mistaken for a place in it.
+    A partition is identified by a random number. A log folder that was deleted or replaced has other numbers,
+    so that a remembered position never points into the wrong log.
     """
     make_folder(folder)
-    taken = list_gone(folder)
-    known = [partition for partition in list_segments(folder) if partition not in taken]
-    behind = _behind_checkpoint(checkpoint if known else None)
-    for partition in known:
+    gone = list_gone(folder)
+    existing = [partition for partition in list_segments(folder) if partition not in gone]
+    behind = _behind_checkpoint(checkpoint if existing else None)
+    for partition in existing:
         writer = _reclaim(folder, partition, behind, segment_bytes, segment_seconds)
         if writer is not None:
             return writer
     while True:
         partition = secrets.randbelow(2**31 - 1) + 1
-        lock = None if partition in taken or partition in known else _try_lock(folder, partition)
+        lock = None if partition in gone or partition in existing else _try_lock(folder, partition)
         if lock is not None:
             return Writer(folder, partition, lock, 0, segment_bytes=segment_bytes, segment_seconds=segment_seconds)
 
 
 def seal(folder: Path, partition: int) -> None:
-    """Begin a new last segment in a partition nobody writes to, so that the old one may be trimmed."""
+    """Start a new last segment in a partition that no process writes to, so that the old one can be trimmed."""
     writer = _reclaim(folder, partition, _behind_checkpoint(None), 0, 0)
     if writer is not None:
         writer.close()
 
 
 class Trimmer:
-    """Deletes what is landed and old, in every partition, also while others write and read."""
+    """Deletes old segments that are landed, in every partition, while others write and read."""
 
     def __init__(self, folder: Path, grace_seconds: float) -> None:
         self._folder, self._grace_seconds = folder, grace_seconds
         self._lock = threading.Lock()
-        self._doomed: dict[Path, float] = {}
+        self._eligible_since: dict[Path, float] = {}
 
     def trim(self, before: Position, older_than_ms: int) -> int:
-        """Delete segments that are landed and old, and return how many records that were.
+        """Delete segments that are landed and old; return how many records they held.
 
-        What stands before something old is at least as old: a clock that was wrong for a while keeps
-        nothing for ever. A segment is deleted some time after it is first found ready, so that a reader
-        whose position is a moment older still finds it, whatever the clock says.
+        Every segment before an old one counts as old, so that a clock that was once wrong keeps no segment for ever.
+        A segment is deleted `grace_seconds` after it becomes eligible, by the monotonic clock, so that a reader
+        whose position is slightly older still finds it.
         """
         trimmed = 0
         with self._lock:
@@ -210,7 +209,7 @@ class Trimmer:
         return trimmed
 
     def _is_old(self, segment: Segment, older_than_ms: int) -> bool:
-        """Return whether its newest record is; a damaged segment is as old as the next one that is not."""
+        """Return whether the newest record is old. A damaged segment is as old as the next intact one."""
         try:
             with contextlib.closing(read_sqlite(segment.path)) as connection:
                 age = read_age(connection)
@@ -219,10 +218,10 @@ class Trimmer:
         return age is not None and age < older_than_ms
 
     def _is_due(self, path: Path) -> bool:
-        since = self._doomed.setdefault(path, time.monotonic())
+        since = self._eligible_since.setdefault(path, time.monotonic())
         if time.monotonic() - since < self._grace_seconds:
             return False
-        del self._doomed[path]
+        del self._eligible_since[path]
         return True
 
 
@@ -245,19 +244,19 @@ def _reclaim(
 
 
 def _behind_checkpoint(checkpoint: ReadCheckpoint | None) -> _Behind:
-    """Return a test: was *partition* read beyond *end*? Then it is an old copy, and is not written to."""
+    """Return a test: was *partition* read beyond *end*? Then it is an old copy and must not be written to."""
     if checkpoint is None:
         return lambda partition, end: False
     try:
         reached = checkpoint()
-    except Exception:  # whatever keeps the readers' memory from being read must not keep events out
+    except Exception:  # an unreadable checkpoint must not stop events from being accepted
         return lambda partition, end: True
     return lambda partition, end: reached.get(partition, 0) > end
 
 
 def _usable_end(folder: Path, partition: int) -> int | None:
-    """Return where to go on in a partition we hold, or None if it is damaged: then it is only read."""
-    for draft in folder.glob(f"{partition:010}-*.new"):  # of a writer that died while it began a segment
+    """Return the next offset of a partition we hold, or None if it is damaged and may only be read."""
+    for draft in folder.glob(f"{partition:010}-*.new"):  # left by a writer that died while it created a segment
         draft.unlink(missing_ok=True)
     segments = list_segments(folder).get(partition)
     if not segments:
@@ -270,7 +269,7 @@ def _usable_end(folder: Path, partition: int) -> int | None:
 
 
 def _try_lock(folder: Path, partition: int) -> FileLock | None:
-    """Return a lock on the partition, or None if another process holds it. A left-over file locks nothing."""
+    """Return a lock on the partition, or None if another process holds it. A leftover file locks nothing."""
     lock = FileLock(folder / f"{partition:010}.lock")
     if lock.take():
         return lock

@@ -1,4 +1,4 @@
-"""Reads the log: every partition's news in turns, damage as gaps, and never another place's records."""
+"""Reads the log: new records of all partitions in turn, damaged records as gaps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _value_of = attrgetter("value")
 
 
 class Reader:
-    """Reads a log folder that others write to and trim meanwhile. Safe for many threads, one at a time reads."""
+    """Reads a log folder while others write and trim it. Safe for threads, which read one at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,32 +46,34 @@ class Reader:
     def read(self, after: Position, limit: int, max_bytes: int) -> Batch:
         """Return about *limit* records past *after*, whole group commits, in order per partition.
 
-        Partitions take turns, so a busy one does not starve a quiet one.
+        Partitions take turns, so that a busy one does not starve a quiet one.
         """
-        return self._look(after, lambda partitions: self._read(partitions, after, limit, max_bytes))
+        return self._retry(after, lambda partitions: self._read(partitions, after, limit, max_bytes))
 
-    def _look(self, after: Position, work: Callable[[dict[int, list[Segment]]], _T]) -> _T:
-        """Do *work* with each partition's segments, anew if one of them is trimmed meanwhile."""
+    def _retry(self, after: Position, work: Callable[[dict[int, list[Segment]]], _T]) -> _T:
+        """Run *work* on each partition's segments, and again if one of them is trimmed in the meantime."""
         deadline = time.monotonic() + _MOVED_SECONDS
         while True:
             with contextlib.suppress(FileNotFoundError), self._reading(after) as partitions:
                 return work(partitions)
             if time.monotonic() > deadline:
-                raise LogUnavailable(f"the files in {self.folder} change faster than they can be read", retry_after=1)
+                raise LogUnavailable(
+                    f"the files in {self.folder} are changing faster than they can be read", retry_after=1
+                )
             time.sleep(_PAUSE_SECONDS)
 
     def _read(self, partitions: dict[int, list[Segment]], after: Position, limit: int, max_bytes: int) -> Batch:
         entries: dict[int, list[Entry]] = {partition: [] for partition in partitions}
         gaps: list[Gap] = []
         through = dict(after)
-        taken = size = 0
+        records = size = 0
         with contextlib.ExitStack() as stack:
             turns = []
             for partition, segments in partitions.items():
                 news = stack.enter_context(contextlib.closing(self._news(segments, after.get(partition, 0))))
                 turns.append((0, partition, news))
-            while turns and taken < limit and size < max_bytes:
-                given, partition, news = heapq.heappop(turns)
+            while turns and records < limit and size < max_bytes:
+                delivered, partition, news = heapq.heappop(turns)
                 item = next(news, None)
                 if item is None:
                     continue
@@ -79,17 +81,17 @@ class Reader:
                     gaps.append(item)
                     through[partition] = item.until
                 else:
-                    found = _entries(partition, item, after.get(partition, 0))
-                    entries[partition] += found
+                    batch = _entries(partition, item, after.get(partition, 0))
+                    entries[partition] += batch
                     through[partition] = item.end
-                    given += len(found)
-                    taken += len(found)
-                    size += sum(map(len, map(_value_of, found)))
-                heapq.heappush(turns, (given, partition, news))
-        return Batch([entry for found in entries.values() for entry in found], through, tuple(gaps))
+                    delivered += len(batch)
+                    records += len(batch)
+                    size += sum(map(len, map(_value_of, batch)))
+                heapq.heappush(turns, (delivered, partition, news))
+        return Batch([entry for batch in entries.values() for entry in batch], through, tuple(gaps))
 
     def _news(self, segments: list[Segment], start: int) -> Generator[Stored | Gap, None, None]:
-        """Yield what a partition holds from *start* on, in order."""
+        """Yield the rows and gaps of a partition from offset *start* on, in order."""
         if start < segments[0].first:
             yield Gap(segments[0].partition, start, segments[0].first, "trimmed after landing")
             start = segments[0].first
@@ -101,10 +103,10 @@ class Reader:
                 yield item
                 start = item.until if isinstance(item, Gap) else item.end
             if until is not None and start < until:
-                return  # damaged and still moving: nothing behind it is delivered yet
+                return  # damaged and still being written: nothing after it is delivered yet
 
     def _segment_news(self, segment: Segment, start: int, until: int | None) -> Iterator[Stored | Gap]:
-        with _noticing(segment), self._opened(segment, keep=until is None) as connection:
+        with _detecting_trim(segment), self._opened(segment, keep=until is None) as connection:
             try:
                 for row in scan(connection, start, until):
                     yield row
@@ -115,11 +117,11 @@ class Reader:
                 yield from _salvaged(connection, segment, start, until, str(damage))
 
     def end(self) -> Position:
-        """Return the position just past everything durable now; one look at each partition's newest file."""
-        return self._look(START, lambda partitions: {p: self._end(segments[-1]) for p, segments in partitions.items()})
+        """Return the position just past everything durable now, read from each partition's newest segment."""
+        return self._retry(START, lambda partitions: {p: self._end(segments[-1]) for p, segments in partitions.items()})
 
     def _end(self, last: Segment) -> int:
-        with _noticing(last), self._opened(last, keep=True) as connection:
+        with _detecting_trim(last), self._opened(last, keep=True) as connection:
             try:
                 return read_tail(connection)
             except Damaged as damage:
@@ -128,22 +130,22 @@ class Reader:
 
     @contextlib.contextmanager
     def _reading(self, after: Position) -> Iterator[dict[int, list[Segment]]]:
-        """Give each partition's segments. A partition that was read and is not there any more is an error."""
-        with self.lock, _explaining(self.folder):
+        """Yield each partition's segments. It is an error if a partition that was read earlier is missing."""
+        with self.lock, _reporting_errors(self.folder):
             gone = list_gone(self.folder)
             partitions = {p: segments for p, segments in list_segments(self.folder).items() if p not in gone}
             lost = [p for p, offset in after.items() if offset and p not in partitions and p not in gone]
             if lost:
-                raise _went_back(lost[0], f"{self.folder} has no partition {lost[0]}, which was read once")
+                raise _went_back(lost[0], f"{self.folder} has no partition {lost[0]}, which was read earlier")
             self._drop_replaced(partitions)
             yield partitions
 
     @contextlib.contextmanager
     def _opened(self, segment: Segment, *, keep: bool) -> Iterator[sqlite3.Connection]:
-        """Give a connection to a segment; the last ones of partitions stay open from read to read."""
-        known = self._kept.get(segment.path)
-        if known is not None:
-            yield known[1]
+        """Yield a connection to a segment. Those to the last segments stay open between reads."""
+        kept = self._kept.get(segment.path)
+        if kept is not None:
+            yield kept[1]
             return
         connection = read_sqlite(segment.path)
         if keep:
@@ -162,7 +164,7 @@ class Reader:
                 del self._kept[path]
 
     def close(self) -> None:
-        """Close every connection. Call it with the lock held."""
+        """Close every connection. The caller holds the lock."""
         for _, connection in self._kept.values():
             connection.close()
         self._kept.clear()
@@ -177,35 +179,35 @@ def _entries(partition: int, row: Stored, start: int) -> list[Entry]:
 def _salvaged(
     connection: sqlite3.Connection, segment: Segment, start: int, until: int | None, reason: str
 ) -> Iterator[Stored | Gap]:
-    """Yield what a damaged segment still holds from *start* on, and gaps for what it does not."""
+    """Yield the intact rows of a damaged segment from *start* on, and gaps for the missing ones."""
     with holding(connection) as held:
-        found = salvage(segment.path, held=held)
+        salvaged = salvage(segment.path, held=held)
     if not segment.path.exists():  # trimmed, not damaged
         raise FileNotFoundError(segment.path)
-    rows = [row for row in found.rows if row.end > start and (until is None or row.first < until)]
-    end = max([found.end or 0, *(row.end for row in rows)]) if until is None else until
+    rows = [row for row in salvaged.rows if row.end > start and (until is None or row.first < until)]
+    end = max([salvaged.end or 0, *(row.end for row in rows)]) if until is None else until
     for row in rows:
         if row.first > start:
-            if not found.settled:
+            if not salvaged.settled:
                 return
             yield Gap(segment.partition, start, row.first, reason, row.received_ms)
         yield row
         start = row.end
-    if found.settled and start < end:
+    if salvaged.settled and start < end:
         yield Gap(segment.partition, start, end, reason, rows[-1].received_ms if rows else 0)
 
 
 def _went_back(partition: int, what: str) -> LogUnavailable:
     return LogUnavailable(
         f"the log went backwards: {what}",
-        hint=f"put the newer log back; to go on without what is lost, rename the partition's files and "
-        f"create an empty file {partition:010}.gone in the log folder",
+        hint=f"restore the newer log; to accept the loss, rename the partition's files and create an empty file"
+        f" {partition:010}.gone in the log folder",
     )
 
 
 @contextlib.contextmanager
-def _noticing(segment: Segment) -> Iterator[None]:
-    """What SQLite says of a file that was trimmed under it is only that the file is gone."""
+def _detecting_trim(segment: Segment) -> Iterator[None]:
+    """Turn SQLite errors about a file that was trimmed while open into `FileNotFoundError`."""
     try:
         yield
     except sqlite3.Error:
@@ -215,8 +217,8 @@ def _noticing(segment: Segment) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explaining(folder: Path) -> Iterator[None]:
-    """Damage is data; what is left are locks, rights, open files: trouble that may pass."""
+def _reporting_errors(folder: Path) -> Iterator[None]:
+    """Turn errors other than damage (locks, permissions, open files) into `LogUnavailable`: they may pass."""
     try:
         yield
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Reads a damaged segment page by page, without SQLite: what lies outside the damage is still delivered.
+"""Reads a damaged segment page by page, without SQLite, so that rows outside the damage are still delivered.
 
-Rows are only ever added to a segment, never changed, so every intact copy of a row is the row, on
-whatever page it is found. The checksum decides; page headers, cell pointers and the tree above the
-leaves are not even looked at, because they may be what is damaged. Layout: sqlite.org/fileformat2.html.
+Rows are added to a segment and never changed, so any intact copy of a row is the row, on whatever page it is found.
+The row's checksum decides. Page headers, cell pointers and interior pages are ignored, because they may be damaged.
+File format: sqlite.org/fileformat2.html. Reasons: docs/decisions/0016.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from questlog.log.sqlite.segment import PAGE, Stored, is_intact
 _HEADER = re.compile(rb"[\x06-\x0a]\x00(?=[\x00-\x06\x08\x09]{3})", re.DOTALL)
 """A row's header: its size, NULL for the key (which is the rowid), then three integers and the blob."""
 _TAIL = re.compile(rb"\x01\x03([\x01-\x06\x08\x09]{2})", re.DOTALL)
-"""The one row of `tail`: key 1, a header of three bytes, two integers."""
+"""The only row of `tail`: key 1, a header of three bytes, two integers."""
 _MAX_LOCAL = PAGE - 35
 _MIN_LOCAL = (PAGE - 12) * 32 // 255 - 23
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
 _WAL_MAGIC = {0x377F0682: "<", 0x377F0683: ">"}
 _SETTLE_SECONDS = 2.0
-_TICK_SECONDS = 0.02  # longer than the clock of file times: a write after it cannot bear an older time
+_TICK_SECONDS = 0.02  # longer than the resolution of file times: a later write has a later time
 
 Pages = Mapping[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """The intact rows in order; the end, if a copy of it is left; and whether a writer may have hidden a row."""
+    """Intact rows in order; the next offset if a copy of it survives; `settled` if no writer can have hidden a row."""
 
     rows: Sequence[Stored]
     end: int | None
@@ -41,10 +41,10 @@ class Salvaged:
 
 
 def salvage(path: Path, *, held: bool) -> Salvaged:
-    """Return everything that is intact in the file.
+    """Return every intact row of the file.
 
-    *held* says that the caller is inside a read transaction on it: then no writer can move pages.
-    Otherwise the file must stand still; while it does not, nothing may be called lost.
+    With *held*, the caller has an open read transaction, which keeps writers from moving pages. Without it, rows
+    are reported as missing only if the file did not change while it was read.
     """
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
@@ -57,23 +57,23 @@ def salvage(path: Path, *, held: bool) -> Salvaged:
 
 
 def _stamp(path: Path) -> list[tuple[int, int]]:
-    found = []
+    stamps = []
     for each in (path, Path(f"{path}-wal")):
         if each.exists():
             stat = each.stat()
-            found.append((stat.st_size, stat.st_mtime_ns))
-    return found
+            stamps.append((stat.st_size, stat.st_mtime_ns))
+    return stamps
 
 
 def _read_pages(path: Path) -> list[Pages]:
-    """Return the pages of the committed WAL, which come first, and those of the database."""
+    """Return the committed pages of the WAL, which take precedence, and those of the database."""
     wal = _read_file(Path(f"{path}-wal"))
     data = _read_file(path)
     return [_committed(wal), {n + 1: data[n * PAGE : (n + 1) * PAGE] for n in range(-(-len(data) // PAGE))}]
 
 
 def _read_file(path: Path) -> bytes:
-    """Return the file's bytes; pages the disk cannot read are zeros."""
+    """Return the file's bytes, with zeros for pages that cannot be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -122,17 +122,17 @@ def _wal_sum(data: bytes, order: str, s0: int, s1: int) -> tuple[int, int]:
 
 
 def _intact_rows(sources: Sequence[Pages]) -> list[Stored]:
-    found: dict[int, Stored] = {}
+    rows: dict[int, Stored] = {}
     for pages in sources:
         for page in pages.values():
             for match in _HEADER.finditer(page):
                 for row in _rows_at(page, match.start(), sources):
-                    found.setdefault(row.first, row)
-    return [found[first] for first in sorted(found)]
+                    rows.setdefault(row.first, row)
+    return [rows[first] for first in sorted(rows)]
 
 
 def _stated_end(sources: Sequence[Pages]) -> int | None:
-    """Return the highest next offset whose two copies agree: it stands alone on a page of its own."""
+    """Return the highest next offset whose two copies agree. It is the only row on its page."""
     ends = []
     for pages in sources:
         for page in pages.values():
@@ -146,7 +146,7 @@ def _stated_end(sources: Sequence[Pages]) -> int | None:
 
 
 def _rows_at(page: bytes, header: int, sources: Sequence[Pages]) -> Iterator[Stored]:
-    """Yield the intact row whose header begins at *header*, wherever its cell begins before it."""
+    """Yield the intact row whose header starts at *header*, wherever before it the cell starts."""
     for start in range(max(0, header - 18), header - 1):
         size, after = _varint(page, start)
         rowid, after = _varint(page, after)
@@ -159,7 +159,7 @@ def _rows_at(page: bytes, header: int, sources: Sequence[Pages]) -> Iterator[Sto
 
 
 def _payload(page: bytes, start: int, size: int, sources: Sequence[Pages]) -> bytes | None:
-    """Return a cell's content, followed through its overflow pages; None if that leads nowhere."""
+    """Return a cell's content including its overflow pages, or None if one is missing."""
     if size <= _MAX_LOCAL:
         return page[start : start + size]
     local = _MIN_LOCAL + (size - _MIN_LOCAL) % (PAGE - 4)
@@ -178,7 +178,7 @@ def _payload(page: bytes, start: int, size: int, sources: Sequence[Pages]) -> by
 
 
 def _decode(rowid: int, body: bytes) -> Stored | None:
-    """Return the row in a record of SQLite's format, or None if it is none of ours."""
+    """Decode a record in SQLite's format; return None if it is not a row of the log."""
     size, at = _varint(body, 0)
     kinds = []
     while at < size:
@@ -195,7 +195,7 @@ def _decode(rowid: int, body: bytes) -> Stored | None:
 
 
 def _integers(data: bytes, at: int, kinds: Sequence[int]) -> list[int] | None:
-    """Return the integers of these serial types that stand one after another at *at*."""
+    """Return consecutive integers of these serial types, starting at *at*."""
     numbers = []
     for kind in kinds:
         if kind not in _INTEGER_BYTES:
@@ -207,7 +207,7 @@ def _integers(data: bytes, at: int, kinds: Sequence[int]) -> list[int] | None:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return SQLite's variable-length integer at *at* and where it ends."""
+    """Return SQLite's variable-length integer at *at*, and the offset after it."""
     value = 0
     for step in range(8):
         byte = data[at + step] if at + step < len(data) else 0

@@ -1,4 +1,4 @@
-"""One file of the log: a SQLite database with one row per group commit, and the end written twice."""
+"""One file of the log: a SQLite database with one row per group commit and two copies of the next offset."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _TRANSIENT = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_FULL,
 }  # fmt: skip
-"""Errors that say nothing about what is in the file."""
+"""Errors that do not mean that the file is damaged."""
 
 
 class WentBack(Exception):
-    """The file ends before a place that was read from it once."""
+    """The file ends before an offset that was read from it earlier."""
 
 
 class Damaged(Exception):
-    """The file is not what was written; what can be read must be looked for page by page."""
+    """The file does not hold what was written; intact rows must be searched for page by page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A file that holds a partition's offsets from *first* on, up to the next segment's."""
+    """A file with a partition's offsets from `first` up to the first offset of the next segment."""
 
     partition: int
     first: int
@@ -58,7 +58,7 @@ class Segment:
 
 
 class Stored(NamedTuple):
-    """One group commit as it stands in a file."""
+    """One group commit as stored in a segment."""
 
     first: int
     records: int
@@ -72,21 +72,21 @@ class Stored(NamedTuple):
 
 
 def pack(first: int, lines: list[bytes], received_ms: int, compressor: zstandard.ZstdCompressor) -> Stored:
-    """Return the row that holds *lines* from offset *first* on."""
+    """Return the row that stores *lines*, whose offsets start at *first*."""
     payload = compressor.compress(b"\n".join(lines))
     return Stored(first, len(lines), received_ms, checksum(first, len(lines), received_ms, payload), payload)
 
 
 def checksum(first: int, count: int, received_ms: int, payload: bytes) -> int:
-    """Return the CRC of a row: its place is part of it, so a row at a wrong offset is not believed."""
+    """Return the CRC of a row. It covers the offset, so that a row at a wrong offset is detected."""
     return zlib.crc32(payload, zlib.crc32(struct.pack(">qqq", first, count, received_ms)))
 
 
 def is_intact(row: Stored) -> bool:
-    """Return whether the row is byte for byte what was written."""
+    """Return whether the row is exactly what was written."""
     try:
         return checksum(row.first, row.records, row.received_ms, row.payload) == row.crc32
-    except (struct.error, TypeError):  # a flipped byte made a number a text, a float or nothing
+    except (struct.error, TypeError):  # a flipped bit turned a number into text, a float or NULL
         return False
 
 
@@ -96,12 +96,12 @@ def unpack(row: Stored) -> list[bytes]:
 
 
 def create(path: Path, first: int) -> None:
-    """Make an empty segment. It appears under its name only when it is whole and on the disk."""
+    """Create an empty segment. It appears under its name only when it is complete and on the disk."""
     create_sqlite(path, _SCHEMA.format(first=first))
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """Open for appending, with the settings that survived power cuts."""
+    """Open for appending, with settings that make a commit survive a power cut."""
     try:
         return open_sqlite(path)
     except NotDurable as error:
@@ -109,7 +109,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def write(connection: sqlite3.Connection, rows: list[Stored]) -> None:
-    """Commit *rows*; one row is one statement, because each statement is one more wait for the GIL."""
+    """Commit *rows*. A single row takes a single statement, because each statement waits for the GIL once more."""
     insert = "insert into batches values (?, ?, ?, ?, ?)"
     if len(rows) == 1:
         connection.execute(insert, rows[0])
@@ -125,7 +125,7 @@ def write(connection: sqlite3.Connection, rows: list[Stored]) -> None:
 
 
 def read_tail(connection: sqlite3.Connection) -> int:
-    """Return the next offset; raise `Damaged` unless both copies and the last row agree."""
+    """Return the next offset; raise `Damaged` unless its two copies and the last row agree."""
     with _reporting_damage():
         found = connection.execute("select next, twin from tail").fetchall()
         last = connection.execute("select first, count from batches order by first desc limit 1").fetchone()
@@ -138,7 +138,7 @@ def read_tail(connection: sqlite3.Connection) -> int:
 
 
 def read_age(connection: sqlite3.Connection) -> int | None:
-    """Return when the newest row was received, in milliseconds; None for an empty segment."""
+    """Return when the newest row was received, in milliseconds, or None if the segment is empty."""
     with _reporting_damage():
         row = connection.execute("select received_ms from batches order by first desc limit 1").fetchone()
     if row is not None and not isinstance(row[0], int):
@@ -148,7 +148,7 @@ def read_age(connection: sqlite3.Connection) -> int | None:
 
 @contextlib.contextmanager
 def holding(connection: sqlite3.Connection) -> Iterator[bool]:
-    """Read one state of the file, whose pages no writer moves; give False where it is too broken for that."""
+    """Hold a read transaction, so that no writer moves pages; yield False if the file is too damaged for one."""
     held = False
     with contextlib.suppress(Damaged), _reporting_damage():
         connection.execute("begin")
@@ -163,20 +163,20 @@ def holding(connection: sqlite3.Connection) -> Iterator[bool]:
 
 
 def scan(connection: sqlite3.Connection, start: int, until: int | None) -> Iterator[Stored]:
-    """Yield intact rows that hold *start* and what follows, up to *until* or to the end.
+    """Yield the intact rows from offset *start* to *until*, or to the end.
 
-    Raises `Damaged` at the first place where something is missing or wrong; rows before it are right.
+    Raises `Damaged` at the first row that is missing or wrong; all rows yielded before it are correct.
     """
     with holding(connection):
         end = read_tail(connection) if until is None else until
         if start > end:
-            raise WentBack(f"it ends at offset {end}, but was read up to {start}")
+            raise WentBack(f"it ends at offset {end} but was read up to {start} earlier")
         if start < end:
             yield from _scan(connection, start, end)
 
 
 def _scan(connection: sqlite3.Connection, start: int, end: int) -> Iterator[Stored]:
-    """The caller may stop half-way: the cursor is closed with the generator."""
+    """The caller may stop early: closing the generator closes the cursor."""
     with _reporting_damage():
         cursor = connection.execute(
             "select first, count, received_ms, crc32, payload from batches"
@@ -190,16 +190,16 @@ def _scan(connection: sqlite3.Connection, start: int, end: int) -> Iterator[Stor
                 found = cursor.fetchone()
             row = Stored(*found) if found is not None else None
             if row is None or not is_intact(row) or not row.first <= start < row.end <= end:
-                raise Damaged(f"offset {start} is not where it belongs")
+                raise Damaged(f"the row with offset {start} is missing or wrong")
             if resumed and row.first != start:
-                raise Damaged(f"offset {row.first} is there twice")
+                raise Damaged(f"offset {row.first} appears twice")
             yield row
             start, resumed = row.end, True
 
 
 @contextlib.contextmanager
 def _reporting_damage() -> Iterator[None]:
-    """Turn what SQLite says about a broken file into `Damaged`; other trouble passes as it is."""
+    """Turn SQLite errors about a corrupt file into `Damaged`; let other errors pass."""
     try:
         yield
     except sqlite3.Error as error:
