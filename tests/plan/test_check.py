@@ -1,4 +1,4 @@
-"""Every fault of a plan file is found at once, each on the line of the key at fault."""
+"""All faults of a plan file are reported at once, each with the line of its key."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ RIGHT = [
 
 
 @pytest.mark.parametrize("text", RIGHT)
-def test_a_right_plan_has_no_fault(text: str) -> None:
+def test_a_valid_plan_has_no_faults(text: str) -> None:
     assert check_plan(text)[1] == []
     assert parse_plan(text) is not None
 
@@ -211,7 +211,7 @@ def test_a_fault_elsewhere(text: str, expected: list[tuple[int, str, str]]) -> N
         assert message in fault.message
 
 
-def test_all_faults_are_reported_at_once_in_the_order_of_lines() -> None:
+def test_all_faults_are_reported_at_once_sorted_by_line() -> None:
     text = "\n".join(f"[events.e{n}.fields]\nx = 'strng'" for n in range(50)) + "\n[gaem]\n"
     _, faults = check_plan(text)
     assert [fault.line for fault in faults] == [*range(2, 101, 2), 101]
@@ -221,7 +221,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_lines() -> None:
     assert refused.value.faults[0] == "line 2: events.e0.fields.x: 'strng' is not a type; did you mean 'string'?"
 
 
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="No such file"):
         load_plan(tmp_path / "plan.toml")
     (tmp_path / "plan.toml").write_bytes(b"[game]\nname = '\xff'")
@@ -229,7 +229,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         load_plan(tmp_path / "plan.toml")
 
 
-def test_a_plan_saved_on_windows_is_read(tmp_path: Path) -> None:
+def test_a_plan_saved_on_windows_loads(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_bytes(b"\xef\xbb\xbf[game]\r\nname = 'x'\r\n")
     assert load_plan(tmp_path / "plan.toml").game == "x"
 
@@ -254,7 +254,7 @@ def test_the_command_prints_file_and_line_and_exits_with_1(tmp_path: Path) -> No
     ]
 
 
-def test_the_command_reads_standard_input_and_is_content_with_a_right_plan() -> None:
+def test_the_command_reads_standard_input_and_accepts_a_valid_plan() -> None:
     ran = questlog("plan", "check", "-", text="[events.hit.fields]\nby = 'string'\n")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("standard input is right: 1 event, 1 field, version ")

@@ -35,7 +35,7 @@ table = "group"
 PLAN = parse_plan(TEXT)
 
 
-def test_duckdb_makes_the_tables_with_types_and_comments() -> None:
+def test_duckdb_creates_the_tables_with_types_and_comments() -> None:
     database = duckdb.connect()
     for statement in create_statements(PLAN, "duckdb"):
         database.execute(statement)
@@ -58,7 +58,7 @@ def test_duckdb_makes_the_tables_with_types_and_comments() -> None:
     ]  # fmt: skip
 
 
-def test_duckdb_takes_the_rows_that_shape_makes() -> None:
+def test_duckdb_tables_accept_the_rows_of_shape() -> None:
     database = duckdb.connect()
     for statement in create_statements(PLAN, "duckdb"):
         database.execute(statement)
@@ -73,7 +73,7 @@ def test_duckdb_takes_the_rows_that_shape_makes() -> None:
     assert database.sql("select reason from quarantine").fetchall() == [("no_event_type",)]
 
 
-def test_the_columns_are_those_of_questlogs_own_tables(tmp_path: object) -> None:
+def test_the_columns_equal_those_of_questlogs_own_tables(tmp_path: object) -> None:
     (tmp_path / "plan.toml").write_text(TEXT)  # type: ignore[operator]
     database = duckdb.connect()
     for statement in create_statements(PLAN, "duckdb"):
@@ -96,7 +96,7 @@ def line(statements: list[str], column: str) -> str:
     return found
 
 
-def test_spark_makes_iceberg_tables_in_its_own_words() -> None:
+def test_spark_statements_create_iceberg_tables() -> None:
     statements = list(create_statements(PLAN, "spark"))
     assert len(statements) == 3
     assert line(statements, "order") == "`order` STRING COMMENT 'The \\'order\\' \\\\ of \"it\".'"
@@ -108,7 +108,7 @@ def test_spark_makes_iceberg_tables_in_its_own_words() -> None:
     assert statements[1].endswith("\n)\nUSING iceberg\nPARTITIONED BY (days(received_time))")
 
 
-def test_presto_makes_iceberg_tables_in_its_own_words() -> None:
+def test_presto_statements_create_iceberg_tables() -> None:
     statements = list(create_statements(PLAN, "presto"))
     assert len(statements) == 3
     assert line(statements, "order") == "\"order\" VARCHAR COMMENT 'The ''order'' \\ of \"it\".'"
@@ -121,7 +121,7 @@ def test_presto_makes_iceberg_tables_in_its_own_words() -> None:
     )
 
 
-def test_the_command_prints_statements_that_duckdb_runs_as_they_are() -> None:
+def test_the_command_prints_statements_that_duckdb_runs_unchanged() -> None:
     command = [sys.executable, "-m", "questlog", "plan", "ddl", "--dialect", "duckdb", "-f", "-"]
     ran = subprocess.run(command, input=TEXT, capture_output=True, text=True, timeout=60)
     database = duckdb.connect()

@@ -104,13 +104,13 @@ def test_each_change_has_its_kind(change: tuple[str, str], expected: list[tuple[
         assert change_.effect
 
 
-def test_a_column_that_another_event_takes_over_is_compared_too() -> None:
+def test_a_column_taken_over_by_another_event_is_compared() -> None:
     old = parse_plan("[events.a]\ntable = 't'\nfields.x = 'string'")
     new = parse_plan("[events.b]\ntable = 't'\nfields.x = 'int'")
     assert [c.kind for c in diff_plans(old, new)] == ["breaking", "additive", "neutral"]
 
 
-def test_a_field_that_takes_a_headers_column_is_compared_too() -> None:
+def test_a_field_in_a_headers_column_is_compared() -> None:
     new = OLD.replace('["Host"]', "[]").replace('item = "string"', 'item = "string"\nhost = "int"')
     found = diff_plans(parse_plan(OLD), parse_plan(new))
     assert ("breaking", "events.buy.fields.host.type") in [(c.kind, c.path) for c in found]
@@ -130,7 +130,7 @@ _TYPES = st.sampled_from(
 
 @st.composite
 def small_plans(draw: st.DrawFn) -> Plan:
-    """Plans that often have the same names, so that two of them often collide."""
+    """Return plans from a small set of names, so that two of them often collide."""
     header = draw(st.sampled_from(["", "[headers]\nkeep = ['a']\n"]))
     lines = [header]
     for event in draw(st.sampled_from(["x", "x", "xy"])):
@@ -147,7 +147,7 @@ def small_plans(draw: st.DrawFn) -> Plan:
 
 
 def is_refused(old: Plan, new: Plan) -> bool:
-    """Return whether tables as *old* made them refuse *new*."""
+    """Return whether tables made under *old* refuse *new*."""
     catalog = sqlite3.connect(":memory:")
     catalog.execute("create table questlog_plans (version)")
     catalog.execute("create table questlog_tables (name, schema)")
@@ -162,12 +162,12 @@ def is_refused(old: Plan, new: Plan) -> bool:
 
 
 @given(small_plans(), small_plans())
-def test_breaking_is_what_the_tables_refuse(old: Plan, new: Plan) -> None:
+def test_breaking_changes_are_those_that_tables_refuse(old: Plan, new: Plan) -> None:
     assert any(c.kind == "breaking" for c in diff_plans(old, new)) == is_refused(old, new)
 
 
 @given(small_plans(), small_plans())
-def test_there_is_no_difference_only_between_plans_of_one_version(old: Plan, new: Plan) -> None:
+def test_plans_without_differences_have_one_version(old: Plan, new: Plan) -> None:
     assert (diff_plans(old, new) == []) == (old.version == new.version)
 
 

@@ -17,7 +17,7 @@ def questlog(folder: Path, *arguments: str, text: str = "") -> subprocess.Comple
     return subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, timeout=60)
 
 
-def test_a_new_project_takes_the_events_its_next_steps_show(tmp_path: Path) -> None:
+def test_a_new_project_accepts_the_events_of_its_next_steps(tmp_path: Path) -> None:
     ran = questlog(tmp_path, "init", "castle")
     assert ran.returncode == 0
     assert ran.stdout.startswith("wrote castle/plan.toml\n\nNext:\n  cd castle\n")
@@ -31,7 +31,7 @@ def test_a_new_project_takes_the_events_its_next_steps_show(tmp_path: Path) -> N
     assert asked.stdout.split() == ["item,price,currency", "sword,5.00,gold"]
 
 
-def test_a_plan_that_is_there_is_never_changed(tmp_path: Path) -> None:
+def test_an_existing_plan_is_never_changed(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text("# mine\n")
     ran = questlog(tmp_path, "init")
     assert ran.returncode == 1
@@ -39,14 +39,14 @@ def test_a_plan_that_is_there_is_never_changed(tmp_path: Path) -> None:
     assert (tmp_path / "plan.toml").read_text() == "# mine\n"
 
 
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "castle").write_text("a file")
     ran = questlog(tmp_path, "init", "castle/inner")
     assert ran.returncode == 1
     assert "castle/inner is not a folder; nothing was changed" in ran.stderr
 
 
-def test_a_project_inside_another_says_so(tmp_path: Path) -> None:
+def test_a_project_inside_another_is_reported(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text("")
     ran = questlog(tmp_path, "init", "castle")
     assert ran.returncode == 0
@@ -54,7 +54,7 @@ def test_a_project_inside_another_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["castle", 'a "b"\\', "两\nlines\u2028", "x" * 300])
-def test_the_starter_holds_whatever_the_game_is_called(name: str) -> None:
+def test_the_starter_loads_with_any_game_name(name: str) -> None:
     assert parse_plan(starter(name)).game == name
 
 

@@ -1,4 +1,4 @@
-"""Every key of a TOML file is found on its line, whatever the style."""
+"""Every key of a TOML file is located on its line, in any style."""
 
 import tomllib
 from typing import Any
@@ -59,7 +59,7 @@ def paths(document: Any, above: tuple[Any, ...] = ()) -> set[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_each_key_has_the_line_it_stands_on(ending: str) -> None:
+def test_each_key_has_its_line(ending: str) -> None:
     text = ODD.replace("\n", ending)
     lines = key_lines(text)
     assert set(lines) == paths(tomllib.loads(text))
@@ -67,5 +67,5 @@ def test_each_key_has_the_line_it_stands_on(ending: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only", "a=1", "[a]", "a = " + "[\n" * 50 + "]\n" * 50])
-def test_small_and_deep_files_are_read(text: str) -> None:
+def test_small_and_deeply_nested_files_are_read(text: str) -> None:
     assert set(key_lines(text)) == paths(tomllib.loads(text))

@@ -70,7 +70,7 @@ def is_valid(schema: dict[str, Any], body: object) -> bool:
 
 
 @pytest.mark.parametrize("change", VALID)
-def test_what_is_valid_becomes_a_row(change: dict[str, Any]) -> None:
+def test_a_valid_event_becomes_a_row(change: dict[str, Any]) -> None:
     body = {**BUY, **change}
     assert is_valid(event_schema(PLAN, "buy"), body)
     assert is_valid(plan_schema(PLAN), body)
@@ -78,15 +78,15 @@ def test_what_is_valid_becomes_a_row(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", INVALID)
-def test_what_is_no_row_is_invalid(change: dict[str, Any]) -> None:
+def test_an_event_that_is_no_row_is_invalid(change: dict[str, Any]) -> None:
     body = {**BUY, **change}
     assert not is_row(PLAN, body)
-    if change != {"at": "soon"} and change != {"event_time": "soon"}:  # formats of times are checked by few validators
+    if change != {"at": "soon"} and change != {"event_time": "soon"}:  # few validators check the formats of times
         assert not is_valid(event_schema(PLAN, "buy"), body)
         assert not is_valid(plan_schema(PLAN), body)
 
 
-def test_an_event_told_by_its_match_needs_what_the_match_says() -> None:
+def test_an_event_with_a_match_requires_its_members() -> None:
     schema = event_schema(PLAN, "win")
     for body, expected in [
         ({"kind": "W", "data": {"won": True, "more": 1}}, True),
@@ -99,7 +99,7 @@ def test_an_event_told_by_its_match_needs_what_the_match_says() -> None:
         assert is_valid(plan_schema(PLAN), body) == expected
 
 
-def test_fields_and_envelope_lie_where_the_plan_says() -> None:
+def test_fields_and_envelope_are_at_the_plans_paths() -> None:
     plan = parse_plan("""
         [envelope]
         event_type = "meta.kind"
@@ -120,7 +120,7 @@ def test_fields_and_envelope_lie_where_the_plan_says() -> None:
         assert is_valid(schema, body) == is_row(plan, body) == expected
 
 
-def test_the_plans_words_are_in_the_schema() -> None:
+def test_descriptions_defaults_and_flags_are_in_the_schema() -> None:
     schema = event_schema(PLAN, "buy")
     assert (schema["$schema"], schema["title"]) == ("https://json-schema.org/draft/2020-12/schema", "buy")
     assert schema["description"] == "Bought."

@@ -87,7 +87,7 @@ fields.by = "int"
 """
 
 
-def test_unknown_fields_and_events_are_added_where_they_belong() -> None:
+def test_unknown_fields_and_events_are_added_in_place() -> None:
     found = suggestion(
         PLAN,
         {"event_type": "buy", "item": "axe", "Price": 5},
@@ -156,7 +156,7 @@ why = "string"
         "[events.buy.fields]",
     ],
 )
-def test_fields_are_added_to_a_file_in_any_style_or_not_at_all(text: str) -> None:
+def test_fields_are_added_to_a_file_of_any_style_or_not_at_all(text: str) -> None:
     found = suggestion(text, {"event_type": "buy", "price": 5}, {"event_type": "sell"})
     whole = extended(text, found.merged, found.fields, found.events, found.notes)
     if whole:
@@ -189,14 +189,14 @@ def test_fields_are_added_to_a_file_in_any_style_or_not_at_all(text: str) -> Non
         ([b"{", b"\xff"], "not_json: 2 of the events"),
     ],
 )
-def test_what_cannot_be_suggested_is_named(bodies: list[Any], reason: str) -> None:
+def test_fields_that_cannot_be_suggested_are_reported(bodies: list[Any], reason: str) -> None:
     found = suggestion(PLAN, *bodies)
     assert (found.events, found.fields) == ((), {})
     assert len(found.left_out) == 1
     assert found.left_out[0].startswith(reason)
 
 
-def test_events_of_one_table_get_one_column() -> None:
+def test_events_of_one_table_share_a_column() -> None:
     plan = "[events.a]\ntable = 't'\nfields.n = 'long'\n[events.b]\ntable = 't'"
     found = suggestion(
         plan,
@@ -212,13 +212,13 @@ def test_events_of_one_table_get_one_column() -> None:
     assert parse_plan(additions(found.fields, found.events, found.notes))
 
 
-def test_an_id_where_the_type_should_be_does_not_make_endless_events() -> None:
+def test_an_id_in_place_of_the_type_does_not_suggest_countless_events() -> None:
     found = suggestion("", *({"event_type": f"e{n}"} for n in range(500)))
     assert len(found.events) == 200
     assert found.left_out == ("unknown_event_type: 300 of the events",)
 
 
-def test_what_tells_who_a_player_is_is_marked_and_not_shown() -> None:
+def test_personal_fields_are_marked_as_pii_and_their_values_hidden() -> None:
     found = suggestion("", {"event_type": "a", "email": "ann@example.org", "userEmail": "x", "level": "hard"})
     fields = {field.name: field.pii for field in found.events[0].fields}
     assert fields == {"email": True, "user_email": True, "level": False}
@@ -226,7 +226,7 @@ def test_what_tells_who_a_player_is_is_marked_and_not_shown() -> None:
     assert "hard" in text and "ann@" not in text
 
 
-def test_the_envelope_is_found_where_others_put_it() -> None:
+def test_the_envelope_is_found_under_its_common_keys() -> None:
     bodies = [
         {"eventName": "buy", "ts": 1790000000000 + n, "userId": 7, "seq": n, "properties": {"n": n}, "id": "7"}
         for n in range(9)
@@ -247,7 +247,7 @@ def questlog(folder: Path, *arguments: str | Path, text: str = "") -> subprocess
     return subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, timeout=60)
 
 
-def test_a_first_plan_from_real_players_takes_every_event(tmp_path: Path) -> None:
+def test_a_plan_suggested_from_real_events_accepts_all_of_them(tmp_path: Path) -> None:
     ran = questlog(tmp_path, "plan", "suggest", WAVES)
     assert ran.returncode == 0
     assert "5,832 events read: 11 new events" in ran.stderr
@@ -262,7 +262,7 @@ def test_a_first_plan_from_real_players_takes_every_event(tmp_path: Path) -> Non
     assert [reason for reason in again.left_out if "always null" not in reason] == []
 
 
-def test_a_project_learns_from_what_it_could_not_shape(tmp_path: Path) -> None:
+def test_a_project_suggests_from_quarantined_and_rescued_values(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(PLAN)
     bodies = [
         b'{"event_type": "buy", "item": "axe", "price": 5}',
@@ -294,7 +294,7 @@ def test_a_project_learns_from_what_it_could_not_shape(tmp_path: Path) -> None:
     assert open_pipeline(tmp_path).sql('select max("to") from level_up').rows() == [(3,)]
 
 
-def test_without_a_plan_or_events_the_command_says_what_to_do(tmp_path: Path) -> None:
+def test_without_a_plan_or_events_the_command_gives_a_hint(tmp_path: Path) -> None:
     ran = questlog(tmp_path, "plan", "suggest")
     assert ran.returncode == 2
     assert "questlog init starts a project" in ran.stderr
@@ -303,7 +303,7 @@ def test_without_a_plan_or_events_the_command_says_what_to_do(tmp_path: Path) ->
     assert [field.name for field in parse_plan(ran.stdout).events["hit"].fields] == ["by"]
 
 
-def test_a_file_that_cannot_be_edited_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_edited_is_not_changed(tmp_path: Path) -> None:
     text = "[events.buy]\nfields = {item = 'string'}\n"
     (tmp_path / "plan.toml").write_text(text)
     ran = questlog(tmp_path, "plan", "suggest", "--write", "-", text='{"event_type": "buy", "x": 1}\n')

@@ -1,4 +1,4 @@
-"""A plan's version is a hash of what it means: the same everywhere, another for every other meaning."""
+"""A plan's version is a hash of its meaning: the same on every machine, different for every other meaning."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ match = { kind = "L" }
 """
 
 
-def test_every_process_finds_the_same_version() -> None:
+def test_every_process_computes_the_same_version() -> None:
     program = (
         "import sys; from questlog.plan.load import load_plan, parse_plan;"
         "print(parse_plan(sys.stdin.read()).version, *(load_plan(path).version for path in sys.argv[1:]))"
@@ -64,7 +64,7 @@ def test_every_process_finds_the_same_version() -> None:
         ("[headers]", "[envelope]\nevent_id = 'event_id'\n[headers]"),
     ],
 )
-def test_what_means_the_same_has_the_same_version(old: str, new: str) -> None:
+def test_texts_with_one_meaning_have_one_version(old: str, new: str) -> None:
     assert old in TEXT
     assert parse_plan(TEXT.replace(old, new)).version == parse_plan(TEXT).version
 
@@ -92,6 +92,6 @@ WIN, LOSE = '[events.win]\nmatch = { kind = "W", won = true }\n', '[events.lose]
         ("[headers]", "[envelope]\nevent_id = 'id'\n[headers]"),
     ],
 )
-def test_what_means_something_else_has_another_version(old: str, new: str) -> None:
+def test_every_change_of_meaning_changes_the_version(old: str, new: str) -> None:
     assert old in TEXT
     assert parse_plan(TEXT.replace(old, new)).version != parse_plan(TEXT).version

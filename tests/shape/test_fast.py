@@ -1,4 +1,4 @@
-"""The fast path: which events take it, and that one event that does not fit takes only itself to the scalar path."""
+"""Which events take the fast path; one that does not fit goes to the scalar path alone."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ HEADERS = {"Host": "h", "User-Agent": "ab"}
 
 @pytest.fixture
 def scalar(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The records that were judged one by one."""
+    """Return the events that took the scalar path."""
     validated: list[bytes] = []
     real = questlog.shape._Batch._validate
 
-    def validate(self: Any, index: int, entry: Entry, arrived: Any) -> None:
-        validated.append(arrived.raw)
-        real(self, index, entry, arrived)
+    def validate(self: Any, index: int, entry: Entry, arrival: Any) -> None:
+        validated.append(arrival.raw)
+        real(self, index, entry, arrival)
 
     monkeypatch.setattr(questlog.shape._Batch, "_validate", validate)
     return validated
@@ -92,7 +92,7 @@ def test_only_events_that_do_not_fit_leave_the_fast_path(scalar: list[bytes]) ->
 
 
 def test_a_client_newer_than_the_plan_stays_on_the_fast_path(scalar: list[bytes]) -> None:
-    """Members that the plan does not know are kept, byte for byte, without judging each event alone."""
+    """Members that are not in the plan are kept, byte for byte, on the fast path."""
     newer = b'{"event_type":"buy","colour":"r\\u0065d","sword":"of dawn","weight": {"kg":1.50}}'
     entries = [entry(i, (BUY, newer, LOSE)[i % 3]) for i in range(300)]
     shaped = shape(entries, PLAN)
@@ -103,7 +103,7 @@ def test_a_client_newer_than_the_plan_stays_on_the_fast_path(scalar: list[bytes]
 
 
 def test_ids_that_clients_chose_stay_on_the_fast_path(scalar: list[bytes]) -> None:
-    """Only the second of two events with one id goes another way: it is a duplicate."""
+    """Only the second of two events with one id leaves it: it is a duplicate."""
     entries = [entry(i, BUY, client_id=True) for i in range(100)]
     twice = [*entries, Entry(1, 0, entries[7].value, 0)]
     shaped = shape(twice, PLAN)
@@ -111,7 +111,7 @@ def test_ids_that_clients_chose_stay_on_the_fast_path(scalar: list[bytes]) -> No
     assert shaped.count("things") == len(shaped.seen) == 100
 
 
-def test_what_a_table_holds_is_skipped_by_whole_columns() -> None:
+def test_committed_records_are_skipped_by_whole_columns() -> None:
     entries = [entry(i, (BUY, LOSE)[i % 2]) for i in range(100)]
     shaped = shape(entries, PLAN, committed={"things": {0: 90}})
     assert (shaped.committed, shaped.count("things")) == (90, 10)
@@ -119,7 +119,7 @@ def test_what_a_table_holds_is_skipped_by_whole_columns() -> None:
 
 
 def test_real_players_events_take_the_fast_path(scalar: list[bytes]) -> None:
-    """Types told by several members, fields in an object of their own: 5,832 events of a real game."""
+    """5,832 events of a real game: types that depend on several members, fields in a nested object."""
     plan = load_plan(ROOT / "examples" / "waves" / "plan.toml")
     with gzip.open(ROOT / "examples" / "waves" / "waves.jsonl.gz") as file:
         entries = [entry(i, line.rstrip(b"\n")) for i, line in enumerate(file)]
@@ -127,8 +127,8 @@ def test_real_players_events_take_the_fast_path(scalar: list[bytes]) -> None:
     assert sum(table.num_rows for table in shaped.tables.values()) == 5_832
     assert len(scalar) < 60
     scalar.clear()
-    by_care = slowly(entries, plan)
+    by_scalar_path = slowly(entries, plan)
     assert len(scalar) == 5_832
     assert {name: t.to_pylist() for name, t in shaped.tables.items()} == {
-        name: t.to_pylist() for name, t in by_care.tables.items()
+        name: t.to_pylist() for name, t in by_scalar_path.tables.items()
     }

@@ -1,4 +1,4 @@
-"""Hostile values, at every position an event has: none raises, none touches a neighbour, each ends in one place."""
+"""Hostile values at every position of an event: none raises, none affects a neighbor, each is counted once."""
 
 import math
 from collections.abc import Callable
@@ -142,7 +142,7 @@ POSITIONS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def entry(offset: int, event: bytes, **more: Any) -> Entry:
-    """Return a log entry of *event* as the collector writes it."""
+    """Return the log entry that the collector writes for *event*."""
     try:
         msgspec.json.decode(event)
         is_json = True
@@ -153,7 +153,7 @@ def entry(offset: int, event: bytes, **more: Any) -> Entry:
 
 
 def assert_valid(shaped: Shaped, accepted: int, plan: Any = PLAN) -> None:
-    """Every record is in one place, and every table is what its schema says, readable to the last value."""
+    """Assert that every record is counted once and every table is valid under its schema."""
     assert sum(table.num_rows for table in shaped.tables.values()) + shaped.duplicates + shaped.committed == accepted
     for name, table in shaped.tables.items():
         assert table.schema.equals(table_schema(plan, name))
@@ -164,8 +164,8 @@ def assert_valid(shaped: Shaped, accepted: int, plan: Any = PLAN) -> None:
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_a_hostile_value_never_raises_and_never_changes_its_neighbours(position: str) -> None:
-    """All hostile values in one position, a good event between each two of them: every good one is its usual row."""
+def test_a_hostile_value_never_raises_and_never_changes_its_neighbors(position: str) -> None:
+    """Good events between the hostile ones become the same rows as alone."""
     events = [POSITIONS[position](value) for value in VALUES.values()]
     mixed = [each for event in events for each in (event, GOOD)]
     shaped = shape([entry(i, event) for i, event in enumerate(mixed)], PLAN)
@@ -176,8 +176,8 @@ def test_a_hostile_value_never_raises_and_never_changes_its_neighbours(position:
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_a_hostile_value_is_judged_the_same_alone_and_in_a_batch(position: str) -> None:
-    """What becomes of an event never depends on what was read with it."""
+def test_a_hostile_value_has_the_same_result_alone_and_in_a_batch(position: str) -> None:
+    """The result for an event never depends on its batch."""
     entries = [entry(i, POSITIONS[position](value)) for i, value in enumerate(VALUES.values())]
     together = shape(entries, PLAN)
     alone = [shape([each], PLAN) for each in entries]
@@ -187,8 +187,8 @@ def test_a_hostile_value_is_judged_the_same_alone_and_in_a_batch(position: str) 
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_the_bytes_that_were_sent_are_kept(value: str) -> None:
-    """Whatever was sent can be read back: as `raw_event` of a row, or in the record of a quarantine row."""
+def test_the_bytes_as_sent_are_kept(value: str) -> None:
+    """`raw_event` of a row or a quarantine row holds the event as it was sent."""
     event = POSITIONS["field unknown"](VALUES[value])
     shaped = shape([entry(0, event)], PLAN)
     (table,) = shaped.tables.values()
@@ -196,14 +196,14 @@ def test_the_bytes_that_were_sent_are_kept(value: str) -> None:
 
 
 def outcome(event: bytes, plan: Any = PLAN) -> tuple[str, str] | dict[str, Any]:
-    """Return the row of *event*, or (reason, field) of its refusal."""
+    """Return the row of *event*, or (reason, field) of its quarantine row."""
     shaped = shape([entry(0, event)], plan)
     ((name, table),) = shaped.tables.items()
     row = table.to_pylist()[0]
     return (row["reason"], row["field"]) if name == QUARANTINE else row
 
 
-REFUSED = [
+QUARANTINED = [
     (b'{"event_type":"buy","real":1e400}', Reason.OUT_OF_RANGE, "real"),
     (b'{"event_type":"buy","small":1e400}', Reason.OUT_OF_RANGE, "small"),
     (b'{"event_type":"buy","small":1%s}' % (b"0" * 5000), Reason.OUT_OF_RANGE, "small"),
@@ -247,11 +247,11 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("event", "reason", "field"), REFUSED, ids=lambda value: str(value)[:50])
-def test_a_refusal_names_a_stable_reason_and_the_path_of_the_field(
+@pytest.mark.parametrize(("event", "reason", "field"), QUARANTINED, ids=lambda value: str(value)[:50])
+def test_quarantine_names_a_stable_reason_and_the_path_of_the_field(
     event: bytes, reason: Reason, field: str | None
 ) -> None:
-    """Queries and dashboards rely on these codes, a developer on the path."""
+    """Queries and dashboards rely on the codes, developers on the path."""
     assert outcome(event) == (reason.value, field)
 
 
@@ -280,7 +280,7 @@ ACCEPTED: list[tuple[str, bytes, Any]] = [
 
 @pytest.mark.parametrize(("field", "value", "expected"), ACCEPTED, ids=lambda value: str(value)[:40])
 def test_an_unusual_value_that_fits_is_stored_exactly(field: str, value: bytes, expected: Any) -> None:
-    """Accepting leniently must not change a value."""
+    """Lenient acceptance must not change a value."""
     row = outcome(b'{"event_type":"buy","%s":%s}' % (field.encode(), value))
     assert isinstance(row, dict)
     found = row[field]
@@ -292,8 +292,8 @@ def test_an_unusual_value_that_fits_is_stored_exactly(field: str, value: bytes, 
         assert math.copysign(1, found) == math.copysign(1, expected)
 
 
-def test_every_digit_of_a_long_decimal_arrives() -> None:
-    """A double holds 15 to 17 digits; a decimal column must not lose the rest."""
+def test_every_digit_of_a_long_decimal_is_stored() -> None:
+    """A double holds 15 to 17 digits; a decimal column must keep the rest."""
     plan = parse_plan('[events.pay.fields]\nsum = "decimal(38,2)"')
     for sent in ("12345678901234567.89", '"12345678901234567.89"', "1234567890123456789012345678901234.5"):
         row = outcome(b'{"event_type":"pay","sum":%s}' % sent.encode(), plan)
@@ -301,8 +301,8 @@ def test_every_digit_of_a_long_decimal_arrives() -> None:
         assert f"{row['sum']:f}".rstrip("0") == sent.strip('"')
 
 
-def test_observe_lands_the_event_and_sets_aside_what_does_not_fit_byte_for_byte() -> None:
-    """No value is lost and none is rewritten, not even one that no Python number can hold."""
+def test_observe_lands_the_event_and_rescues_unfit_values_byte_for_byte() -> None:
+    """No value is lost or rewritten, not even one that no Python number can hold."""
     huge = "1" + "0" * 5000
     row = outcome(
         b'{"event_type":"watch","small":%s,"price":1.239,"new":{"b":1.50, "a":[1e400]},"sequence":"x"}' % huge.encode()
@@ -313,8 +313,8 @@ def test_observe_lands_the_event_and_sets_aside_what_does_not_fit_byte_for_byte(
 
 
 @pytest.mark.parametrize("value", [b"\xff\xfe", b"", b"null", b"[]", b"7", b'{"questlog":2,"id":"a"}'])
-def test_a_log_entry_that_is_no_record_is_a_quarantine_row(value: bytes) -> None:
-    """Whatever stands in the log, each entry is accounted for."""
+def test_a_log_entry_that_is_not_a_record_is_quarantined(value: bytes) -> None:
+    """Every entry of a log is accounted for, whatever it holds."""
     shaped = shape([Entry(3, 8, value, 5)], PLAN)
     assert_valid(shaped, 1)
     row = shaped.tables[QUARANTINE].to_pylist()[0]
@@ -322,8 +322,8 @@ def test_a_log_entry_that_is_no_record_is_a_quarantine_row(value: bytes) -> None
 
 
 @pytest.mark.parametrize("field", ["received", "base64", "id", "headers", "event", "client_id"])
-def test_a_record_with_a_spoiled_part_is_still_one_row(field: str) -> None:
-    """A record that another program wrote may hold anything at all."""
+def test_a_record_with_an_invalid_member_is_still_one_row(field: str) -> None:
+    """A record written by another program may hold anything."""
     for spoiled in (
         b"-1",
         b"1e300",
@@ -340,8 +340,8 @@ def test_a_record_with_a_spoiled_part_is_still_one_row(field: str) -> None:
         assert_valid(shape([Entry(0, 0, record, -(2**63))], PLAN), 1)
 
 
-def test_headers_hold_whatever_bytes_were_sent() -> None:
-    """Header text is stored as it is; only the plan's headers become columns."""
+def test_headers_keep_the_bytes_as_sent() -> None:
+    """Header text is stored unchanged; only the plan's headers become columns."""
     nasty = "\\xff\x00\u202e\n"
     shaped = shape([entry(0, GOOD, headers={"Host": nasty, "Cookie": "secret"})], PLAN)
     row = shaped.tables["buy"].to_pylist()[0]
@@ -349,7 +349,7 @@ def test_headers_hold_whatever_bytes_were_sent() -> None:
     assert "secret" not in repr({**row, "record": None})
 
 
-def test_no_header_and_no_field_sets_what_the_server_sets() -> None:
+def test_no_header_or_field_sets_a_server_column() -> None:
     """The server's values are written last (design: decision 10)."""
     plan = replace(PLAN, headers=("Host", "Event-Type"))
     event = b'{"event_type":"buy","received_time":1,"plan_version":"x","raw_event":"y","host":"z","_rescued":"r"}'

@@ -1,4 +1,4 @@
-"""Four times: what the device said, when it sent it, when we received it, and what follows from them."""
+"""The four times of an event, and the correction of the device's clock."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -31,7 +31,7 @@ def _ms(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("wrong", [0, 1, -1, 90_000, -HOUR, 400 * 24 * HOUR, -400 * 24 * HOUR])
-def test_a_clock_that_is_wrong_by_anything_is_corrected(wrong: int) -> None:
+def test_a_clock_that_is_wrong_by_any_amount_is_corrected(wrong: int) -> None:
     """The event happened five minutes before it was sent, whatever the device's clock says."""
     happened, sent = NOON + wrong - 300_000, NOON + wrong
     found = row(b'{"event_type":"hit","event_time":%d,"sent_time":%d}' % (happened, sent))
@@ -39,30 +39,30 @@ def test_a_clock_that_is_wrong_by_anything_is_corrected(wrong: int) -> None:
     assert [found[name] for name in times] == [NOON - 300_000, happened, sent, NOON, None, -wrong]
 
 
-def test_an_event_counts_before_its_request() -> None:
+def test_an_events_own_sent_time_takes_precedence_over_its_requests() -> None:
     own = row(b'{"event_type":"hit","event_time":%d,"sent_time":%d}' % (NOON, NOON + 5), sent_ms=NOON + HOUR)
     assert (own["sent_time"], own["event_time"]) == (NOON + 5, NOON - 5)
     request = row(b'{"event_type":"hit","event_time":%d}' % NOON, sent_ms=NOON + HOUR)
     assert (request["sent_time"], request["event_time"], request["clock_skew_ms"]) == (NOON + HOUR, NOON - HOUR, -HOUR)
 
 
-def test_what_cannot_be_corrects_nothing() -> None:
-    """A clock that was set between the event and its sending tells nothing of the time between."""
+def test_an_impossible_wait_corrects_nothing() -> None:
+    """If the clock was set between the event and its sending, the wait is unknown."""
     month = LONGEST_WAIT_MICROS
     assert event_time(5, 4, 1000) == 5, "sent before it happened"
     assert event_time(5, 5 + month, 10 * month) == 9 * month
-    assert event_time(5, 6 + month, 10 * month) == 5, "it waited too long to be true"
+    assert event_time(5, 6 + month, 10 * month) == 5, "the wait is implausibly long"
     assert event_time(5, None, 1000) == 5
     assert event_time(None, 5, 1000) == event_time(None, None, 1000) == 1000
 
 
-def test_a_sent_time_that_is_none_is_bad_and_kept() -> None:
+def test_an_invalid_sent_time_is_quarantined() -> None:
     record = encode_record(b'{"event_type":"hit","sent_time":"soon"}', id="e", received_ms=NOON)
     (found,) = shape([Entry(0, 0, record, NOON)], PLAN).tables["quarantine"].to_pylist()
     assert (found["reason"], found["field"]) == ("bad_envelope", "sent_time")
 
 
-def test_a_row_says_when_it_was_landed(tmp_path: Path) -> None:
+def test_a_row_has_its_landed_time(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text("[events.hit]\n")
     pipeline = open_pipeline(tmp_path)
     pipeline.log.append([encode_record(b'{"event_type":"hit"}', id="e", received_ms=NOON)])

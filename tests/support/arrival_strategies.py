@@ -18,13 +18,14 @@ from questlog.log import Entry, Gap
 from questlog.plan import Envelope, Event, Field, Plan, Type
 from questlog.record import encode_record
 from questlog.shape import Shaped
+from support.type_samples import SAMPLES
 
 NOW_MS = 1_790_000_000_000
 
 # -- plans ----------------------------------------------------------------------------------------
 
 NAMES = ("word", "kind", "small", "big", "price", "day", "at", "bag", "host", "a", "b")
-_SCALARS = ("string", "bool", "int", "long", "float", "double", "timestamp", "date")
+_SCALARS = tuple(SAMPLES)
 _DECIMALS = (Type("decimal", 12, 2), Type("decimal", 38, 4), Type("decimal", 3, 3), Type("decimal", 15, 0))
 ENVELOPES = (
     Envelope(),
@@ -190,6 +191,8 @@ class Sender:
             number = Decimal(whole).scaleb(-digits)
             texts = f"{number:f}", repr(float(number)), f"{number:E}", f'"{number:f}"', str(chance.uniform(-1, 1))
             return chance.choice(texts).encode()
+        if kind not in ("date", "timestamp"):  # a type without a generator of its own
+            return chance.choice((*SAMPLES[kind].fits, *SAMPLES[kind].misfits)).encode()
         moment = datetime(1960, 1, 1) + timedelta(microseconds=chance.randrange(10**16))
         if kind == "date":
             return to_json(moment.date().isoformat())

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from questlog.plan import Envelope, Event, Field, Plan, Type
 from questlog.plan.load import METHODS, RESERVED, with_version
+from support.type_samples import SAMPLES
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda n: n not in RESERVED and n != "x_header")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 PATHS = st.lists(st.text("aB_ .\"'\\é", min_size=1, max_size=4).filter(lambda t: "." not in t), min_size=1, max_size=3)
-SCALARS = ("string", "bool", "int", "long", "float", "double", "timestamp", "date")
+SCALARS = tuple(SAMPLES)
 SIMPLE = st.one_of(
     st.sampled_from(SCALARS).map(Type),
     st.tuples(st.integers(1, 38), st.integers(0, 38)).filter(lambda p: p[1] <= p[0]).map(lambda p: Type("decimal", *p)),
@@ -46,7 +47,7 @@ def values(type_: Type) -> st.SearchStrategy[Any]:
         return st.dictionaries(TEXT, values(type_.item), max_size=3)
     if type_.kind == "struct":
         return st.fixed_dictionaries({}, optional={name: values(inner) for name, inner in type_.fields})
-    return {
+    generators: dict[str, st.SearchStrategy[Any]] = {
         "string": TEXT,
         "bool": st.booleans(),
         "int": st.integers(-(2**31), 2**31 - 1),
@@ -56,7 +57,9 @@ def values(type_: Type) -> st.SearchStrategy[Any]:
         "decimal": _decimals(type_),
         "timestamp": _MOMENTS | st.datetimes(dt.datetime(2, 1, 1), dt.datetime(9998, 1, 1), timezones=_zones()),
         "date": st.dates() | st.dates().map(dt.date.isoformat),
-    }[type_.kind]
+        "time": st.times() | st.times().map(dt.time.isoformat),
+    }
+    return generators[type_.kind] if type_.kind in generators else st.sampled_from([*SAMPLES[type_.kind].fits.values()])
 
 
 def _zones() -> st.SearchStrategy[dt.tzinfo]:
