@@ -118,13 +118,22 @@ class LoopCommits:
             else:
                 waiter.result = True
 
-    async def append(self, work: str) -> None:
+    def append(self, work: str) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Exception | None] = loop.create_future()
-        self.commit.submit(loop, work, 1, future.set_result)
-        error = await future
-        if error is not None:
-            raise error
+        future: asyncio.Future[None] = loop.create_future()
+        self.commit.submit(
+            loop, work, 1, lambda error: future.set_exception(error) if error else future.set_result(None)
+        )
+        return future
+
+
+def run(commits: LoopCommits, work: str) -> None:
+    """Append *work* from an event loop of its own."""
+
+    async def append() -> None:
+        await commits.append(work)
+
+    asyncio.run(append())
 
 
 def test_work_of_one_turn_shares_a_commit_and_each_gets_its_own_error() -> None:
@@ -143,12 +152,11 @@ def test_work_that_arrives_during_a_commit_shares_the_next_one_and_groups_are_cu
     commits = LoopCommits(max_size=2)
 
     async def story() -> None:
-        tasks = [asyncio.create_task(commits.append("a"))]
+        futures = [commits.append("a")]
         await asyncio.to_thread(commits.begun.acquire, timeout=10)
-        tasks += [asyncio.create_task(commits.append(work)) for work in ("b", "c", "d")]
-        await asyncio.sleep(0)
+        futures += map(commits.append, ("b", "c", "d"))
         commits.go_on.release(3)
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*futures)
 
     asyncio.run(story())
     assert commits.groups == [["a"], ["b", "c"], ["d"]]
@@ -167,20 +175,17 @@ def test_a_stopped_commit_fails_its_group_and_the_thread_goes_on() -> None:
     asyncio.run(story())
 
 
-def test_two_errors_of_one_commit_are_two_objects() -> None:
-    def refuse(waiters: Sequence[Waiter]) -> None:
-        raise LogUnavailable("full", hint="wait", retry_after=7)
+def test_each_waiter_of_a_refused_commit_gets_an_error_of_its_own() -> None:
+    """An error that several threads raise would collect all their tracebacks."""
 
-    commit, errors = LoopCommit(refuse, name="test", max_size=100), list[Any]()
+    class Refusing(LoopCommits):
+        def _run(self, waiters: Sequence[Waiter]) -> None:
+            raise LogUnavailable("full", hint="wait", retry_after=7)
 
-    async def story() -> None:
-        loop = asyncio.get_running_loop()
-        for _ in range(2):
-            commit.submit(loop, "a", 1, errors.append)
-        while len(errors) < 2:
-            await asyncio.sleep(0)
+    async def story() -> list[Any]:
+        return await asyncio.gather(*map(Refusing().append, ("a", "b")), return_exceptions=True)
 
-    asyncio.run(story())
+    errors = asyncio.run(story())
     assert [(str(error), error.hint, error.retry_after) for error in errors] == [("full", "wait", 7)] * 2
     assert errors[0] is not errors[1]
 
@@ -191,11 +196,12 @@ def test_a_closed_loop_does_not_stop_the_others() -> None:
     commits.commit.submit(closed_at_once, "a", 1, lost.append)
     closed_at_once.close()
     commits.commit.submit(closed_later, "b", 1, lost.append)
-    closed_later.run_until_complete(asyncio.sleep(0))
+    closed_later.call_soon(closed_later.stop)
+    closed_later.run_forever()  # until the commit is under way
     assert commits.begun.acquire(timeout=10)
     closed_later.close()
     commits.go_on.release(2)
-    asyncio.run(asyncio.wait_for(commits.append("c"), 10))
+    run(commits, "c")
     assert commits.groups == [["a", "b"], ["c"]]
     assert lost == []
     assert commits.commit.waiting == 0
@@ -203,7 +209,7 @@ def test_a_closed_loop_does_not_stop_the_others() -> None:
 
 def test_two_loops_share_a_commit() -> None:
     commits = LoopCommits()
-    threads = [threading.Thread(target=lambda w=work: asyncio.run(commits.append(w))) for work in "abc"]  # type: ignore[misc]
+    threads = [threading.Thread(target=run, args=(commits, work)) for work in "abc"]
     threads[0].start()
     assert commits.begun.acquire(timeout=10)
     for thread in threads[1:]:
@@ -220,12 +226,11 @@ def test_too_much_work_is_refused() -> None:
     commits = LoopCommits(max_waiting_size=2)
 
     async def story() -> None:
-        tasks = [asyncio.create_task(commits.append(work)) for work in "ab"]
-        await asyncio.sleep(0)
+        futures = [*map(commits.append, "ab")]
         with pytest.raises(LogUnavailable, match="2 requests are already waiting"):
-            await commits.append("c")
+            commits.append("c")
         commits.go_on.release(2)
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*futures)
         commits.go_on.release(1)
         await commits.append("d")
 
