@@ -8,11 +8,11 @@ import pytest
 
 WAITING_FOR_WHAT_THE_SIGNAL_SETS = """
 import random, signal, threading
-from questlog.stopping import when_told
+from questlog.stopping import on_signal
 
 for turn in range(300):
     stop = threading.Event()
-    when_told(stop.set, signal.SIGALRM)
+    on_signal(stop.set, signal.SIGALRM)
     signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0002, 0.0004))
     while not stop.wait(1e-9):
         pass

@@ -1,4 +1,4 @@
-"""Where a project lies and how it behaves: one row per setting, from questlog.toml or QUESTLOG_… ."""
+"""A project's folder and settings: one row per setting, from questlog.toml or QUESTLOG_… ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from questlog.errors import ProjectNotFound, QuestlogError
 COLLECT_PORT = 8090
 """The collector's port if no other is set."""
 SECRET = re.compile(r"password|secret|\.key\.pem$|token$|credential$|jaas")
-"""What a key of a table is called whose value may stand in the environment or a file of its own only."""
+"""Names of keys whose values are secrets, which may be only in the environment or in a separate file."""
 
 
 def _row(default: Any, meaning: str) -> Any:
@@ -33,40 +33,50 @@ def _table(meaning: str) -> Any:
 class Settings:
     """Every setting with its default; each also as QUESTLOG_<NAME> in the environment."""
 
-    profile: str = _row("embedded", "Which parts are put together: `embedded` needs no server, `cluster` has its own.")
-    data: str = _row(".questlog", "Where the data lies: a folder beside plan.toml, or an absolute path.")
-    min_free_mb: int = _row(64, "The watermark: with fewer MiB free on the log's disk, events are refused with 503.")
-    retry_after_seconds: float = _row(5.0, "What a refused sender is told to wait, in Retry-After.")
-    land_seconds: float = _row(2.0, "How long a lander under load lets a batch gather. Queries do not wait for it.")
-    batch_records: int = _row(50_000, "How many records one landing takes at most.")
-    keep_log_hours: float = _row(24.0, "How long the log keeps what is landed.")
-    collect_host: str = _row("127.0.0.1", "The address a collector listens on; another one needs a write key.")
-    collect_port: int = _row(0, "The port of the collector that `questlog up` runs beside the lander; 0: it runs none.")
-    query_seconds: float = _row(600.0, "After how long a query is stopped.")
-    query_memory_mb: int = _row(2048, "How much memory a query may use.")
-    stack_ports: str = _row(
-        "", "`questlog stack`: ports other than the usual, as `kafka=19092 presto=18080`; or `free`."
+    profile: str = _row("embedded", "`embedded` needs no servers; `cluster` uses Kafka, Spark, a metastore and Presto.")
+    data: str = _row(".questlog", "The data folder: relative to plan.toml, or an absolute path.")
+    min_free_mb: int = _row(
+        64, "The watermark: with less free space on the log's disk (MiB), events are refused with 503."
     )
-    topic: str = _row("events", "Cluster: the Kafka topic that events go to.")
-    topic_partitions: int = _row(4, "Cluster: how many partitions `questlog topic create` gives it; they never grow.")
-    topic_replication: int = _row(1, "Cluster: on how many brokers each of its partitions is kept.")
-    topic_retention_hours: float = _row(168.0, "Cluster: how long it keeps events; longer than landing may be down.")
+    retry_after_seconds: float = _row(5.0, "The Retry-After of a 503.")
+    land_seconds: float = _row(2.0, "How long a lander under load collects a batch. Queries do not wait for it.")
+    batch_records: int = _row(50_000, "The maximum number of records per landing.")
+    keep_log_hours: float = _row(24.0, "How long the log keeps landed events.")
+    collect_host: str = _row(
+        "127.0.0.1", "The address on which a collector listens; any but localhost needs a write key."
+    )
+    collect_port: int = _row(0, "The port of the collector that `questlog up` runs beside the lander; 0 disables it.")
+    query_seconds: float = _row(600.0, "The time limit of a query.")
+    query_memory_mb: int = _row(2048, "The memory limit of a query.")
+    stack_ports: str = _row(
+        "", "`questlog stack`: other ports than the usual, such as `kafka=19092 presto=18080`, or `free`."
+    )
+    topic: str = _row("events", "Cluster: the Kafka topic of the events.")
+    topic_partitions: int = _row(
+        4, "Cluster: the topic's number of partitions at `questlog topic create`; it never changes later."
+    )
+    topic_replication: int = _row(1, "Cluster: the number of replicas of each partition.")
+    topic_retention_hours: float = _row(
+        168.0, "Cluster: how long the topic keeps events; must exceed any outage of landing."
+    )
     namespace: str = _row("questlog", "Cluster: the schema of the game's tables in the metastore.")
     metastore: str = _row(
         "thrift://127.0.0.1:9083",
-        "Cluster: the Hive Metastore, or at https://… an Iceberg REST catalog;"
-        " if not set, that of the project's own `questlog stack`.",
+        "Cluster: the Hive Metastore or, at https://…, an Iceberg REST catalog;"
+        " by default that of the project's own `questlog stack`.",
     )
     warehouse: str = _row(
         "hdfs://127.0.0.1:8020/warehouse",
-        "Cluster: below which folder tables lie: hdfs://…, a path if all servers are on one machine;"
-        " with a REST catalog also s3://…, or a name that it knows.",
+        "Cluster: the folder of the tables: hdfs://…, or a path if all servers are on one machine;"
+        " with a REST catalog also s3://…, or the catalog's name of a warehouse.",
     )
-    spark_master: str = _row("local[*]", "Cluster: where Spark lands, also spark://HOST:7077.")
-    spark: Mapping[str, str] = _table("Cluster: Spark's own settings, e.g. `spark.driver.memory`.")
-    kafka: Mapping[str, str] = _table("Cluster: librdkafka's own settings, e.g. `bootstrap.servers`, `sasl.username`.")
+    spark_master: str = _row("local[*]", "Cluster: the Spark master of the lander, such as spark://HOST:7077.")
+    spark: Mapping[str, str] = _table("Cluster: Spark's own settings, such as `spark.driver.memory`.")
+    kafka: Mapping[str, str] = _table(
+        "Cluster: librdkafka's own settings, such as `bootstrap.servers` and `sasl.username`."
+    )
     presto: Mapping[str, str] = _table(
-        "Cluster: where SQL is asked: `url` (`trino+https://…` is Trino), `user`, `password`, `ca.location`, `catalog`."
+        "Cluster: the query engine: `url` (`trino+https://…` is Trino), `user`, `password`, `ca.location`, `catalog`."
     )
 
 
@@ -83,7 +93,7 @@ class Project:
 
     @property
     def data(self) -> Path:
-        return self.root / self.settings.data  # an absolute setting replaces the root
+        return self.root / self.settings.data  # an absolute path replaces the root
 
     @property
     def log_folder(self) -> Path:
@@ -110,14 +120,14 @@ def find_project(start: str | Path = ".", **overrides: Any) -> Project:
 
 
 def load_settings(path: Path, **overrides: Any) -> Settings:
-    """Return the settings: arguments over environment over file over defaults."""
+    """Return the settings. Arguments override the environment, which overrides the file and the defaults."""
     rows = {row.name: row for row in fields(Settings)}
     values: dict[str, Any] = {}
     if path.exists():
         try:
             values = tomllib.loads(path.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise QuestlogError(f"{path}: not TOML: {error}") from error
+            raise QuestlogError(f"{path} is not valid TOML: {error}") from error
     values.update(
         {n: t for n in rows if (t := os.environ.get(f"QUESTLOG_{n.upper()}")) is not None and _is_scalar(rows[n])}
     )
@@ -134,7 +144,9 @@ def load_settings(path: Path, **overrides: Any) -> Settings:
         else:
             values[name], fault = _keys(name, value, path.parent)
             faults += fault
-    if str(values.get("warehouse", "")).startswith("/"):  # without a scheme each server would take it for its own
+    if str(values.get("warehouse", "")).startswith(
+        "/"
+    ):  # without a scheme, each server would resolve it in its own way
         values["warehouse"] = f"file://{values['warehouse']}"
     for name in rows:
         if not _is_scalar(rows[name]):
@@ -146,7 +158,7 @@ def load_settings(path: Path, **overrides: Any) -> Settings:
 
 
 def _follow_stack(values: dict[str, Any], data: Path) -> None:
-    """Let addresses that nobody has set be those of the project's own `questlog stack`, if it has one."""
+    """Set missing addresses to those of the project's own `questlog stack`, if it has one."""
     try:
         ports = json.loads((data / "stack" / "ports.json").read_text("utf-8"))
         kafka, presto = f"127.0.0.1:{ports['kafka']}", f"http://127.0.0.1:{ports['presto']}"
@@ -154,7 +166,7 @@ def _follow_stack(values: dict[str, Any], data: Path) -> None:
         warehouse = f"hdfs://127.0.0.1:{ports['namenode']}/warehouse"
     except (OSError, ValueError, KeyError, TypeError):
         return
-    if "metastore" not in values:  # tables of another metastore belong into another warehouse
+    if "metastore" not in values:  # tables of another metastore belong in another warehouse
         values["metastore"] = metastore
         values.setdefault("warehouse", warehouse)
     if not {"bootstrap.servers", "metadata.broker.list"} & values["kafka"].keys():
@@ -168,43 +180,43 @@ def _is_scalar(row: Any) -> bool:
 
 def _scalar(name: str, value: Any, kind: Any) -> tuple[Any, list[str]]:
     try:
-        found = kind(value)
+        converted = kind(value)
     except (TypeError, ValueError):
-        return value, [f"{name}: {value!r} is no {kind.__name__}"]
-    if kind is not str and not 0 <= found < math.inf:
-        return value, [f"{name}: {found!r} is not 0 or more"]
-    return found, []
+        return value, [f"{name}: {value!r} is not a valid {kind.__name__}"]
+    if kind is not str and not 0 <= converted < math.inf:
+        return value, [f"{name}: {converted!r} is not 0 or more"]
+    return converted, []
 
 
 def _keys(table: str, value: Any, folder: Path) -> tuple[dict[str, str], list[str]]:
-    """Return a table's keys, each as text; `{ file = "…" }` stands for what that file holds."""
+    """Return a table's keys and values as strings; `{ file = "…" }` is replaced by the file's contents."""
     if not isinstance(value, Mapping):
-        return {}, [f"{table}: write a table, [{table}]"]
-    found, faults = dict[str, str](), []
-    for key, said in _flat(value):
-        if isinstance(said, Mapping):
+        return {}, [f"{table} must be a table: [{table}]"]
+    values, faults = dict[str, str](), []
+    for key, entry in _flat(value):
+        if isinstance(entry, Mapping):
             try:
-                found[key] = (folder / str(said["file"])).read_text("utf-8").strip()
+                values[key] = (folder / str(entry["file"])).read_text("utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 faults.append(f"{table}.{key}: {error}")
         elif SECRET.search(key):
             faults.append(
-                f'{table}.{key}: a secret stands in {_variable(table, key)} or in a file, {{ file = "…" }}, never here'
+                f'{table}.{key}: secrets are not allowed here; use {_variable(table, key)} or {{ file = "…" }}'
             )
         else:
-            found[key] = str(said).lower() if isinstance(said, bool) else str(said)
-    return found, faults
+            values[key] = str(entry).lower() if isinstance(entry, bool) else str(entry)
+    return values, faults
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    """Return dotted keys however they are written: `a.b = 1`, `"a.b" = 1` and a table a mean the same."""
-    found: list[tuple[str, Any]] = []
-    for key, said in value.items():
-        if isinstance(said, Mapping) and set(said) != {"file"}:
-            found += _flat(said, f"{before}{key}.")
+    """Return dotted keys and their values: `a.b = 1`, `"a.b" = 1` and a table `[a]` mean the same."""
+    flat: list[tuple[str, Any]] = []
+    for key, entry in value.items():
+        if isinstance(entry, Mapping) and set(entry) != {"file"}:
+            flat += _flat(entry, f"{before}{key}.")
         else:
-            found.append((before + key, said))
-    return found
+            flat.append((before + key, entry))
+    return flat
 
 
 def _variable(table: str, key: str) -> str:
@@ -212,6 +224,6 @@ def _variable(table: str, key: str) -> str:
 
 
 def _keys_of_environment(table: str) -> dict[str, str]:
-    """Return a table's keys from the environment: QUESTLOG_KAFKA_BOOTSTRAP_SERVERS is bootstrap.servers."""
+    """Return a table's keys from the environment: QUESTLOG_KAFKA_BOOTSTRAP_SERVERS sets bootstrap.servers."""
     start = f"QUESTLOG_{table.upper()}_"
     return {n[len(start) :].lower().replace("_", "."): text for n, text in os.environ.items() if n.startswith(start)}

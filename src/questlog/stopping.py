@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM for work that ends in good order.
+"""Ctrl-C and SIGTERM for work that stops cleanly.
 
-A signal's handler runs between two steps of the main thread, which may be in the middle of waiting for the very event
-that the handler is to set, with its lock in hand: `Event.set` would wait for ever. So a handler only puts a word into a
-queue that allows it at any moment, and a thread acts on it.
+A signal handler interrupts the main thread, which may be waiting for the very event that the handler wants to set, and
+may hold the event's lock: `Event.set` would then block forever. So a handler only puts an item into a `SimpleQueue`,
+which is safe at any moment, and a thread acts on it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Protocol
 
 
 class StopSignal(Protocol):
-    """Tells work to stop between two steps; `threading.Event` keeps this contract."""
+    """Asks work to stop between two steps; `threading.Event` implements it."""
 
     def is_set(self) -> bool:
         """Return whether to stop."""
@@ -25,46 +25,46 @@ class StopSignal(Protocol):
         """Wait up to *timeout* seconds for the signal; return whether it came."""
 
 
-def when_told(act: Callable[[], object], *numbers: signal.Signals) -> None:
-    """Call *act* in a thread of its own whenever one of these signals comes."""
-    told: SimpleQueue[None] = SimpleQueue()
+def on_signal(act: Callable[[], object], *numbers: signal.Signals) -> None:
+    """Call *act* in a separate thread whenever one of these signals arrives."""
+    received: SimpleQueue[None] = SimpleQueue()
 
     def listen() -> None:
         while True:
-            told.get()
+            received.get()
             act()
 
-    threading.Thread(target=listen, name="told", daemon=True).start()
+    threading.Thread(target=listen, name="questlog-signals", daemon=True).start()
     for number in numbers:
-        signal.signal(number, lambda *_: told.put(None))
+        signal.signal(number, lambda *_: received.put(None))
 
 
 @contextmanager
 def stopping() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C and SIGTERM set, once; then they do again what they did before."""
+    """Return an event that the first Ctrl-C or SIGTERM sets; a second one has its previous effect."""
     stop = threading.Event()
-    told: SimpleQueue[bool] = SimpleQueue()
+    received: SimpleQueue[bool] = SimpleQueue()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def ask(*_: object) -> None:
-        told.put(True)
+    def stop_once(*_: object) -> None:
+        received.put(True)
         restore()
 
     def listen() -> None:
-        if told.get():
+        if received.get():
             stop.set()
 
-    listener = threading.Thread(target=listen, name="told", daemon=True)
+    listener = threading.Thread(target=listen, name="questlog-signals", daemon=True)
     listener.start()
     for number in before:
-        signal.signal(number, ask)
+        signal.signal(number, stop_once)
     try:
         yield stop
     finally:
         restore()
-        told.put(False)
+        received.put(False)
         listener.join()

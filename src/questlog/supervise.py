@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from questlog.errors import LanderReplaced, QuestlogError
-from questlog.stopping import when_told
+from questlog.stopping import on_signal
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
 """Seconds until a child that ended is restarted: twice as long after each end."""
@@ -314,7 +314,7 @@ def _work_until_stopped(work: Callable[[threading.Event, Callable[[], None]], No
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child too; the supervisor decides
-    when_told(stop.set, signal.SIGTERM)
+    on_signal(stop.set, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
     try:

@@ -14,7 +14,7 @@ from questlog.cli.progress import counting
 from questlog.errors import ProjectNotFound
 from questlog.pipeline import open_pipeline
 from questlog.settings import Settings, find_project
-from questlog.stopping import when_told
+from questlog.stopping import on_signal
 
 if TYPE_CHECKING:
     from questlog.land import Landed, Lander
@@ -60,7 +60,7 @@ def land(folder: Path, as_json: bool, asked: str | None) -> None:
         click.echo(_path(folder, asked))
         return
     stop = threading.Event()
-    when_told(stop.set, signal.SIGINT, signal.SIGTERM)
+    on_signal(stop.set, signal.SIGINT, signal.SIGTERM)
     with open_pipeline(folder).lander() as lander:
         landed = drain(lander, stop)
     report: dict[str, Any] = {

@@ -15,7 +15,7 @@ from questlog.errors import NotInstalled, QuestlogError
 from questlog.messages import start_logging
 from questlog.pipeline import assemble
 from questlog.settings import find_project
-from questlog.stopping import when_told
+from questlog.stopping import on_signal
 
 if TYPE_CHECKING:
     from questlog.settings import Project
@@ -30,7 +30,7 @@ def land(folder: Path, once: bool) -> None:
     """Land the project's topic until told to stop. What spark-submit says goes over the project's settings."""
     start_logging(as_json=False)
     stop = threading.Event()
-    when_told(stop.set, signal.SIGINT, signal.SIGTERM)
+    on_signal(stop.set, signal.SIGINT, signal.SIGTERM)
     project = find_project(folder)
     with assemble(_submitted(project)).lander() as lander:
         if once:
