@@ -1,6 +1,6 @@
-// Unity: add this to an object of the first scene, set Url and Key in the inspector, then
+// Unity: add this to an object in the first scene, set Url and Key in the inspector, then call
 //   Questlog.Instance.Track("level_failed", "\"level\": 3");
-// Events wait in a file of the player's device until the collector has answered for them.
+// Events wait in a file on the player's device until the collector has acknowledged them.
 using System;
 using System.Collections;
 using System.Collections.Generic;
@@ -29,7 +29,7 @@ public sealed class Questlog : MonoBehaviour
         DontDestroyOnLoad(gameObject);
         file = Path.Combine(Application.persistentDataPath, "questlog-events.jsonl");
         if (File.Exists(file))
-            // A line that a crash cut off in the middle is no event.
+            // A crash may have left a truncated line.
             waiting = new List<string>(File.ReadAllLines(file)).FindAll(line => line.EndsWith("}"));
         StartCoroutine(SendForever());
     }
@@ -37,7 +37,7 @@ public sealed class Questlog : MonoBehaviour
     // `fields` is the inside of a JSON object, such as JsonUtility.ToJson(x) without its braces.
     public void Track(string eventType, string fields = "")
     {
-        // The id is made once, before the first try: what arrives twice counts once.
+        // The id is generated once, before the first attempt, so an event that arrives twice counts once.
         var line = "{\"event_type\":\"" + eventType + "\",\"event_id\":\"" + Guid.NewGuid().ToString("N")
             + "\",\"event_time\":\"" + DateTime.UtcNow.ToString("yyyy-MM-ddTHH:mm:ss.fffZ")
             + "\",\"player_id\":\"" + SystemInfo.deviceUniqueIdentifier + "\",\"session_id\":\"" + session
@@ -73,7 +73,7 @@ public sealed class Questlog : MonoBehaviour
                     continue;
                 }
                 if (request.responseCode == 413 && MostAtOnce > 1) { MostAtOnce = Math.Max(1, count / 2); continue; }
-                // 401: the key. Whatever it is, the events stay.
+                // 401: the key is wrong. The events are kept in any case.
                 Debug.LogWarning("questlog: " + request.responseCode + " " + request.error + " " + request.downloadHandler.text);
                 float.TryParse(request.GetResponseHeader("Retry-After"), out float after);
                 yield return new WaitForSecondsRealtime(Math.Max(after, pause * UnityEngine.Random.Range(0.5f, 1f)));

@@ -33,23 +33,24 @@ public final class Questlog {
                 if (answer.statusCode() == 200) {
                     return answer.body();
                 }
-                if (answer.statusCode() < 500 && answer.statusCode() != 429) { // 401: the key; 413: send fewer at once
+                if (answer.statusCode() < 500 && answer.statusCode() != 429) { // 401: wrong key; 413: send fewer events
                     throw new IllegalStateException(answer.statusCode() + ": " + answer.body());
                 }
-                System.err.println("trying again after: " + answer.statusCode());
+                System.err.println("retrying after status " + answer.statusCode());
                 String after = answer.headers().firstValue("Retry-After").orElse("");
                 if (after.matches("\\d{1,6}")) {
                     wait = Math.max(wait, Long.parseLong(after));
                 }
             } catch (IOException error) {
-                System.err.println("no answer, trying again: " + error);
+                System.err.println("no response, retrying: " + error);
             }
             Thread.sleep(wait * 1000);
         }
     }
 
     public static void main(String[] arguments) throws Exception {
-        // The id is made once, before the first try: what arrives twice counts once. Use your JSON library for fields.
+        // The id is generated once, before the first attempt, so an event that arrives twice counts once.
+        // Use your JSON library for the fields.
         String event = String.format(
             "{\"event_type\": \"level_failed\", \"event_id\": \"%s\", \"event_time\": \"%s\","
                 + " \"player_id\": \"ann\", \"level\": 3, \"client\": \"java\"}",

@@ -1,6 +1,6 @@
-# Godot 4: make this an autoload called Questlog, set url and key, then
+# Godot 4: make this an autoload named Questlog, set url and key, then call
 #   Questlog.track("level_failed", {"level": 3})
-# Events wait in a file of the player's device until the collector has answered for them.
+# Events wait in a file on the player's device until the collector has acknowledged them.
 extends Node
 
 const FILE := "user://questlog_events.jsonl"
@@ -16,7 +16,7 @@ var most_at_once := 100
 
 func _ready() -> void:
 	for line in FileAccess.get_file_as_string(FILE).split("\n", false):
-		if line.ends_with("}"):  # one that a crash cut off in the middle is no event
+		if line.ends_with("}"):  # a crash may have left a truncated line
 			waiting.append(line)
 	_send_forever()
 
@@ -24,7 +24,7 @@ func _ready() -> void:
 func track(event_type: String, fields: Dictionary = {}) -> void:
 	sequence += 1
 	var event := fields.duplicate()
-	# The id is made once, before the first try: what arrives twice counts once.
+	# The id is generated once, before the first attempt, so an event that arrives twice counts once.
 	event.merge({
 		"event_type": event_type, "event_id": _new_id(), "player_id": player, "session_id": session,
 		"event_time": int(Time.get_unix_time_from_system() * 1000), "sequence": sequence,
@@ -57,7 +57,7 @@ func _send_forever() -> void:
 		if status == 413 and most_at_once > 1:
 			most_at_once = maxi(1, count / 2)
 			continue
-		push_warning("questlog: status %d" % status)  # 401: the key. Whatever it is, the events stay.
+		push_warning("questlog: status %d" % status)  # 401: the key is wrong. The events are kept in any case.
 		var wait := pause * randf_range(0.5, 1.0)
 		for header: String in (answer[2] if answer else []):
 			if header.to_lower().begins_with("retry-after:"):
@@ -69,7 +69,7 @@ func _send_forever() -> void:
 func _save() -> void:
 	var file := FileAccess.open(FILE + ".new", FileAccess.WRITE)
 	if file == null:
-		return  # such as a full disk: they are sent while the game runs
+		return  # such as on a full disk: the events are still sent while the game runs
 	for line in waiting:
 		file.store_line(line)
 	file.close()

@@ -17,7 +17,7 @@ import (
 
 type Event map[string]any
 
-// NewEvent names the event once, before the first try: what arrives twice counts once.
+// NewEvent gives the event its id once, before the first attempt, so an event that arrives twice counts once.
 func NewEvent(kind, player string, fields Event) Event {
 	id := make([]byte, 16)
 	rand.Read(id)
@@ -29,7 +29,7 @@ func NewEvent(kind, player string, fields Event) Event {
 	return event
 }
 
-// Send returns the receipts of a batch; it tries until the collector has answered for it.
+// Send returns the receipts of a batch; it retries until the collector has acknowledged it.
 func Send(url, key string, events []Event) (string, error) {
 	body, err := json.Marshal(events)
 	if err != nil {
@@ -46,7 +46,7 @@ func Send(url, key string, events []Event) (string, error) {
 		wait := pause
 		answer, err := client.Do(request)
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "no answer, trying again:", err)
+			fmt.Fprintln(os.Stderr, "no response, retrying:", err)
 		} else {
 			said, err := io.ReadAll(answer.Body)
 			answer.Body.Close()
@@ -54,9 +54,9 @@ func Send(url, key string, events []Event) (string, error) {
 			case err == nil && answer.StatusCode == 200:
 				return string(said), nil
 			case err == nil && answer.StatusCode < 500 && answer.StatusCode != 429:
-				return "", fmt.Errorf("%s: %s", answer.Status, said) // 401: the key; 413: send fewer at once
+				return "", fmt.Errorf("%s: %s", answer.Status, said) // 401: wrong key; 413: send fewer events
 			}
-			fmt.Fprintln(os.Stderr, "trying again after:", answer.Status)
+			fmt.Fprintln(os.Stderr, "retrying after status", answer.Status)
 			if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err == nil {
 				wait = max(wait, time.Duration(seconds)*time.Second)
 			}

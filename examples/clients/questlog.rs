@@ -1,6 +1,6 @@
 //! Sends one event to the collector at QUESTLOG_URL with the write key QUESTLOG_KEY: rustc questlog.rs && ./questlog
 //!
-//! The standard library alone, so plain http: for https replace `post` by your HTTP crate's, and keep the loop.
+//! Uses only the standard library, so plain http; for https, replace `post` with your HTTP crate's and keep the loop.
 
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -12,7 +12,7 @@ struct Answer {
     body: String,
 }
 
-/// One request on a connection of its own.
+/// Sends one request on its own connection.
 fn post(host: &str, key: &str, body: &str) -> Result<Answer, Error> {
     let address = host.to_socket_addrs()?.next().ok_or(ErrorKind::AddrNotAvailable)?;
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
@@ -36,22 +36,22 @@ fn post(host: &str, key: &str, body: &str) -> Result<Answer, Error> {
     Ok(Answer { status: status.ok_or(ErrorKind::InvalidData)?, retry_after, body: body.to_string() })
 }
 
-/// Returns the receipts of a JSON array of events; tries until the collector has answered for it.
+/// Returns the receipts of a JSON array of events; retries until the collector has acknowledged it.
 fn send(host: &str, key: &str, events: &str) -> Result<String, String> {
     let mut pause = 1;
     loop {
         let mut wait = pause;
         match post(host, key, events) {
             Ok(answer) if answer.status == 200 => return Ok(answer.body),
-            // 401: the key; 413: send fewer at once
+            // 401: wrong key; 413: send fewer events
             Ok(answer) if answer.status < 500 && answer.status != 429 => {
                 return Err(format!("{}: {}", answer.status, answer.body))
             }
             Ok(answer) => {
-                eprintln!("trying again after: {}", answer.status);
+                eprintln!("retrying after status {}", answer.status);
                 wait = wait.max(answer.retry_after);
             }
-            Err(error) => eprintln!("no answer, trying again: {error}"),
+            Err(error) => eprintln!("no response, retrying: {error}"),
         }
         std::thread::sleep(Duration::from_secs(wait));
         pause = (2 * pause).min(60);
@@ -60,9 +60,10 @@ fn send(host: &str, key: &str, events: &str) -> Result<String, String> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (url, key) = (std::env::var("QUESTLOG_URL")?, std::env::var("QUESTLOG_KEY")?);
-    let host = url.strip_prefix("http://").ok_or("an address such as http://127.0.0.1:8090")?.trim_end_matches('/');
+    let host = url.strip_prefix("http://").ok_or("QUESTLOG_URL must be like http://127.0.0.1:8090")?.trim_end_matches('/');
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    // Named once, before the first try: what arrives twice counts once. The uuid crate makes better ids.
+    // The id is generated once, before the first attempt, so an event that arrives twice counts once.
+    // The uuid crate makes better ids.
     let id = format!("{}-{}", now.as_nanos(), std::process::id());
     let event = format!(
         r#"{{"event_type": "level_failed", "event_id": "{id}", "event_time": {}, "player_id": "ann", "level": 3, "client": "rust"}}"#,

@@ -1,4 +1,4 @@
-"""Pages that send to a collector of another origin, in real Chromium: with questlog.js, and with a bare beacon."""
+"""Pages that send to a collector of another origin, in real Chromium, with questlog.js and with a plain beacon."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ level = { type = "int", required = true }
 
 @dataclass
 class Elsewhere:
-    """A collector on one port that asks for keys, a site on another one, and the key of that site's pages."""
+    """A collector that requires keys, a site on another port, and the key of that site's pages."""
 
     collector: Collector
     site: Website
@@ -81,7 +81,7 @@ def load(browser: Any, url: str, **attributes: str) -> bool:
 
 
 def test_a_page_of_an_allowed_origin_sends_with_its_key(browser: Any, elsewhere: Elsewhere) -> None:
-    """No proxy between: the collector serves the script, asks for the key, and lets this origin read its answers."""
+    """Without a proxy: the collector serves the script, requires the key, and lets this origin read its responses."""
     tag = f'<script src="{elsewhere.script}" data-key="%s"></script>'
     elsewhere.site.page = (tag % "qlk_wrong").encode()
     browser.get(elsewhere.origin)
@@ -96,10 +96,10 @@ def test_a_page_of_an_allowed_origin_sends_with_its_key(browser: Any, elsewhere:
     until(lambda: elsewhere.levels() == [5, 6, 7], "the beacon arrives")
 
 
-def test_the_script_is_loaded_by_any_page_and_with_crossorigin_by_those_that_may_send(
+def test_any_page_can_load_the_script_and_allowed_origins_can_with_crossorigin(
     browser: Any, elsewhere: Elsewhere
 ) -> None:
-    """Also one after the other: what the browser kept of the first is no answer to the second."""
+    """Also in sequence: the browser must not reuse the response cached for the first tag."""
     browser.get(elsewhere.origin)
     assert load(browser, elsewhere.script)
     assert load(browser, elsewhere.script, crossorigin="anonymous")
@@ -115,10 +115,10 @@ def test_the_script_is_loaded_by_any_page_and_with_crossorigin_by_those_that_may
 
 
 @pytest.mark.parametrize("moment", ["now", "pagehide", "unload"])
-def test_a_beacon_needs_no_script_but_the_key_and_the_right_origin(
+def test_a_beacon_needs_no_script_but_a_key_and_an_allowed_origin(
     browser: Any, elsewhere: Elsewhere, moment: str
 ) -> None:
-    """`text/plain`, so that the browser does not ask first: a page that ends has no time for it."""
+    """Sent as `text/plain`, which needs no preflight: a page that ends has no time for one."""
     collector = elsewhere.collector
     code = """
         const [port, key, level, moment] = arguments;

@@ -1,4 +1,4 @@
-"""The recipes of `examples/clients`: each starts before its collector does, and its event is in SQL once."""
+"""The recipes in `examples/clients`: each starts before its collector, and its event is in SQL exactly once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECIPES = ROOT / "examples" / "clients"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a recipe is built, in a folder that holds nothing but its file, and run."""
+    """How a recipe is built and run in a folder that contains only its file."""
 
     client: str
     file: str
@@ -28,7 +28,7 @@ class Recipe:
     build: tuple[str, ...]
     run: tuple[str, ...]
     stage: str = ""
-    """A file of ours that stands for the engine the recipe is written for."""
+    """A stand-in for the engine that the recipe is written for."""
 
 
 RUN_HERE = (
@@ -43,9 +43,9 @@ RUN_HERE = (
 
 
 @pytest.mark.parametrize("recipe", RUN_HERE, ids=lambda recipe: recipe.client)
-def test_a_recipe_sends_its_event_once_its_collector_is_there(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_recipe_sends_its_event_as_soon_as_its_collector_starts(recipe: Recipe, tmp_path: Path) -> None:
     if not shutil.which(recipe.tool):
-        pytest.skip(f"no {recipe.tool} here to run {recipe.file} with")
+        pytest.skip(f"{recipe.tool} is not installed, so {recipe.file} is not run")
     shutil.copyfile(RECIPES / recipe.file, tmp_path / recipe.file)
     if recipe.stage:
         shutil.copyfile(Path(__file__).with_name(recipe.stage), tmp_path / recipe.stage)
@@ -56,17 +56,17 @@ def test_a_recipe_sends_its_event_once_its_collector_is_there(recipe: Recipe, tm
     with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
         program = subprocess.Popen(recipe.run, cwd=tmp_path, env=environment, stdout=out, stderr=err)
     try:
-        if recipe.client != "curl":  # it tries again silently
-            until(lambda: "no answer" in (tmp_path / "err").read_text(), "it finds nobody")
+        if recipe.client != "curl":  # it retries silently
+            until(lambda: "no response" in (tmp_path / "err").read_text(), "the collector is not reachable")
         with Collector(
             tmp_path / "project", "--port", str(port), plan=(RECIPES / "plan.toml").read_text("utf-8")
         ) as collector:
             assert program.wait(60) == 0, (tmp_path / "err").read_text()
             assert '"outcome":"accepted"' in (tmp_path / "out").read_text()
-            found = collector.sql(
+            rows = collector.sql(
                 "select client, level, player_id, date_diff('day', event_time, now()) from level_failed"
             )
-        assert found == [(recipe.client, 3, "ann", 0)]
+        assert rows == [(recipe.client, 3, "ann", 0)]
     finally:
         program.kill()
         program.wait()

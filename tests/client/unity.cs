@@ -1,5 +1,5 @@
-// As much of Unity as Questlog.cs touches, on real sockets and files: so that the recipe is compiled and run where no
-// Unity is. What Unity itself does with a coroutine, such as running it between frames, is a loop here.
+// The part of Unity that Questlog.cs uses, on real sockets and files, so that the recipe can be compiled and run without
+// Unity. Coroutines, which Unity runs between frames, run in a loop here.
 using System;
 using System.Collections;
 using System.IO;
@@ -75,7 +75,7 @@ namespace UnityEngine.Networking
             }
             catch (WebException problem)
             {
-                error = "no answer: " + problem.Message;
+                error = "no response: " + problem.Message;
                 if (problem.Response != null) Read((HttpWebResponse)problem.Response);
             }
             return null;
