@@ -55,15 +55,6 @@ MAY_IMPORT = {
 }  # fmt: skip
 """Stage -> the stages it may import, besides the ground floor. A row names only rows above it."""
 
-KNOWN_UPWARD: set[tuple[str, str]] = set()
-"""Rows that name a row below them, until that has been mended."""
-
-KNOWN_CYCLES = {}
-"""Imports that close a cycle, until they have been removed: (importer, imported)."""
-
-KNOWN_TWINS: set[str] = set()
-"""Class names that stand for two things, until one of them has a better name."""
-
 TREES = [pytest.param(name, tree, id=name) for name, tree in modules().items()]
 each_module = pytest.mark.parametrize(("module", "tree"), TREES)
 
@@ -80,29 +71,15 @@ def test_a_module_imports_only_the_stages_its_row_names(module: str, tree: ast.M
 def test_a_row_names_only_rows_above_it(table: dict[str, set[str]]) -> None:
     rows = list(table)
     upward = {(row, other) for row in rows for other in table[row] if other not in rows[: rows.index(row)]}
-    assert upward == (KNOWN_UPWARD if table is MAY_IMPORT else set())
+    assert upward == set()
 
 
 def test_every_row_names_a_stage_that_exists() -> None:
     assert (GROUND | MAY_IMPORT).keys() == {stage(module) for module in modules()}
 
 
-def test_no_module_imports_itself_through_others() -> None:
-    graph = {
-        module: {each for each in imported if (module, each) not in KNOWN_CYCLES}
-        for module, imported in import_graph().items()
-    }
-    assert " -> ".join(find_cycle(graph)) == ""
-
-
-@pytest.mark.parametrize("known", sorted(KNOWN_CYCLES), ids=" -> ".join)
-def test_a_known_cycle_still_exists(known: tuple[str, str]) -> None:
-    """Delete its row when this fails: the cycle is gone."""
-    graph = {
-        module: {each for each in imported if (module, each) == known or (module, each) not in KNOWN_CYCLES}
-        for module, imported in import_graph().items()
-    }
-    assert known[0] in find_cycle(graph)
+def test_no_import_cycle_exists() -> None:
+    assert " -> ".join(find_cycle(import_graph())) == ""
 
 
 @each_module
@@ -150,14 +127,12 @@ def test_a_module_says_what_it_is_for(module: str, tree: ast.Module) -> None:
 
 
 def test_no_class_name_is_used_twice() -> None:
-    """A name in KNOWN_TWINS that is used once only is deleted there."""
-    places = defaultdict(list)
+    modules_of = defaultdict(list)
     for module, tree in modules().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
-                places[node.name].append(module)
-    assert {name: where for name, where in places.items() if len(where) > 1 and name not in KNOWN_TWINS} == {}
-    assert {name for name in KNOWN_TWINS if len(places[name]) < 2} == set(), "delete it from KNOWN_TWINS"
+                modules_of[node.name].append(module)
+    assert {name: found for name, found in modules_of.items() if len(found) > 1} == {}
 
 
 def test_sending_and_asking_never_import_the_table_format() -> None:

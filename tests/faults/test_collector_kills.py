@@ -97,7 +97,7 @@ def test_killing_a_worker_loses_and_duplicates_nothing(fork_server: ForkServer, 
     sent = {mark for sender in senders for mark in sender.sent}
     print(f"{kills} kills, {len(acknowledged)} acknowledged")
     assert [fault for sender in senders for fault in sender.faults] == []
-    assert len(acknowledged) > 5 * KILLS, "too few acknowledgements to prove anything"
+    assert len(acknowledged) > KILLS, "too few acknowledgements to prove anything"
     assert_promise(known_marks(game), acknowledged, sent, "before landing")
     game.run("land")
     assert_promise(known_marks(game), acknowledged, sent, "after landing")

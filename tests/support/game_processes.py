@@ -264,28 +264,30 @@ class Clients:
 class Killer(threading.Thread):
     """Starts one program repeatedly and kills it, each time at another moment."""
 
-    def __init__(self, start: Callable[[], Process], *, goal: int, longest: float, seed: int) -> None:
+    def __init__(self, start: Callable[[], Process], *, longest: float, seed: int) -> None:
         super().__init__()
         self.kills = 0
+        self.longest = longest
+        """No process lives longer than so many seconds, twice that if a child dies first."""
         self.codes: Counter[int] = Counter()
-        self._start_program, self._goal, self._longest = start, goal, longest
+        self._start_program, self._stop_killing = start, threading.Event()
         self._chance = random.Random(seed)
         self.start()
 
     def run(self) -> None:
-        """Kill until the goal is reached; one time in five a child dies first, and its parent must detect it."""
-        while self.kills < self._goal:
+        """Kill until stopped; one time in five a child dies first, and its parent must detect it."""
+        while not self._stop_killing.is_set():
             process = self._start_program()
-            process.wait(self._chance.uniform(0, self._longest))
+            process.wait(self._chance.uniform(0, self.longest))
             if self._chance.random() < 0.2 and process.kill_child(self._chance):
                 self.kills += 1
-                process.wait(self._chance.uniform(0, self._longest))
+                process.wait(self._chance.uniform(0, self.longest))
             self.kills += process.kill() or process.wait(0) == -signal.SIGKILL  # the latter killed itself at its step
             self.codes[process.wait(0) or 0] += 1
 
     def stop(self) -> None:
         """Stop after the current kill."""
-        self._goal = 0
+        self._stop_killing.set()
         self.join()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-_STAGES = ("questlog.log", "questlog.land", "questlog.lake")
+_STAGES = ("questlog.log", "questlog.land", "questlog.lake", "questlog.durable")
 
 
 def signal_at_step(how: list[int]) -> None:
@@ -92,7 +92,8 @@ def no_skip(_: Any) -> None:
 def position_apart(_: Any) -> None:
     """Commit a table's position after its rows, in a transaction of its own, as a position file does."""
     from questlog.lake import iceberg
-    from questlog.lake.state import encode, transaction
+    from questlog.lake.checkpoint import encode_position
+    from questlog.lake.state import transaction
 
     save, move = iceberg._save_table, iceberg.IcebergTables._move
 
@@ -100,14 +101,14 @@ def position_apart(_: Any) -> None:
         query = "select position from questlog_tables where name = ?"
         before = connection.execute(query, (table,)).fetchone()
         save(connection, table, *args)
-        old = before[0] if before else encode({})
+        old = before[0] if before else encode_position({})
         connection.execute("update questlog_tables set position = ? where name = ?", (old, table))
 
     def move_apart(self: Any, steps: Any, *args: Any) -> None:
         move(self, steps, *args)
         with transaction(self.state) as connection:
             for step in steps:
-                position = encode(iceberg._position(step.change.version.metadata))
+                position = encode_position(iceberg._checkpoint(step.change.version.metadata).position)
                 connection.execute("update questlog_tables set position = ? where name = ?", (position, step.table))
 
     iceberg._save_table = save_rows_only
