@@ -33,7 +33,7 @@ def test_killing_servers_and_landers_loses_and_duplicates_nothing(fork_server: F
                 assert_promise(known, acknowledged, set(client.sent), "in the next query")
                 landed[number] = game.ledger()["landed"]
                 if landed[number] < len(acknowledged) / 4:  # a busy machine: let landers live until they have landed
-                    landed[number], lander.longest = 0, min(1.3 * lander.longest, 20)
+                    landed[number], lander.longest = 0, min(1.6 * lander.longest, 20)
             done = sum(killer.kills for killer in (*servers, *landers))
             print(f"{done} kills, {sum(len(c.acknowledged) for c in clients)} acknowledged", flush=True)
     finally:
