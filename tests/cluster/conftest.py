@@ -91,10 +91,10 @@ class Shop:
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A broker alone, for tests that kill and freeze it."""
-    found = Broker(tmp_path_factory.mktemp("kafka"))
-    yield found
-    found.thaw()
-    found.kill()
+    broker = Broker(tmp_path_factory.mktemp("kafka"))
+    yield broker
+    broker.thaw()
+    broker.kill()
 
 
 @pytest.fixture(scope="session")

@@ -27,9 +27,9 @@ def game(tmp_path: Path, servers: dict[str, str], spark: Any) -> Iterator[Game]:
     (tmp_path / "questlog.toml").write_text(f'warehouse = "{tmp_path}/ware"\n')  # without file://, as people write it
     warehouse = load_settings(tmp_path / "questlog.toml").warehouse
     theirs = {**servers, "warehouse": warehouse}
-    found = Game(tmp_path, theirs, other_catalog(spark, theirs["metastore"], warehouse))
-    yield found
-    found.pipeline.log.close()  # type: ignore[attr-defined]
+    game = Game(tmp_path, theirs, other_catalog(spark, theirs["metastore"], warehouse))
+    yield game
+    game.pipeline.log.close()  # type: ignore[attr-defined]
 
 
 def test_presto_reads_tables_on_a_local_path_before_and_after_maintenance(game: Game, stack: Stack) -> None:

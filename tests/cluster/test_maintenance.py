@@ -267,10 +267,10 @@ def put(game: Game, table: str, name: str, age_seconds: float) -> Any:
     jvm: Any = game.spark._jvm
     location = metadata(game, table)["location"]
     path = jvm.org.apache.hadoop.fs.Path(f"{location}/data/{name}")
-    found = hdfs(game, path)
-    found.create(path).close()
-    ms = found.getFileStatus(path).getModificationTime() - int(age_seconds * 1000)
-    found.setTimes(path, ms, ms)
+    files = hdfs(game, path)
+    files.create(path).close()
+    ms = files.getFileStatus(path).getModificationTime() - int(age_seconds * 1000)
+    files.setTimes(path, ms, ms)
     return path
 
 
@@ -325,10 +325,10 @@ def comments(game: Game) -> tuple[str | None, str | None]:
     """Return the descriptions of the table and of its field `guild`."""
     if "join_guild" not in SparkTables(IcebergCatalog(game.spark), game.name).names():
         return None, None
-    found = metadata(game, "join_guild")
-    schema = next(s for s in found["schemas"] if s["schema-id"] == found["current-schema-id"])
+    table = metadata(game, "join_guild")
+    schema = next(s for s in table["schemas"] if s["schema-id"] == table["current-schema-id"])
     guild = next(field for field in schema["fields"] if field["name"] == "guild")
-    return found["properties"].get("comment"), guild.get("doc")
+    return table["properties"].get("comment"), guild.get("doc")
 
 
 def test_a_table_that_a_backfill_creates_at_the_same_moment_is_used(

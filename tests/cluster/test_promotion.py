@@ -124,17 +124,17 @@ class Game:
             names = [c for c in self.embedded.sql(f"select * from {table} limit 0").columns if c not in PLACES]
             columns = ", ".join(names)
             theirs = {row[0]: plain(row) for row in self.embedded.sql(f"select {columns} from {table}").rows()}
-            found = self.spark.sql(f"select {columns} from lake.{self.name}.{table}").collect()
-            assert {row[0]: plain(tuple(row)) for row in found} == theirs
-            assert len(found) == len(theirs)
+            rows = self.spark.sql(f"select {columns} from lake.{self.name}.{table}").collect()
+            assert {row[0]: plain(tuple(row)) for row in rows} == theirs
+            assert len(rows) == len(theirs)
 
 
 @pytest.fixture
 def game(tmp_path: Path, request: pytest.FixtureRequest, servers: dict[str, str], spark: Any) -> Iterator[Game]:  # noqa: F811
     presto = os.environ.get("QUESTLOG_PRESTO_URL") or request.getfixturevalue("stack").addresses.presto
-    found = Game(tmp_path, servers, presto, spark)
-    yield found
-    for pipeline in (found.embedded, found.cluster):
+    game = Game(tmp_path, servers, presto, spark)
+    yield game
+    for pipeline in (game.embedded, game.cluster):
         pipeline.close()
         pipeline.log.close()
 
@@ -267,10 +267,10 @@ def dying(*arguments, **named):
     last = next(calls, None) is None
     if last and before:
         os.kill(os.getpid(), signal.SIGKILL)
-    found = real(*arguments, **named)
+    result = real(*arguments, **named)
     if last:
         os.kill(os.getpid(), signal.SIGKILL)
-    return found
+    return result
 
 setattr(owner, name, dying)
 cli(["-C", folder, "promote"])

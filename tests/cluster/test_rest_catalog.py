@@ -49,18 +49,18 @@ hive.config.resources={etc}/hadoop/core-site.xml,{etc}/hadoop/hdfs-site.xml
 
 @pytest.fixture(scope="module")
 def catalog(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestCatalog]:
-    found = RestCatalog(tmp_path_factory.mktemp("rest"), f"{servers['warehouse']}/rest")
-    yield found
-    found.stop()
+    catalog = RestCatalog(tmp_path_factory.mktemp("rest"), f"{servers['warehouse']}/rest")
+    yield catalog
+    catalog.stop()
 
 
 @pytest.fixture
 def game(tmp_path: Path, servers: dict[str, str], catalog: RestCatalog, spark: Any) -> Iterator[Game]:
     """A game whose tables the REST catalog keeps."""
     theirs = {**servers, "metastore": catalog.url}
-    found = Game(tmp_path, theirs, other_catalog(spark, catalog.url, servers["warehouse"]))
-    yield found
-    found.pipeline.log.close()  # type: ignore[attr-defined]
+    game = Game(tmp_path, theirs, other_catalog(spark, catalog.url, servers["warehouse"]))
+    yield game
+    game.pipeline.log.close()  # type: ignore[attr-defined]
 
 
 def test_there_are_no_locks_to_release_and_status_shows_whether_it_is_up(game: Game, catalog: RestCatalog) -> None:

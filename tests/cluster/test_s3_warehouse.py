@@ -46,9 +46,9 @@ s3.aws-secret-key={secret}
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    found = S3Server(tmp_path_factory.mktemp("s3"), USER, SECRET)
-    yield found
-    found.kill()
+    server = S3Server(tmp_path_factory.mktemp("s3"), USER, SECRET)
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -58,29 +58,29 @@ def catalog(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "s3.access-key-id": USER, "s3.secret-access-key": SECRET, "client.region": "us-east-1",
         "http-client.type": "urlconnection",  # the one that both have: the server is older than Spark's client
     }  # fmt: skip
-    found = RestCatalog(
+    catalog = RestCatalog(
         tmp_path_factory.mktemp("rest"),
         "s3://lake/warehouse",
         options,
         [f"{fetch(part, home=home)}/*" for part, home in PARTS],
     )
-    yield found
-    found.stop()
+    yield catalog
+    catalog.stop()
 
 
 @pytest.fixture
 def project(tmp_path: Path, stack: Stack, s3: S3Server, catalog: RestCatalog) -> Project:
     """A game whose settings name the bucket and the catalog; the key is in a separate file."""
     (tmp_path / "key").write_text(SECRET + "\n")
-    found = Project(tmp_path, stack)
+    project = Project(tmp_path, stack)
     lake = "spark.sql.catalog.lake"
-    found.configure(
+    project.configure(
         metastore=catalog.url, warehouse="s3://lake/warehouse",
         spark=f'{lake}.s3.endpoint = "{s3.url}"\n{lake}.s3.path-style-access = true\n'
         f'{lake}.s3.access-key-id = "{USER}"\n{lake}.s3.secret-access-key = {{ file = "key" }}\n'
         f'{lake}.client.region = "us-east-1"',
     )  # fmt: skip
-    return found
+    return project
 
 
 def land(project: Project, **more: str) -> tuple[dict[str, int], str]:

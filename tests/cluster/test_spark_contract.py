@@ -52,7 +52,7 @@ class OnSpark:
         return contract.Counts(
             accepted, accepted - sum(committed.checkpoint.values()), missing, duplicate,
             {name: table.rows for name, table in committed.tables.items() if table.rows},
-            {(found.event_type, found.reason): found.rows for found in committed.quarantined},
+            {(each.event_type, each.reason): each.rows for each in committed.quarantined},
         )  # fmt: skip
 
     def ids(self) -> list[tuple[str, str]]:

@@ -128,9 +128,9 @@ class Game:
 
 @pytest.fixture
 def game(tmp_path: Path, servers: dict[str, str], spark: Any) -> Iterator[Game]:
-    found = Game(tmp_path, servers, spark)
-    yield found
-    found.pipeline.log.close()  # type: ignore[attr-defined]
+    game = Game(tmp_path, servers, spark)
+    yield game
+    game.pipeline.log.close()  # type: ignore[attr-defined]
 
 
 def test_events_land_with_headers_and_comments_and_bad_ones_in_quarantine(game: Game) -> None:
@@ -238,8 +238,8 @@ def test_members_and_descriptions_follow_the_plan(game: Game) -> None:
     members = "struct<x:bigint,seen:timestamp_ntz,deep:array<struct<a:int,b:string>>>"
     assert members == schema["place"].dataType.simpleString()
     assert schema["sword"].metadata["comment"] == "Which sword."
-    found = game.rows("sword_purchases", "place.x, place.deep[0].a, place.deep[0].b")
-    assert sorted(found) == [(1, None, None), (2, 5, None), (3, 6, "c")]
+    stored = game.rows("sword_purchases", "place.x, place.deep[0].a, place.deep[0].b")
+    assert sorted(stored) == [(1, None, None), (2, 5, None), (3, 6, "c")]
 
 
 def test_the_tables_are_announced_until_the_query_engine_answers(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def events(count: int) -> list[bytes]:
     seed = 20261124
     print(f"seed {seed}")
     chance = random.Random(seed)
-    found = []
+    bodies = []
     for number in range(count):
         body: dict[str, Any] = {
             "event_type": chance.choice(["join_guild", "purchase_sword"]),
@@ -284,14 +284,14 @@ def events(count: int) -> list[bytes]:
         else:
             body["guild"] = chance.choice(["wolves", "", "naïve\u2028", "x" * 200, None])
         if kind == 0:
-            found.append(json.dumps(body).encode()[:-3])
+            bodies.append(json.dumps(body).encode()[:-3])
         elif kind == 1:
-            found.append(b'{"event_type": "unheard_of"}')
+            bodies.append(b'{"event_type": "unheard_of"}')
         elif kind == 2:
-            found.append(json.dumps(body | {"price": "a lot", "new_field": {"deep": [1]}}).encode())
+            bodies.append(json.dumps(body | {"price": "a lot", "new_field": {"deep": [1]}}).encode())
         else:
-            found.append(json.dumps(body).encode())
-    return found
+            bodies.append(json.dumps(body).encode())
+    return bodies
 
 
 def is_json(body: bytes) -> bool:

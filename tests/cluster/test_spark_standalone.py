@@ -80,9 +80,9 @@ class Game:
 
 @pytest.fixture
 def game(tmp_path: Path, stack: Stack, spark: Stack) -> Iterator[Game]:
-    found = Game(tmp_path, stack, spark)
-    yield found
-    found.pipeline.log.close()  # type: ignore[attr-defined]
+    game = Game(tmp_path, stack, spark)
+    yield game
+    game.pipeline.log.close()  # type: ignore[attr-defined]
 
 
 def bare_python(folder: Path) -> Path:
@@ -113,10 +113,10 @@ def executors(spark: Stack) -> list[psutil.Process]:
 def test_every_event_lands_once_although_executor_worker_and_master_are_killed(game: Game, spark: Stack) -> None:
     game.send(5)
     log = game.folder / "up.log"
-    with log.open("wb") as said:
+    with log.open("wb") as output:
         lander = subprocess.Popen(
             [sys.executable, "-m", "questlog", "-C", str(game.folder), "up", "--only", "lander"],
-            stdout=said, stderr=said, start_new_session=True,
+            stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     try:
         until(lambda: game.landed() == (5, 5), "the first events are landed", 600)

@@ -39,9 +39,9 @@ def test_create_is_idempotent_and_follows_the_settings(project: Path, broker: Br
     assert "as the settings say" in run(project, "create")
     write(project, broker, topic_retention_hours=2)
     assert json.loads(run(project, "create", "--json"))["done"] == ["retention.ms: 3600000 -> 7200000"]
-    found = json.loads(run(project, "describe", "--json"))
-    assert (len(found["partitions"]), found["records"], found["options"]["retention.ms"]) == (2, 0, "7200000")
-    assert found["options"]["message.timestamp.type"] == "LogAppendTime"
+    topic = json.loads(run(project, "describe", "--json"))
+    assert (len(topic["partitions"]), topic["records"], topic["options"]["retention.ms"]) == (2, 0, "7200000")
+    assert topic["options"]["message.timestamp.type"] == "LogAppendTime"
 
 
 def test_the_number_of_partitions_of_an_existing_topic_never_changes(project: Path, broker: Broker) -> None:

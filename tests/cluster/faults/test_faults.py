@@ -90,8 +90,8 @@ def game_killed(system: System, chance: Chance) -> None:
 def hdfs_out_of_space(system: System, chance: Chance) -> None:
     """A space quota at the used size: neither data nor metadata can be written."""
     system.limit_space(system.used_space())
-    begun = len(system.lander.said())
-    until(lambda: "waiting, events stay in the topic" in system.lander.said()[begun:], "the lander is stuck", 240)
+    begun = len(system.lander.log_text())
+    until(lambda: "waiting, events stay in the topic" in system.lander.log_text()[begun:], "the lander is stuck", 240)
     time.sleep(chance.uniform(0, 5))  # the outage goes on
     system.limit_space(None)
 
@@ -117,14 +117,14 @@ def metastore_and_driver_killed_in_a_commit(system: System, chance: Chance) -> N
 
 def two_drivers(system: System, chance: Chance) -> None:
     """The newer one takes over; the older one fails its next commit with the reason."""
-    begun = len(system.lander.said())
+    begun = len(system.lander.log_text())
     with system.second_lander():
-        until(lambda: "another lander took over" in system.lander.said()[begun:], "the older one is fenced", 400)
+        until(lambda: "another lander took over" in system.lander.log_text()[begun:], "the older one is fenced", 400)
 
 
 def driver_frozen_while_another_takes_over(system: System, chance: Chance) -> None:
     """It wakes after the other one has landed; whatever it was about to do, it commits nothing more."""
-    begun = len(system.lander.said())
+    begun = len(system.lander.log_text())
     frozen = [psutil.Process(system.lander.process.pid), *system.lander.children()]
     for process in frozen:
         process.suspend()
@@ -134,7 +134,7 @@ def driver_frozen_while_another_takes_over(system: System, chance: Chance) -> No
         system.await_exact(at, "landed by the second one")
         for process in frozen:
             process.resume()
-        until(lambda: "another lander took over" in system.lander.said()[begun:], "the older one is fenced", 400)
+        until(lambda: "another lander took over" in system.lander.log_text()[begun:], "the older one is fenced", 400)
 
 
 FAULTS = (

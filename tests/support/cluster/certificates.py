@@ -48,8 +48,8 @@ def make_certificates(folder: Path, password: str = "changeit") -> Certificates:
             builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
         return builder.sign(keys[0], hashes.SHA256())
 
-    def pem(found: x509.Certificate) -> bytes:
-        return found.public_bytes(Encoding.PEM)
+    def pem(certificate: x509.Certificate) -> bytes:
+        return certificate.public_bytes(Encoding.PEM)
 
     authority = certificate(0, x509.BasicConstraints(ca=True, path_length=None))
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])

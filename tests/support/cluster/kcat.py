@@ -28,11 +28,11 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str]) -> int:
     """Run kcat with *arguments*; return the exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` ends it silently, as it ends kcat
-    said = _parse(arguments)
+    options = _parse(arguments)
     from confluent_kafka import KafkaException
 
     try:
-        return int(_MODES[said.mode](said))
+        return int(_MODES[options.mode](options))
     except KafkaException as error:
         _fail(error.args[0].str())
     except KeyboardInterrupt:
@@ -60,11 +60,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-X", dest="settings", action="append", default=[], help="a setting of librdkafka, NAME=VALUE")
     parser.add_argument("-q", dest="quiet", action="store_true", help="print nothing on standard error")
     parser.add_argument("-u", dest="unbuffered", action="store_true", help="write each record at once")
-    said = parser.parse_args(arguments)
-    said.mode = said.mode or ("-C" if sys.stdin.isatty() else "-P")
-    if said.mode != "-L" and said.topic is None:
+    options = parser.parse_args(arguments)
+    options.mode = options.mode or ("-C" if sys.stdin.isatty() else "-P")
+    if options.mode != "-L" and options.topic is None:
         parser.error("-t TOPIC is missing")
-    return said
+    return options
 
 
 def _fail(text: str) -> NoReturn:
@@ -72,26 +72,26 @@ def _fail(text: str) -> NoReturn:
     raise SystemExit(1)
 
 
-def _config(said: argparse.Namespace) -> dict[str, Any]:
-    more = dict(setting.split("=", 1) for setting in said.settings)
+def _config(options: argparse.Namespace) -> dict[str, Any]:
+    more = dict(setting.split("=", 1) for setting in options.settings)
     quiet = {"log_level": 0, "error_cb": lambda error: None}  # errors that matter are raised
-    return {"bootstrap.servers": said.servers, **quiet, **more}
+    return {"bootstrap.servers": options.servers, **quiet, **more}
 
 
 # -- consume -----------------------------------------------------------------------------------------
 
 
-def consume(said: argparse.Namespace) -> int:
+def consume(options: argparse.Namespace) -> int:
     """Write records to standard output until the end of each partition, the count, or Ctrl-C."""
     from confluent_kafka import Consumer, KafkaError, KafkaException
 
     config = {"group.id": "kcat", "enable.auto.commit": False, "enable.partition.eof": True}
-    consumer = Consumer(config | _config(said))
-    places = _places(consumer, said)
-    consumer.assign(places)
-    write, out, left, waiting = _writer(said), sys.stdout.buffer, said.count, {p.partition for p in places}
+    consumer = Consumer(config | _config(options))
+    starts = _starts(consumer, options)
+    consumer.assign(starts)
+    write, out, left, waiting = _writer(options), sys.stdout.buffer, options.count, {p.partition for p in starts}
     try:
-        while left > 0 and (waiting or not said.ends):
+        while left > 0 and (waiting or not options.ends):
             message = consumer.poll(1.0)
             error = message.error() if message is not None else None
             if message is None:
@@ -99,14 +99,14 @@ def consume(said: argparse.Namespace) -> int:
             if error is None:
                 write(message, out)
                 left -= 1
-                if said.unbuffered or sys.stdout.isatty():
+                if options.unbuffered or sys.stdout.isatty():
                     out.flush()
             elif error.code() == KafkaError._PARTITION_EOF:
                 out.flush()
                 waiting.discard(message.partition())
-                if not said.quiet:
+                if not options.quiet:
                     end = f"{message.topic()} [{message.partition()}] at offset {message.offset()}"
-                    last = ": exiting" if said.ends and not waiting else ""
+                    last = ": exiting" if options.ends and not waiting else ""
                     print(f"% Reached end of topic {end}{last}", file=sys.stderr)
             else:
                 raise KafkaException(error)
@@ -116,35 +116,35 @@ def consume(said: argparse.Namespace) -> int:
     return 0
 
 
-def _places(consumer: Consumer, said: argparse.Namespace) -> list[Any]:
+def _starts(consumer: Consumer, options: argparse.Namespace) -> list[Any]:
     """Return where to begin in each partition."""
     from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, TopicPartition
 
-    found = consumer.list_topics(said.topic, timeout=_ANSWER_SECONDS).topics[said.topic]
-    if found.error is not None:
-        _fail(f"Topic {said.topic} error: {found.error.str()}")
-    numbers = [said.partition] if said.partition is not None else sorted(found.partitions)
-    if time := re.fullmatch(r"s@(\d+)", said.offset):
-        asked = [TopicPartition(said.topic, n, int(time[1])) for n in numbers]
+    metadata = consumer.list_topics(options.topic, timeout=_ANSWER_SECONDS).topics[options.topic]
+    if metadata.error is not None:
+        _fail(f"Topic {options.topic} error: {metadata.error.str()}")
+    numbers = [options.partition] if options.partition is not None else sorted(metadata.partitions)
+    if time := re.fullmatch(r"s@(\d+)", options.offset):
+        asked = [TopicPartition(options.topic, n, int(time[1])) for n in numbers]
         return list(consumer.offsets_for_times(asked, timeout=_ANSWER_SECONDS))
-    named = {"beginning": OFFSET_BEGINNING, "end": OFFSET_END}.get(said.offset)
-    if named is None and not re.fullmatch(r"-?\d+", said.offset):
-        _fail(f"-o {said.offset}: beginning, end, N, -N or s@MILLISECONDS")
-    places = []
+    named = {"beginning": OFFSET_BEGINNING, "end": OFFSET_END}.get(options.offset)
+    if named is None and not re.fullmatch(r"-?\d+", options.offset):
+        _fail(f"-o {options.offset}: beginning, end, N, -N or s@MILLISECONDS")
+    starts = []
     for number in numbers:
-        offset = named if named is not None else int(said.offset)
+        offset = named if named is not None else int(options.offset)
         if named is None and offset < 0:
-            first, end = consumer.get_watermark_offsets(TopicPartition(said.topic, number), timeout=_ANSWER_SECONDS)
+            first, end = consumer.get_watermark_offsets(TopicPartition(options.topic, number), timeout=_ANSWER_SECONDS)
             offset = max(first, end + offset)
-        places.append(TopicPartition(said.topic, number, offset))
-    return places
+        starts.append(TopicPartition(options.topic, number, offset))
+    return starts
 
 
-def _writer(said: argparse.Namespace) -> Callable[[Message, BinaryIO], None]:
-    if said.json:
+def _writer(options: argparse.Namespace) -> Callable[[Message, BinaryIO], None]:
+    if options.json:
         return lambda message, out: _write_json(message, out)
-    key = f"%k{said.key_ends}" if said.key_ends is not None else ""
-    text = said.format if said.format is not None else f"{key}%s{said.value_ends}"
+    key = f"%k{options.key_ends}" if options.key_ends is not None else ""
+    text = options.format if options.format is not None else f"{key}%s{options.value_ends}"
     return lambda message, out: _write(text, message, out)
 
 
@@ -198,29 +198,29 @@ def _text(value: bytes | None) -> str | None:
 # -- produce and list --------------------------------------------------------------------------------
 
 
-def produce(said: argparse.Namespace) -> int:
+def produce(options: argparse.Namespace) -> int:
     """Send each line of standard input as a record; return once the brokers have acknowledged all."""
     from confluent_kafka import Producer
 
     failed: list[str] = []
-    producer = Producer({"acks": "all", **_config(said)})
-    headers = [tuple(header.split("=", 1)) for header in said.headers]
-    ends, key_ends = _unescaped(said.value_ends), _unescaped(said.key_ends) if said.key_ends else None
+    producer = Producer({"acks": "all", **_config(options)})
+    headers = [tuple(header.split("=", 1)) for header in options.headers]
+    ends, key_ends = _unescaped(options.value_ends), _unescaped(options.key_ends) if options.key_ends else None
 
     def report(error: Any, message: Message) -> None:
         if error is not None:
             failed.append(error.str())
 
-    where = {"partition": said.partition} if said.partition is not None else {}
+    where = {"partition": options.partition} if options.partition is not None else {}
     for line in sys.stdin.buffer.read().split(ends):
         if not line:
             continue
-        key, value = said.key, line
+        key, value = options.key, line
         if key_ends is not None and key_ends in line:
             key, value = line.split(key_ends, 1)
         while True:
             try:
-                producer.produce(said.topic, value, key, headers=headers, on_delivery=report, **where)
+                producer.produce(options.topic, value, key, headers=headers, on_delivery=report, **where)
             except BufferError:
                 producer.poll(0.5)
             else:
@@ -235,18 +235,20 @@ def _unescaped(text: str) -> bytes:
     return _ESCAPE.sub(lambda m: {"n": "\n", "r": "\r", "t": "\t"}.get(m[2] or "", m[0]), text).encode()
 
 
-def list_topics(said: argparse.Namespace) -> int:
+def list_topics(options: argparse.Namespace) -> int:
     """Write brokers, topics and partitions."""
     from confluent_kafka.admin import AdminClient
 
-    admin = AdminClient(_config(said))
-    found = admin.list_topics(said.topic, timeout=_ANSWER_SECONDS) if said.topic else admin.list_topics(timeout=5)
-    print(f"Metadata for {said.topic or 'all topics'} (from {said.servers}):\n {len(found.brokers)} brokers:")
-    for broker in found.brokers.values():
-        leads = " (controller)" if broker.id == found.controller_id else ""
+    admin = AdminClient(_config(options))
+    metadata = (
+        admin.list_topics(options.topic, timeout=_ANSWER_SECONDS) if options.topic else admin.list_topics(timeout=5)
+    )
+    print(f"Metadata for {options.topic or 'all topics'} (from {options.servers}):\n {len(metadata.brokers)} brokers:")
+    for broker in metadata.brokers.values():
+        leads = " (controller)" if broker.id == metadata.controller_id else ""
         print(f"  broker {broker.id} at {broker.host}:{broker.port}{leads}")
-    print(f" {len(found.topics)} topics:")
-    for topic in found.topics.values():
+    print(f" {len(metadata.topics)} topics:")
+    for topic in metadata.topics.values():
         trouble = f" {topic.error.str()}" if topic.error else ""
         print(f'  topic "{topic.topic}" with {len(topic.partitions)} partitions:{trouble}')
         for number, p in sorted(topic.partitions.items()):

@@ -35,13 +35,13 @@ class RestCatalog:
         self._gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port, auto_convert=True))
         java: Any = self._gateway.jvm
         iceberg = java.org.apache.iceberg
-        said = {
+        settings = {
             "uri": f"jdbc:sqlite:{folder}/catalog.db", "warehouse": warehouse, "jdbc.schema-version": "V1",
             "io-impl": "org.apache.iceberg.hadoop.HadoopFileIO", **options,
         }  # fmt: skip
         catalog = iceberg.jdbc.JdbcCatalog()
         catalog.setConf(java.org.apache.hadoop.conf.Configuration())
-        catalog.initialize("rest", said)
+        catalog.initialize("rest", settings)
         jetty = java.org.eclipse.jetty
         self._server = jetty.server.Server(java.java.net.InetSocketAddress("127.0.0.1", 0))
         handler = jetty.servlet.ServletContextHandler()

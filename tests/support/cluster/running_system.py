@@ -79,15 +79,15 @@ class Service:
 
     def children(self, word: str = "") -> list[psutil.Process]:
         """Return its child processes that have *word* in their command line."""
-        found = []
+        children = []
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     if word in " ".join(child.cmdline()):
-                        found.append(child)
-        return found
+                        children.append(child)
+        return children
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         return self.output.read_text("utf-8", errors="replace")
 
     def end(self) -> None:
@@ -142,7 +142,7 @@ class System:
             self.game = self._service(ending, "game", gunicorn)
             self.forwarder = self._service(ending, "forwarder", self.questlog("up", "--only", "forwarder"))
             self.lander = self._service(ending, "lander", self.questlog("up", "--only", "lander"))
-            until(lambda: "landing" in self.lander.said(), "the lander runs", RECOVERY_SECONDS)
+            until(lambda: "landing" in self.lander.log_text(), "the lander runs", RECOVERY_SECONDS)
             self.players = ending.enter_context(Players(self.port, rate=self.rate, seed=self.seed))
             self.began = time.time()
             self.await_exact(self.began, "the first landing")
@@ -175,9 +175,9 @@ class System:
         """Return the process id of a server, once it is running."""
         file = self.stack.folder / "run" / f"{server}.json"
         until(lambda: recall(file) is not None, f"{server} runs")
-        found = recall(file)
-        assert found is not None
-        return found.pid
+        process = recall(file)
+        assert process is not None
+        return process.pid
 
     def kill_server(self, server: str) -> None:
         os.kill(self.pid(server), signal.SIGKILL)
@@ -212,8 +212,8 @@ class System:
     def used_space(self) -> float:
         """Return the size of the warehouse in HDFS, in megabytes."""
         path = self.stack.addresses.warehouse.removeprefix(self.stack.addresses.hdfs)
-        found = json.loads(self._hdfs("GET", f"{path}?op=GETCONTENTSUMMARY"))
-        return float(found["ContentSummary"]["spaceConsumed"]) / 2**20
+        summary = json.loads(self._hdfs("GET", f"{path}?op=GETCONTENTSUMMARY"))
+        return float(summary["ContentSummary"]["spaceConsumed"]) / 2**20
 
     def _hdfs(self, method: str, query: str) -> bytes:
         port = self.stack.layout.ports["namenode_http"]
@@ -229,8 +229,8 @@ class System:
         moment = dt.datetime.fromtimestamp(since, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
         tables = ("sword_purchases", "join_guild", "quarantine")
         parts = [f"select event_id from {name} where received_time >= timestamp '{moment}'" for name in tables]
-        found = run(self._presto, " union all ".join(parts), 120)
-        return Counter(row[0] for row in found.rows)
+        counts = run(self._presto, " union all ".join(parts), 120)
+        return Counter(row[0] for row in counts.rows)
 
     def await_exact(self, since: float, what: str, seconds: float = RECOVERY_SECONDS) -> float:
         """Wait until Presto counts every event acknowledged *since* exactly once; return after how many seconds."""
@@ -257,7 +257,7 @@ class System:
     def explain(self) -> str:
         """Return the end of the services' output."""
         services: Mapping[str, Service] = {s.name: s for s in (self.game, self.forwarder, self.lander)}
-        return "\n".join(f"-- {name}, started {s.starts} times\n{s.said()[-2500:]}" for name, s in services.items())
+        return "\n".join(f"-- {name}, started {s.starts} times\n{s.log_text()[-2500:]}" for name, s in services.items())
 
 
 @contextlib.contextmanager

@@ -35,8 +35,8 @@ class S3Server:
     """One bucket `lake`, with access for one *user*."""
 
     def __init__(self, folder: Path, user: str, secret: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            self.port = int(found.getsockname()[1])
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
         self.bucket, self._log = folder / "data" / "lake", folder / "s3.log"
         self.bucket.mkdir(parents=True)
         config = folder / "s3proxy.conf"

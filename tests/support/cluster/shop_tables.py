@@ -40,7 +40,7 @@ START = dt.datetime(2026, 3, 1, 6, tzinfo=dt.UTC)
 def bodies(seed: int) -> list[bytes]:
     """Return events with nulls, unusual letters, decimals and dates; one in a dozen does not fit the plan."""
     chance = random.Random(seed)
-    found = []
+    bodies = []
     for number in range(240):
         moment = START + dt.timedelta(seconds=number * 977 + chance.randrange(900))
         event: dict[str, Any] = {"event_time": moment.isoformat(), "player_id": chance.choice(["p1", "p2", "p3", None])}
@@ -54,8 +54,8 @@ def bodies(seed: int) -> list[bytes]:
             event["player_id"] = chance.choice([event["player_id"], "p4"])
         if number % 12 == 0:
             event |= {"event_type": "purchase", "price": "much"}
-        found.append(json.dumps({k: v for k, v in event.items() if v is not None}).encode())
-    return found
+        bodies.append(json.dumps({k: v for k, v in event.items() if v is not None}).encode())
+    return bodies
 
 
 def fill_embedded(folder: Path, seed: int) -> Pipeline:

@@ -42,8 +42,8 @@ class Engine:
 
     def __init__(self, name: str, folder: Path, stack: Stack, catalog: str = "", plugins: Path | None = None) -> None:
         self.name, self._folder = name, folder
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            self.plain_port = int(found.getsockname()[1])
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.plain_port = int(probe.getsockname()[1])
         self.layout = StackLayout(folder, {**stack.layout.ports, name: self.plain_port}, stack.layout.java)
         self.layout.write_configuration()
         if catalog:
@@ -88,16 +88,16 @@ class SecureEngine(Engine):
     """A server with TLS and passwords for `users`; its internal requests use neither, as by default."""
 
     def __init__(self, name: str, folder: Path, stack: Stack, users: dict[str, str]) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            self.port = int(found.getsockname()[1])
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
         self._users, self._certificates = users, make_certificates(folder, KEY_STORE)
         self.authority = self._certificates.authority
         super().__init__(name, folder, stack, plugins=_presto_plugins(folder) if name == "presto" else None)
 
     def configure(self) -> None:
         with (self.layout.etc / self.name / "config.properties").open("a") as config:
-            said = CONFIG.format(port=self.port, store=self._certificates.store, password=KEY_STORE)
-            config.write(said + MORE[self.name])
+            config_text = CONFIG.format(port=self.port, store=self._certificates.store, password=KEY_STORE)
+            config.write(config_text + MORE[self.name])
         passwords = self._folder / "passwords"
         passwords.write_text("".join(stored(*user) for user in self._users.items()))
         (self.layout.etc / "password-authenticator.properties").write_text(  # both look in the working folder's etc
@@ -113,8 +113,8 @@ def _presto_plugins(folder: Path) -> Path:
     """Return a folder with the stack's connectors and the plug-in for passwords."""
     plugins = folder / "plugins"
     plugins.mkdir()
-    for found in (fetched("presto") / "plugin").iterdir():
-        (plugins / found.name).symlink_to(found)
+    for plugin in (fetched("presto") / "plugin").iterdir():
+        (plugins / plugin.name).symlink_to(plugin)
     (archive,) = fetch("presto-passwords", home=CLUSTER).glob("*.zip")
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(plugins)
