@@ -16,8 +16,9 @@ from questlog.plan import Envelope, Event, Field, Plan, Type
 from questlog.plan.columns import header_column
 from questlog.plan.evolve import column_change
 from questlog.plan.infer import ObservedValues
-from questlog.plan.load import RESERVED, VIEWS, with_version
-from questlog.plan.types import NAME
+from questlog.plan.load import RESERVED, VIEWS
+from questlog.plan.parse import NAME
+from questlog.plan.version import with_version
 from questlog.record import encode_record
 from questlog.shape.fields import FieldRule, Rules
 from questlog.shape.read import Arrival, Body, read_body, read_members, read_record, read_value

@@ -9,7 +9,7 @@ import pytest
 from questlog.cli.init import starter
 from questlog.plan import MODES, Field
 from questlog.plan.load import parse_plan
-from questlog.plan.types import WORDS
+from questlog.plan.parse import WORDS
 
 
 def questlog(folder: Path, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from questlog.plan import Envelope, Event, Field, Plan, Type
-from questlog.plan.load import METHODS, RESERVED, with_version
+from questlog.plan.load import METHODS, RESERVED
+from questlog.plan.version import with_version
 from support.type_samples import SAMPLES
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda n: n not in RESERVED and n != "x_header")

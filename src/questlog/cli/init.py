@@ -61,8 +61,8 @@ def starter(name: str) -> str:
     """Return the commented starter plan of a game called *name*."""
     import textwrap
 
+    from questlog.plan.parse import WORDS
     from questlog.plan.render import toml
-    from questlog.plan.types import WORDS
 
     text = resources.files("questlog.cli").joinpath("starter.toml").read_text("utf-8")
     shown = name if name.isprintable() else "this game"

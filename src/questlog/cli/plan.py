@@ -171,7 +171,7 @@ def show(folder: Path, events: tuple[str, ...], file: str | None, as_json: bool)
 
 
 def _event(plan: Plan, name: str) -> Event:
-    from questlog.plan.types import nearest
+    from questlog.plan.parse import nearest
 
     if name not in plan.events:
         known = nearest(name, plan.events) or f"; the events are {', '.join(plan.events) or 'none'}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from questlog.plan import Type
 from questlog.plan.check import misfit
-from questlog.plan.types import DEEPEST, NAME
+from questlog.plan.parse import DEEPEST, NAME
 
 LARGEST_INT = 1_000_000
 """Larger whole numbers become long: what has grown this far may grow further."""

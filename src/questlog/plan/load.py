@@ -15,9 +15,9 @@ from questlog.plan import MODES, Envelope, Event, Field, Plan, Type
 from questlog.plan.check import option_faults, shared_faults, shown
 from questlog.plan.columns import ENVELOPE, EVENTS_VIEW, LAST, QUARANTINE_TABLE, header_column
 from questlog.plan.lines import key_lines
-from questlog.plan.types import NAME, NAME_RULE, nearest
-from questlog.plan.types import parse_type as parse_type
-from questlog.plan.version import plan_version
+from questlog.plan.parse import NAME, NAME_RULE, nearest
+from questlog.plan.parse import parse_type as parse_type
+from questlog.plan.version import with_version
 
 RESERVED = frozenset({*(column.name for column in (*ENVELOPE, *LAST)), "received_day"})
 """Columns of every table; its files are partitioned by `received_day`."""
@@ -334,10 +334,3 @@ class _Reader:
         elif any((path, value) != (envelope.event_type, name) for path, value in events[name].match):
             self.fault(where, f"event {name!r} is identified by its match, which a route does not send")
         return str(name)
-
-
-def with_version(plan: Plan) -> Plan:
-    """Return *plan* with the version of its meaning."""
-    from dataclasses import replace
-
-    return replace(plan, version=plan_version(plan))

@@ -5,10 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from questlog.plan import Envelope, Event, Field, Plan
+
+
+def with_version(plan: Plan) -> Plan:
+    """Return *plan* with the version of its meaning."""
+    return replace(plan, version=plan_version(plan))
 
 
 def plan_version(plan: Plan) -> str:
