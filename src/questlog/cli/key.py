@@ -97,10 +97,10 @@ def rotate(folder: Path, name: str, grace_hours: float, as_json: bool) -> None:
 
 
 def _store(folder: Path) -> KeyStore:
-    from questlog.collector.keys.store import KeyStore
+    from questlog.collector.keys.store import open_keys
     from questlog.settings import find_project
 
-    return KeyStore(find_project(folder).data / "keys.db")
+    return open_keys(find_project(folder).data)
 
 
 def _print(created: list[tuple[Key, str]], as_json: bool) -> None:

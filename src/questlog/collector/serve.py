@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from questlog.collector.app import Collector, warm_up
@@ -20,7 +20,7 @@ from questlog.collector.http.commit import Committer
 from questlog.collector.http.server import HttpServer, listen
 from questlog.collector.keys.authenticator import LOOPBACK, Authenticator
 from questlog.collector.keys.rate import Rates
-from questlog.collector.keys.store import KeyStore
+from questlog.collector.keys.store import open_keys
 from questlog.collector.metrics import REFUSED, Counts, Metrics
 from questlog.collector.openapi import document_page
 from questlog.collector.pages import MetricsPage, Readiness
@@ -42,11 +42,11 @@ def collector_workers(
     The sockets are bound before any worker starts, so that an address in use is reported at once.
     """
     project = find_project(folder)
-    keys, local = KeyStore(project.data / "keys.db").read(), host in LOOPBACK
+    keys, local = open_keys(project.data).read(), host in LOOPBACK
     if not keys and not local:
         raise QuestlogError(
             f"without a write key the collector listens on localhost only, not on {host}",
-            hint="questlog key create game makes a key; --host 127.0.0.1 needs none",
+            hint="questlog key create game creates a key; --host 127.0.0.1 needs none",
         )
     sockets = _listen_when_free(host, port, workers)
     name, bound = sockets[0].getsockname()[:2]
@@ -56,11 +56,10 @@ def collector_workers(
     rates, counts = Rates(), Counts([each.path for each in ENDPOINTS], workers)
     names = ["collector"] if workers == 1 else [f"collector {number}" for number in range(1, workers + 1)]
     listening: dict[str, Sequence[socket.socket]] = {name: [each] for name, each in zip(names, sockets, strict=True)}
-    processes: dict[str, Part] = {
-        name: partial(run_worker, listening[name], rates, Metrics(counts, number), local)
-        for number, name in enumerate(names)
+    parts: dict[str, Part] = {
+        name: Worker(listening[name], rates, Metrics(counts, number), local) for number, name in enumerate(names)
     }
-    return processes, listening
+    return parts, listening
 
 
 def _listen_when_free(host: str, port: int, workers: int) -> list[socket.socket]:
@@ -80,50 +79,42 @@ def _listen_when_free(host: str, port: int, workers: int) -> list[socket.socket]
         time.sleep(0.05)
 
 
-def run_worker(
-    sockets: Sequence[socket.socket],
-    rates: Rates,
-    metrics: Metrics,
-    open_without_keys: bool,
-    folder: Path,
-    stop: threading.Event,
-    ready: Callable[[], None],
-) -> None:
-    """Serve on *sockets* until *stop* is set."""
-    pipeline = open_pipeline(folder)
-    _ = pipeline.plan
-    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    if sys.platform != "win32":
-        import uvloop
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Serves in a process of its own. Everything here exists before the fork; rates and counts are shared memory."""
 
-        new_loop = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_serve(pipeline, sockets, rates, metrics, open_without_keys, stop, ready))
-    logger.info("stopped; every event that was acknowledged is durable")
+    sockets: Sequence[socket.socket]
+    rates: Rates
+    metrics: Metrics
+    open_without_keys: bool
 
+    def __call__(self, folder: Path, stop: threading.Event, ready: Callable[[], None]) -> None:
+        """Serve until *stop* is set; call *ready* when it begins."""
+        pipeline = open_pipeline(folder)
+        _ = pipeline.plan
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+        if sys.platform != "win32":
+            import uvloop
 
-async def _serve(
-    pipeline: Pipeline,
-    sockets: Sequence[socket.socket],
-    rates: Rates,
-    metrics: Metrics,
-    open_without_keys: bool,
-    stop: threading.Event,
-    ready: Callable[[], None],
-) -> None:
-    project = pipeline.project
-    committer = Committer(pipeline.log, metrics.appended)
-    pages = Pages(
-        readyz=Readiness(pipeline.log.probe),
-        metrics=MetricsPage(metrics.counts, project.root, project.log_folder),
-        openapi=document_page(),
-    )
-    authenticator = Authenticator(project.data, rates, open_without_keys=open_without_keys)
-    collector = Collector(lambda: pipeline.plan, committer, authenticator, metrics, pages)
-    server = HttpServer(collector, refused=lambda status: metrics.answered(REFUSED, status, 0))
-    warm_up(pipeline.plan)
-    gc.collect()
-    gc.freeze()  # what exists now stays: scanning it again would stop the loop for 30 ms each time
-    ready()
-    await server.serve(sockets, stop.is_set)
-    await committer.close()
+            new_loop = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(self._serve(pipeline, stop, ready))
+        logger.info("stopped; every event that was acknowledged is durable")
+
+    async def _serve(self, pipeline: Pipeline, stop: threading.Event, ready: Callable[[], None]) -> None:
+        project, metrics = pipeline.project, self.metrics
+        committer = Committer(pipeline.log, metrics.appended)
+        pages = Pages(
+            readyz=Readiness(pipeline.log.probe),
+            metrics=MetricsPage(metrics.counts, project.root, project.log_folder),
+            openapi=document_page(),
+        )
+        authenticator = Authenticator(project.data, self.rates, open_without_keys=self.open_without_keys)
+        collector = Collector(lambda: pipeline.plan, committer, authenticator, metrics, pages)
+        server = HttpServer(collector, refused=lambda status: metrics.answered(REFUSED, status, 0))
+        warm_up(pipeline.plan)
+        gc.collect()
+        gc.freeze()  # what exists now stays: scanning it again would stop the loop for 30 ms each time
+        ready()
+        await server.serve(self.sockets, stop.is_set)
+        await committer.close()

@@ -32,7 +32,7 @@ class Key:
     ends_ms: int | None = None
 
     def has_ended(self, now_ms: int) -> bool:
-        """Return whether the key has been revoked, or replaced and its grace period is over."""
+        """Return whether the key has been revoked, or was replaced and its grace period is over."""
         return self.ends_ms is not None and now_ms >= self.ends_ms
 
     def allows(self, origin: str) -> bool:

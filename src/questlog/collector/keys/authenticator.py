@@ -14,7 +14,7 @@ from questlog.collector.formats import query_of
 from questlog.collector.http import Request, Response, refuse
 from questlog.collector.keys import SIGNED_SECONDS, Key, digest_of, is_well_formed, sign
 from questlog.collector.keys.rate import Rates
-from questlog.collector.keys.store import KeyStore, UsedSignatures
+from questlog.collector.keys.store import UsedSignatures, open_keys
 
 KEYS_SECONDS = 0.5
 """How far a worker's keys may be behind the key store."""
@@ -28,10 +28,10 @@ _CHALLENGE = b'www-authenticate: Bearer realm="questlog"'
 class Authenticator:
     """Authorizes requests by a project's keys. While there are none, clients on this machine may send."""
 
-    def __init__(self, folder: Path, rates: Rates, *, open_without_keys: bool) -> None:
-        self._store, self._rates = KeyStore(folder / "keys.db"), rates
+    def __init__(self, data: Path, rates: Rates, *, open_without_keys: bool) -> None:
+        self._store, self._rates = open_keys(data), rates
         self._open = open_without_keys  # the collector listens on localhost only
-        self._used_path = folder / "signatures.db"
+        self._used_path = data / "signatures.db"
         self._used: UsedSignatures | None = None
         self._keys: dict[bytes, Key] | None = None
         self._version: object = None

@@ -122,6 +122,11 @@ class KeyStore:
             ) from error
 
 
+def open_keys(data: Path) -> KeyStore:
+    """Return the keys of the project whose data folder this is."""
+    return KeyStore(data / "keys.db")
+
+
 class UsedSignatures:
     """Signatures used within the time window, shared by all workers: each can be used once."""
 
