@@ -72,7 +72,7 @@ def test_a_running_lander_reports_the_full_disk_and_resumes_by_itself(
             assert "free disk space" in caplog.text
             assert caplog.text.count("waiting") <= 2  # reported once, not at every attempt
             ballast.unlink()
-            until(lambda: "goes on" in caplog.text)
+            until(lambda: "resumed" in caplog.text)
         finally:
             stop.set()
             thread.join(30)

@@ -264,7 +264,9 @@ def test_a_header_whose_column_holds_something_else_is_refused_at_start(game: Ga
     game.send('{"host": 1}')
     game.land()
     (game.folder / "plan.toml").write_text("[headers]\nkeep = ['Host']\n[events.hit]\n")
-    with pytest.raises(PlanError, match=r"headers\.keep: is string now, and column host of table hit holds int"):
+    with pytest.raises(
+        PlanError, match=r"headers\.keep: the type is now string, but column host of table hit holds int"
+    ):
         game.land()
 
 

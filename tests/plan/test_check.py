@@ -272,7 +272,10 @@ def test_the_projects_plan_is_compared_with_its_tables(tmp_path: Path) -> None:
     for command in (("-C", tmp_path, "plan", "check"), ("-C", tmp_path, "plan", "check", plan)):
         ran = questlog(*command)
         assert ran.returncode == 1
-        assert f"{plan}:3: events.hit.fields.by: is int now, and column by of table hit holds string" in ran.stdout
+        assert (
+            f"{plan}:3: events.hit.fields.by: the type is now int, but column by of table hit holds string"
+            in ran.stdout
+        )
     other = tmp_path / "other.toml"
     other.write_text(plan.read_text())
     assert questlog("-C", tmp_path, "plan", "check", other).returncode == 0

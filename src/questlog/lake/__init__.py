@@ -1,4 +1,4 @@
-"""The lake: Iceberg tables that remember how much of the log they hold."""
+"""The lake: Iceberg tables, each of which records how much of the log it holds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Tables(Protocol):
-    """Lake tables that remember how much of the log they hold."""
+    """Lake tables, each of which records how much of the log it holds."""
 
     def commit(self, table: str, rows: pa.Table, through: Position, plan_version: str) -> None:
-        """Add *rows* and remember *through* in one atomic step that survives a power cut."""
+        """Add *rows* and record *through* in one atomic step that survives a power cut."""
 
     def position(self, table: str) -> Position:
         """Return the last *through* committed to *table*, or START."""

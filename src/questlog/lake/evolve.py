@@ -1,4 +1,4 @@
-"""May this plan land into the tables that exist? Without PyIceberg, so that anything may ask at its start."""
+"""Checks whether a plan can land into the existing tables. Needs no PyIceberg, so that it is cheap at startup."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def plan_type(type_: Any) -> Type:
 
 
 def refuse_breaking(plan: Plan, connection: sqlite3.Connection, path_of_plan: str = "plan.toml") -> None:
-    """Raise `PlanError`, each fault with its way out, if *plan* changes a column in a way that loses values.
+    """Raise `PlanError` if *plan* changes a column in a way that loses values; each fault says what to do.
 
-    A plan that has landed here before may come back with narrower types (a rolling deployment, a roll-back):
-    the column stays as wide as it is.
+    A plan that has landed here before may return with narrower types (a rolling deployment, a rollback).
+    The column then keeps its width.
     """
     landed_before = connection.execute("select 1 from questlog_plans where version = ?", (plan.version,)).fetchone()
     schemas = {name: table_columns(schema) for name, schema in read_schemas(connection).items()}
@@ -50,7 +50,7 @@ def refuse_breaking(plan: Plan, connection: sqlite3.Connection, path_of_plan: st
 
 
 def breaking_faults(plan: Plan, tables: Mapping[str, Mapping[str, Type]], *, landed_before: bool) -> list[str]:
-    """Return how *plan* would change columns of *tables* in ways that lose values."""
+    """Return the changes to columns of *tables* by which *plan* would lose values."""
     faults = []
     for table, events in plan.tables.items():
         columns = tables.get(table, {})
@@ -64,18 +64,18 @@ def breaking_faults(plan: Plan, tables: Mapping[str, Mapping[str, Type]], *, lan
 
 
 def _fault(path: str, table: str, column: Column, columns: Mapping[str, Type], *, tolerant: bool) -> str:
-    """Return what is wrong with *column*, or "". One the table has by another name counts too."""
+    """Return what is wrong with *column*, or "". A column that the table has under an alias counts too."""
     name = next((n for n in (column.name, *column.aliases) if n in columns), None)
     if name is None or column_change(columns[name], column.type) != "breaking":
         return ""
     if tolerant and _fits(columns[name], column.type):
         return ""
-    said = f"{path}: is {column.type} now, and column {name} of table {table} holds {columns[name]}."
+    fault = f"{path}: the type is now {column.type}, but column {name} of table {table} holds {columns[name]}."
     if path == "headers.keep":
-        return f"{said} The header {column.name} cannot be kept beside it"
+        return f"{fault} The header {column.name} cannot be kept beside it"
     fresh = f"{column.name}_{column.type.kind}"
     return (
-        f"{said} Keep the type {columns[name]}, or leave {name} as it is and add a field with a new name, e.g. {fresh}"
+        f"{fault} Keep the type {columns[name]}, or leave {name} as it is and add a field with a new name, e.g. {fresh}"
     )
 
 

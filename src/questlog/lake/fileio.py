@@ -1,4 +1,4 @@
-"""Files that are on the disk before the catalog names them: PyIceberg's own are lost in half of all power cuts."""
+"""Files that are on the disk before the catalog names them. PyIceberg's own were lost in half of all power cuts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from questlog.lake.guard import check_inside
 
 
 class NewFiles:
-    """The files one commit writes: all of them survive a power cut after `sync`, none of them after `discard`."""
+    """The files of one commit: after `sync` all of them survive a power cut, after `discard` none is left."""
 
     def __init__(self, roots: tuple[str, ...]) -> None:
         self._roots = roots
@@ -31,16 +31,16 @@ class NewFiles:
         return io.BufferedWriter(DurableFile(path, "xb"), 1 << 20)
 
     def output(self, path: Path) -> _NewFile:
-        """Return a new file in PyIceberg's shape."""
+        """Return a new file with PyIceberg's interface."""
         return _NewFile(path, self)
 
     def sync(self) -> None:
-        """Make the files' names survive too."""
+        """Make the names of the files survive a power cut, too."""
         for folder in self._folders:
             sync_folder(folder)
 
     def discard(self) -> None:
-        """Delete what was written: the commit failed, and a full disk needs the space."""
+        """Delete the files: the commit failed, and a full disk needs the space."""
         for path in self._paths:
             with suppress(OSError):
                 path.unlink()
@@ -65,7 +65,7 @@ class _NewFile(OutputFile):
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Create *folder*; return it and each folder whose entry list changed."""
+    """Create *folder*; return it and each folder that got a new entry."""
     changed = [folder]
     while not folder.exists():
         folder = folder.parent

@@ -1,6 +1,7 @@
-"""Refuse what would destroy data: landing in a copied or moved project, starting a catalog over existing tables.
+"""Refuses what would destroy data: landing in a copied or moved project, creating a catalog over existing tables.
 
-The catalog and Iceberg's metadata name files by absolute path, so a copied project still names the original's files.
+The catalog and Iceberg's metadata name files by absolute path, so a copied project still refers to the files of the
+original.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _METADATA = "*/*/metadata/*.metadata.json"
 def check_root(connection: sqlite3.Connection, warehouse: Path) -> tuple[str, ...]:
     """Return every spelling of *warehouse* in the catalog's paths; raise `ProjectMoved` if a path lies elsewhere.
 
-    Spellings differ after a symbolic link, or with `QUESTLOG_DATA` written another way: what counts is the folder.
+    Spellings differ if the path contains a symbolic link or `QUESTLOG_DATA` is written differently. Only the folder
+    itself counts.
     """
     roots = [_plain(warehouse)]
     rows = connection.execute(
@@ -86,6 +88,6 @@ def _moved(root: str, warehouse: Path) -> ProjectMoved:
         what, hint = "was moved", f"move it back, or link its old path to the new one: ln -s {warehouse} {root}"
     return ProjectMoved(
         f"this project {what}: its catalog names files in {root}, not in {warehouse}."
-        " It cannot be queried, nor landed: landing would change or delete those files",
+        " It can be neither landed nor queried, because landing would change or delete those files",
         hint=hint,
     )

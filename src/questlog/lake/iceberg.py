@@ -64,7 +64,7 @@ class _Step:
 
 
 class IcebergTables:
-    """Keeps the contract of `Tables`. One lander writes at a time: `epoch` fences older ones."""
+    """Implements `Tables`. One lander writes at a time; `epoch` fences older ones."""
 
     def __init__(self, catalog_path: Path, warehouse: Path, *, epoch: int | None = None) -> None:
         self.state, self.roots = connect_lake(catalog_path, warehouse)
@@ -76,9 +76,9 @@ class IcebergTables:
     # -- the contract ----------------------------------------------------------------------------
 
     def commit(self, table: str, rows: pa.Table, through: Position, plan_version: str) -> None:
-        """Add *rows* and remember *through* in one atomic step that survives a power cut.
+        """Add *rows* and record *through* in one atomic step that survives a power cut.
 
-        The table is created, and grown to take the rows' columns, in the same step.
+        The same step creates the table and evolves its schema to the rows' columns.
         """
         with self._writing(table) as files:
             step = self._added(table, rows, through, plan_version, files)
@@ -97,7 +97,7 @@ class IcebergTables:
     # -- for the lander --------------------------------------------------------------------------
 
     def adopt(self, plan: Plan) -> None:
-        """Use *plan* for what is committed from now on; raise `PlanError` if a table cannot follow it."""
+        """Use *plan* for the following commits; raise `PlanError` if a table cannot evolve to it."""
         if self._plan is None or self._plan.version != plan.version:
             refuse_breaking(plan, self.state)
             self._plan = plan
@@ -108,7 +108,7 @@ class IcebergTables:
         return [name for (name,) in self.state.execute(query, (CATALOG, NAMESPACE))]
 
     def replace(self, table: str, paths: Mapping[str, str], day: int | None, heartbeat: Callable[[], None]) -> None:
-        """Put the rows of the files *paths* (each with its manifest), all of one day, into one file."""
+        """Merge the files *paths* (each with its manifest), all of one day, into one file."""
         base = self._version(table)
         assert base is not None
         layout = layout_of(base.metadata.schema())
@@ -126,16 +126,16 @@ class IcebergTables:
         plan_version: str,
         counted: Sequence[LedgerRow],
     ) -> None:
-        """Add *rows* to their tables and leave of the files of *source* named in *keep* only those rows.
+        """Add *rows* to their tables and reduce the files of *source* named in *keep* to the rows given there.
 
-        All of it in one atomic step; no table's position moves.
-        """  # fmt: skip
+        This is one atomic step, and no table's position moves.
+        """
         with self._writing(source) as files:
             steps = [self._added(name, part, START, plan_version, files) for name, part in rows.items()]
             self._move([*steps, self._kept(source, keep, files)], files, counted)
 
     def rows(self, table: str, path: str) -> pa.Table:
-        """Return the rows of one of the table's files, under the columns that it has now."""
+        """Return the rows of one of the table's files, with the table's current columns."""
         found = self._version(table)
         assert found is not None
         return read_rows(path, layout_of(found.metadata.schema()))
@@ -155,7 +155,7 @@ class IcebergTables:
         return {field.name: field.aliases for event in events for field in event.fields if field.aliases}
 
     def _version(self, table: str) -> Version | None:
-        """Return what the catalog points to; another engine may have moved it, then readers learn of it here."""
+        """Return the version that the catalog points to; if another engine committed it, publish it to readers."""
         pointer = self.state.execute(
             "select i.metadata_location, q.metadata_location from iceberg_tables i"
             " left join questlog_tables q on q.name = i.table_name"
@@ -175,7 +175,7 @@ class IcebergTables:
 
     @contextmanager
     def _writing(self, table: str) -> Iterator[NewFiles]:
-        """Give files to write; if the block fails before the catalog was asked to commit, none of them stays."""
+        """Yield files to write; none of them is left if the block fails before the catalog commits."""
         files = NewFiles(self.roots)
         try:
             yield files
@@ -186,15 +186,15 @@ class IcebergTables:
             files.discard()
             raise unavailable(f"table {table}", error, self.warehouse.parent) from error
         except sqlite3.Error as error:
-            # A commit that failed may yet be found whole by SQLite after a crash: its files stay until the
-            # next commit has written over it.
+            # After a crash, SQLite may still find a failed commit to be complete. Its files are kept until the
+            # next commit has overwritten it.
             self._doubtful.append(files)
             raise unavailable(f"table {table}", error, self.warehouse.parent) from error
         while self._doubtful:
             self._doubtful.pop().discard()
 
     def _added(self, table: str, rows: pa.Table, through: Position, plan_version: str, files: NewFiles) -> _Step:
-        """Write the version that has *rows* too, grown to take their columns."""
+        """Write a version that adds *rows*, its schema evolved to their columns."""
         base = self._version(table) or _blank(self.warehouse / NAMESPACE / table, rows.schema)
         aliases = self._aliases(table)
         metadata = base.metadata
@@ -207,7 +207,7 @@ class IcebergTables:
         return _Step(table, base, next_version(base, metadata, files, added=added, notes=notes))
 
     def _kept(self, table: str, keep: Mapping[str, pa.Table], files: NewFiles) -> _Step:
-        """Write the version that has of the files in *keep* only those rows."""
+        """Write a version in which the files in *keep* are reduced to the given rows."""
         base = self._version(table)
         assert base is not None
         layout = layout_of(base.metadata.schema())
@@ -219,7 +219,7 @@ class IcebergTables:
         return _Step(table, base, next_version(base, base.metadata, files, added=added, removed=removed, notes=notes))
 
     def _move(self, steps: Sequence[_Step], files: NewFiles, counted: Sequence[LedgerRow]) -> None:
-        """Point the catalog at new versions: tables, files, positions, ledger and epoch in one transaction."""
+        """Point the catalog to the new versions: tables, files, positions and ledger, in one fenced transaction."""
         files.sync()
         with transaction(self.state) as connection:
             check_epoch(connection, self.epoch)
@@ -265,7 +265,7 @@ def _save_table(connection: sqlite3.Connection, table: str, metadata: TableMetad
 
 
 def _save_files(connection: sqlite3.Connection, table: str, change: Change) -> None:
-    """Bring files, totals and garbage up to the new version; all by difference, so it costs the same at any age."""
+    """Update files, totals and garbage by the difference to the last version: the cost is independent of age."""
     added = {f.file_path: (f.partition[0], f.record_count, f.file_size_in_bytes) for f in change.added}
     connection.executemany(
         "update questlog_files set manifest = ? where table_name = ? and path = ?",
@@ -292,7 +292,7 @@ def _save_files(connection: sqlite3.Connection, table: str, change: Change) -> N
 
 
 def add_garbage(connection: sqlite3.Connection, table: str, garbage: Mapping[str, int], since_ms: int) -> None:
-    """Remember files to delete once no kept snapshot needs them and no query can still be reading them."""
+    """Record files for deletion, once no kept snapshot needs them and no query can still be reading them."""
     connection.executemany(
         "insert or ignore into questlog_garbage values (?, ?, ?, ?)",
         [(local_path(path), table, last, since_ms) for path, last in garbage.items()],
@@ -300,7 +300,7 @@ def add_garbage(connection: sqlite3.Connection, table: str, garbage: Mapping[str
 
 
 def _adopt_version(connection: sqlite3.Connection, table: str, version: Version) -> None:
-    """Take over what another engine committed: its files are what readers must see."""
+    """Publish what another engine committed: readers must see its files."""
     entries = {
         e.data_file: (m.manifest_path, e.sequence_number or 0) for m in version.manifests for e in live_entries(m)
     }
@@ -325,7 +325,7 @@ def _adopt_version(connection: sqlite3.Connection, table: str, version: Version)
 
 
 def _blank(location: Path, columns: pa.Schema) -> Version:
-    """Return a table that does not exist yet; its first commit creates it."""
+    """Return an empty version of a table, which its first commit creates."""
     evolved = evolve_schema(Schema(), columns, 0)
     day = PartitionField(evolved.schema.find_field(DAY_COLUMN).field_id, 1000, DayTransform(), "received_day")
     metadata = {
@@ -346,19 +346,19 @@ def _blank(location: Path, columns: pa.Schema) -> Version:
 
 
 def _with_evolved(metadata: TableMetadataV2, evolved: EvolvedSchema) -> TableMetadataV2:
-    """Return the metadata with the grown schema as current; an equal schema of the past is used again."""
+    """Return the metadata with the evolved schema as current; an equal earlier schema is reused."""
     properties = {**metadata.properties, **renamed_property(metadata.properties, evolved)}
-    known = next((s for s in metadata.schemas if s == evolved.schema), None)
-    if known is not None and known.schema_id == metadata.current_schema_id and properties == metadata.properties:
+    current = next((s for s in metadata.schemas if s == evolved.schema), None)
+    if current is not None and current.schema_id == metadata.current_schema_id and properties == metadata.properties:
         return metadata
     schemas = list(metadata.schemas)
-    if known is None:
-        known = evolved.schema.model_copy(update={"schema_id": max(s.schema_id for s in schemas) + 1})
-        schemas.append(known)
+    if current is None:
+        current = evolved.schema.model_copy(update={"schema_id": max(s.schema_id for s in schemas) + 1})
+        schemas.append(current)
     return metadata.model_copy(
         update={
             "schemas": schemas,
-            "current_schema_id": known.schema_id,
+            "current_schema_id": current.schema_id,
             "last_column_id": max(metadata.last_column_id, evolved.last_id),
             "properties": properties,
         }

@@ -1,7 +1,7 @@
-"""Maintenance of the tables, a bounded piece at a time: small files merged, dead files deleted, old ids forgotten.
+"""Table maintenance in bounded steps: merge small files, delete unused files, forget old ids.
 
-Every piece is one commit or can be repeated: a crash in its middle costs its work, nothing else.
-Snapshots and metadata files need no maintenance, each commit drops the oldest of them.
+Every step is one commit or can be repeated, so a crash loses only the work of that step.
+Snapshots and metadata files need no maintenance: each commit drops the oldest ones.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from questlog.lake.version import Version
 logger = logging.getLogger("questlog.land")
 
 GRACE_SECONDS = 900.0
-"""How long a file that no snapshot needs stays: a query that began before may still be reading it."""
+"""How long a file is kept after the last snapshot that needs it: a running query may still be reading it."""
 TARGET_BYTES = 64 << 20
 MERGE_FILES = 8
 SWEEP_SECONDS = 86_400.0
 SEEN_LIMIT = 10_000_000
-"""Ids remembered at most, about 1 GB of catalog; beyond it the oldest are forgotten before their time."""
+"""The largest number of ids to keep, about 1 GB of catalog. Beyond it the oldest are forgotten early."""
 _DELETE_FILES = 200
 _FORGET_IDS = 5_000
 _TIERS = " + ".join(f"(bytes >= {TARGET_BYTES >> shift})" for shift in (9, 6, 3))
@@ -38,7 +38,7 @@ group by table_name, day having count(*) > 1 limit 1"""
 
 
 class Maintenance:
-    """Keeps commits, files and look-ups as quick as on the first day. One per lander; *heartbeat* shows it lives."""
+    """Keeps commits, files and lookups fast. One per lander, whose *heartbeat* it sends during long steps."""
 
     def __init__(
         self,
@@ -55,16 +55,16 @@ class Maintenance:
         self._seen: int | None = None
 
     def step(self) -> bool:
-        """Do the next piece: a sweep, a merge and a few deletions at most. Return whether there was any."""
+        """Do the next step: at most a sweep, a merge and a few deletions. Return whether there was anything to do."""
         swept = self._sweep_if_due()
         merged = self._merge()
         return self._delete() or merged or swept
 
     def _merge(self) -> bool:
-        """Merge the files of one crowded tier of a day, or what is left of a day that is over.
+        """Merge the files of one crowded tier of a day, or all remaining small files of a past day.
 
-        Tiers differ by a factor of 8 in bytes and 8 files of a tier become one, so a row is rewritten once
-        per tier and a day never has more than 8 files per tier.
+        Tiers differ by a factor of 8 in bytes, and 8 files of a tier become one. So a row is rewritten once per
+        tier, and a day never has more than 8 files per tier.
         """
         state = self._tables.state
         group = state.execute(_CROWDED).fetchone() or state.execute(_CLOSED).fetchone()
@@ -87,7 +87,7 @@ class Maintenance:
         return True
 
     def _delete(self) -> bool:
-        """Delete some files whose grace is over; first the file, then its row, so that none is forgotten."""
+        """Delete some files whose grace period is over: the file first and its row after it, so that none is missed."""
         state, tables = self._tables.state, self._tables
         before = int(self._clock() * 1000) - self._grace_ms
         paths: list[str] = []
@@ -112,16 +112,16 @@ class Maintenance:
         return bool(paths)
 
     def _sweep_if_due(self) -> bool:
-        """Find files that nothing names: a commit that died wrote them. They wait out their grace too.
+        """Find files that no version names, left by a commit that crashed; they get a grace period, too.
 
-        A table with more such files than others is left alone: its catalog was lost or is an old copy.
+        If a table has more such files than live ones, nothing is deleted: the catalog was lost or is an old copy.
         """
         now = self._clock()
         if abs(now - self._swept) < SWEEP_SECONDS:
             return False
         self._swept = now
         root = self._tables.warehouse / NAMESPACE
-        found = 0
+        count = 0
         for folder in sorted(root.iterdir()) if root.is_dir() else ():
             self._heartbeat()
             version = self._tables.version(folder.name)
@@ -138,13 +138,13 @@ class Maintenance:
                 with transaction(self._tables.state) as connection:
                     check_epoch(connection, self._tables.epoch)
                     add_garbage(connection, folder.name, dict.fromkeys(orphans, 0), int(now * 1000))
-                found += len(orphans)
-        return found > 0
+                count += len(orphans)
+        return count > 0
 
     def _named(self, table: str, version: Version | None) -> tuple[set[str | None], set[str | None]]:
-        """Return the files that the table's version and its older snapshots name, and those of the garbage list.
+        """Return the files that the table's snapshots name, and those on the garbage list.
 
-        Relative to the warehouse, whose path may be spelled in several ways.
+        Paths are relative to the warehouse, because its own path may be spelled in several ways.
         """
         state, roots = self._tables.state, self._tables.roots
         live = {path for (path,) in state.execute("select path from questlog_files where table_name = ?", (table,))}
@@ -156,22 +156,22 @@ class Maintenance:
         return {inside(path, roots) for path in live}, {inside(path, roots) for (path,) in garbage}
 
     def forget_ids(self, before_ms: int) -> int:
-        """Forget some client-chosen ids logged before *before_ms*, or beyond the limit; return how many."""
+        """Forget some client-chosen ids that were logged before *before_ms* or exceed the limit; return how many."""
         state = self._tables.state
         if self._seen is None:
             self._seen = int(state.execute("select count(*) from questlog_seen").fetchone()[0])
         with transaction(state) as connection:
             check_epoch(connection, self._tables.epoch)
-            gone = connection.execute(
+            forgotten = connection.execute(
                 "delete from questlog_seen where event_id in"
                 " (select event_id from questlog_seen where logged_ms < ? order by logged_ms limit ?)",
                 (before_ms if self._seen <= SEEN_LIMIT else 1 << 62, _FORGET_IDS),
             ).rowcount
-        self._seen -= gone
-        return gone
+        self._seen -= forgotten
+        return forgotten
 
     def remembered(self, ids: int) -> None:
-        """Count ids that were just remembered."""
+        """Count ids that were just stored."""
         if self._seen is not None:
             self._seen += ids
 

@@ -1,4 +1,4 @@
-"""Rows as the Parquet of our tables: a table's columns, a day a file. Without PyIceberg: Spark's workers write it."""
+"""Writes rows as Parquet: the table's columns, one file per day. Needs no PyIceberg, for Spark's workers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from questlog.errors import QuestlogError
 ROW_GROUP_ROWS = 65_536
 DAY_COLUMN = "received_time"
 UNLIKE = frozenset({"event_id", "raw_event", "event_time", "received_time"})
-"""Columns whose values hardly ever repeat: a dictionary of them takes a quarter of the writer's time for nothing."""
+"""Columns whose values hardly ever repeat: dictionaries for them would waste a quarter of the writer's time."""
 METRICS = {
-    # Bounds of every column would copy players' words into manifests, where erasure would have to find them.
+    # Bounds of every column would copy players' data into manifests, where erasure would have to find it.
     "write.metadata.metrics.default": "counts",
     "write.metadata.metrics.column.received_time": "full",
     "write.metadata.metrics.column.event_time": "full",
@@ -24,7 +24,7 @@ METRICS = {
 
 
 def aligned(rows: pa.Table, target: pa.Schema, renamed: Mapping[str, str] | None = None) -> pa.Table:
-    """Return *rows* with exactly the columns of *target*: cast to wider types, null where absent."""
+    """Return *rows* with exactly the columns of *target*: cast to its types, null where missing."""
     names = {(renamed or {}).get(name, name): name for name in rows.column_names}
     lost = names.keys() - set(target.names)
     if lost or len(names) < rows.num_columns:
@@ -39,7 +39,7 @@ def aligned(rows: pa.Table, target: pa.Schema, renamed: Mapping[str, str] | None
 
 
 def split_by_day(rows: pa.Table) -> list[tuple[int, pa.Table]]:
-    """Return the rows of each day of received time; nearly always there is one."""
+    """Return the rows of each day of received time; there is nearly always one."""
     days = rows.column(DAY_COLUMN).cast(pa.date32(), safe=False).cast(pa.int32())
     bounds = pc.min_max(days)
     if bounds["min"] == bounds["max"]:
@@ -48,20 +48,20 @@ def split_by_day(rows: pa.Table) -> list[tuple[int, pa.Table]]:
 
 
 def day_name(day: int | None) -> str:
-    """Return a day of `split_by_day` as the tables' folders name it."""
+    """Return a day of `split_by_day` as it appears in folder names."""
     return "null" if day is None else str(pa.scalar(day, pa.int32()).cast(pa.date32()).as_py().isoformat())
 
 
 def open_writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    """Return a writer of rows that are aligned to *schema*, which holds Iceberg's field ids."""
-    likely = [path for field in schema if not _is_unlike(field) for path in _leaves(field.name, field.type)]
+    """Return a writer for rows aligned to *schema*, which holds Iceberg's field ids."""
+    repeating = [path for field in schema if not _is_unlike(field) for path in _leaves(field.name, field.type)]
     return pq.ParquetWriter(
-        sink, schema, compression="zstd", use_dictionary=likely, store_schema=False, store_decimal_as_integer=True
+        sink, schema, compression="zstd", use_dictionary=repeating, store_schema=False, store_decimal_as_integer=True
     )
 
 
 def parquet_bytes(rows: pa.Table) -> bytes:
-    """Return one file that holds *rows*, which are aligned already."""
+    """Return a file with *rows*, which must already be aligned."""
     sink = pa.BufferOutputStream()
     with open_writer(sink, rows.schema) as writer:
         writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)

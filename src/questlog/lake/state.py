@@ -1,7 +1,7 @@
-"""`catalog.db` without PyIceberg: what readers and the lander need in one SQLite read.
+"""`catalog.db` without PyIceberg: everything that readers and the lander need, in one SQLite read.
 
-Beside Iceberg's own catalog tables it holds, per lake table, the live files and the position; the checkpoint;
-the ledger; ids that clients chose; plans by version; the lander's epoch; files waiting to be deleted.
+Beside Iceberg's own catalog tables it stores the live files and position of each lake table, the checkpoint, the
+ledger, the ids that clients chose, the plans by version, the lander's epoch, and the files to be deleted.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ create table questlog_lander (
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """How many records had this outcome. `table` and `event_type` are "" where there is none to name."""
+    """How many records had this outcome. `table` and `event_type` are "" if they are unknown."""
 
     outcome: str
     table: str
@@ -92,7 +92,7 @@ class LakeState:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the catalog, made anew if it is not there, with the settings that survived power cuts."""
+    """Open the catalog, with settings that make a commit survive a power cut; create it if there is none."""
     if not path.exists():
         check_no_tables(path)
     try:
@@ -109,9 +109,9 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_lake(path: Path, warehouse: Path) -> tuple[sqlite3.Connection, tuple[str, ...]]:
-    """Open the catalog of the tables in *warehouse*; return its paths' roots too.
+    """Open the catalog of the tables in *warehouse*; also return every spelling of that folder in the catalog.
 
-    Raise `ProjectMoved` if the tables lie elsewhere.
+    Raises `ProjectMoved` if the tables are in another folder.
     """
     connection = connect(path)
     try:
@@ -127,13 +127,13 @@ def _version(connection: sqlite3.Connection) -> int:
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:
     with transaction(connection):
-        found = _version(connection)
-        if found == _VERSION:
-            return  # another process was quicker
-        if found or connection.execute("select 1 from sqlite_master where name = 'questlog_tables'").fetchone():
+        version = _version(connection)
+        if version == _VERSION:
+            return  # another process was faster
+        if version or connection.execute("select 1 from sqlite_master where name = 'questlog_tables'").fetchone():
             raise QuestlogError(
                 f"{path} was written by another version of questlog",
-                hint="open it with that version, or start anew in an empty data folder",
+                hint="open it with that version, or start with an empty data folder",
             )
         check_no_tables(path)
         for statement in _SCHEMA.split(";\n"):
@@ -142,7 +142,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def read_state(connection: sqlite3.Connection) -> LakeState:
-    """Return tables and checkpoint as one commit left them."""
+    """Return the tables and the checkpoint from one consistent read."""
     connection.execute("begin")
     try:
         files: dict[str, list[str]] = {}
@@ -163,7 +163,7 @@ def read_state(connection: sqlite3.Connection) -> LakeState:
 
 
 def load_state(path: Path) -> LakeState:
-    """Return the state in the catalog at *path*; a project that never landed has none."""
+    """Return the state in the catalog at *path*; empty if the project has never landed."""
     check_not_lost(path)
     if not path.exists():
         return LakeState()
@@ -172,7 +172,7 @@ def load_state(path: Path) -> LakeState:
 
 
 def load_checkpoint(path: Path) -> Position:
-    """Return the checkpoint in the catalog at *path*; a project that never landed has none."""
+    """Return the checkpoint in the catalog at *path*; empty if the project has never landed."""
     if not path.exists():
         return {}
     with closing(connect(path)) as connection:
@@ -180,7 +180,7 @@ def load_checkpoint(path: Path) -> Position:
 
 
 def read_checkpoint(connection: sqlite3.Connection) -> Position:
-    """Return where reading resumes: everything below is in every table it belongs to."""
+    """Return where reading resumes. Every record below it is in its table."""
     row = connection.execute("select position from questlog_progress").fetchone()
     return {} if row is None else decode_position(row[0])
 
@@ -203,7 +203,7 @@ def check_epoch(connection: sqlite3.Connection, epoch: int | None) -> None:
     row = connection.execute("select epoch from questlog_lander").fetchone()
     if row is not None and row[0] != epoch:
         raise LanderFenced(
-            f"this lander (number {epoch}) was silent too long and was replaced by number {row[0]}",
+            f"this lander (number {epoch}) sent no heartbeat for too long and was replaced by number {row[0]}",
             hint="nothing is lost; this process must stop",
         )
 
@@ -211,7 +211,7 @@ def check_epoch(connection: sqlite3.Connection, epoch: int | None) -> None:
 def save_checkpoint(
     connection: sqlite3.Connection, position: Position, counted: Iterable[LedgerRow], epoch: int | None
 ) -> None:
-    """Remember where reading resumes and count what went into no table; the last commit of a landed batch."""
+    """Store where reading resumes, and count the records that went into no table: the last commit of a batch."""
     with transaction(connection):
         check_epoch(connection, epoch)
         connection.execute("insert or replace into questlog_progress values (1, ?)", (encode_position(position),))
@@ -221,10 +221,10 @@ def save_checkpoint(
 def save_seen(
     connection: sqlite3.Connection, seen: Iterable[tuple[str, int, int, int]], logged_ms: int, epoch: int | None
 ) -> None:
-    """Remember the first place of each client-chosen id; running it again changes nothing.
+    """Store the first place of each client-chosen id; storing it twice changes nothing.
 
-    *logged_ms* is when the newest of them was logged: ids are forgotten by that, for what a record says of
-    its time may be older (an import).
+    *logged_ms* is when the newest of them was logged. Ids expire by that time, because the received time of an
+    imported record may be older.
     """
     with transaction(connection):
         check_epoch(connection, epoch)
@@ -233,7 +233,7 @@ def save_seen(
 
 
 def find_seen(connection: sqlite3.Connection, event_id: str) -> tuple[int, int, int] | None:
-    """Return (partition, offset, received ms) of the first record with this id, if known."""
+    """Return (partition, offset, received ms) of the first record with this id, or None."""
     row: tuple[int, int, int] | None = connection.execute(
         'select partition, "offset", received_ms from questlog_seen where event_id = ?', (event_id,)
     ).fetchone()
@@ -241,7 +241,7 @@ def find_seen(connection: sqlite3.Connection, event_id: str) -> tuple[int, int, 
 
 
 def add_to_ledger(connection: sqlite3.Connection, rows: Iterable[LedgerRow]) -> None:
-    """Count *rows*; call inside the transaction that makes them true."""
+    """Add *rows* to the ledger. Call it inside the transaction that they describe."""
     connection.executemany(
         "insert into questlog_ledger values (?, ?, ?, ?, ?)"
         " on conflict do update set records = records + excluded.records",
@@ -258,7 +258,7 @@ def read_counts(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 class transaction:
-    """An immediate SQLite transaction: all of the block or nothing."""
+    """An immediate SQLite transaction: the whole block or nothing."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
@@ -272,15 +272,15 @@ class transaction:
             if kind is None:
                 self.connection.execute("commit")
         finally:
-            if self.connection.in_transaction:  # not after a full disk: that has rolled back already
+            if self.connection.in_transaction:  # SQLite has already rolled back if the disk is full
                 self.connection.execute("rollback")
 
 
 def unavailable(what: object, error: Exception, folder: Path) -> LakeUnavailable:
-    """Return the error to raise when *what* cannot be written now; says so if the disk of *folder* is full."""
+    """Return the error to raise when *what* cannot be written; its hint says whether the disk is full."""
     full = is_disk_full(error, folder)
     return LakeUnavailable(
         f"{what} cannot be written: {error}",
-        hint="free disk space; landing goes on by itself" if full else "questlog doctor",
+        hint="free disk space; landing then resumes" if full else "questlog doctor",
         retry_after=1.0,
     )

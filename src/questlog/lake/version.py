@@ -1,8 +1,8 @@
 """The next version of a table: its manifests, manifest list and metadata, written but not yet pointed to.
 
-PyIceberg's own commit copies all metadata many times and never forgets a snapshot: 20 ms at first, 640 ms at
-the 1,000th. Here one commit appends or replaces files, expires old snapshots and folds small manifests
-together, so what it reads and writes stays the same size however old the table is.
+PyIceberg's own commit copies all metadata many times and never expires a snapshot: the first commit takes 20 ms, the
+1,000th 640 ms. Here one commit appends or replaces files, expires old snapshots and folds small manifests, so the cost
+of a commit does not depend on the age of the table.
 """
 
 from __future__ import annotations
@@ -66,13 +66,15 @@ def read_version(location: str) -> Version:
     """Return the version whose metadata file is at *location*."""
     metadata = TableMetadataUtil.parse_raw(Path(local_path(location)).read_text("utf-8"))
     if not isinstance(metadata, TableMetadataV2):
-        raise LakeUnavailable(f"{location} is of Iceberg format {metadata.format_version}; questlog writes 2")
+        raise LakeUnavailable(
+            f"{location} has Iceberg format version {metadata.format_version}; questlog supports version 2"
+        )
     snapshot = metadata.current_snapshot()
     return Version(metadata, location, tuple(snapshot.manifests(_io)) if snapshot is not None else ())
 
 
 def local_path(location: str) -> str:
-    """Return the path of a file on this machine; other engines write file: in front of it."""
+    """Return the path of a local file without the scheme `file:`, which other engines write."""
     return re.sub(r"^file:(//)?(?=/)", "", location)
 
 
@@ -81,7 +83,7 @@ _ENTRIES_KEPT = 256
 
 
 def live_entries(manifest: ManifestFile) -> tuple[ManifestEntry, ...]:
-    """Return the live entries of a manifest. Manifests never change, and those written here are never read back."""
+    """Return the live entries of a manifest, from memory if it was read or written here: manifests never change."""
     path = manifest.manifest_path
     if path not in _entries:
         _remember_entries(path, manifest.fetch_manifest_entry(_io, discard_deleted=True))
@@ -103,9 +105,9 @@ def next_version(
     removed: Mapping[str, str] | None = None,
     notes: Mapping[str, str],
 ) -> Change:
-    """Write the version after *base*; *metadata* is the base's, its schema grown if need be.
+    """Write the version after *base*. *metadata* is that of *base*, with an evolved schema if necessary.
 
-    1 manifest  2 manifest list  3 metadata with the snapshot, without expired ones. *notes* go into its summary.
+    1 manifest  2 manifest list  3 metadata with the new snapshot, without expired ones. *notes* go into its summary.
     """
     removed = removed or {}
     snapshot_id = metadata.new_snapshot_id()
@@ -124,9 +126,9 @@ def next_version(
 
 
 def _to_fold(manifests: Sequence[ManifestFile], touched: set[str]) -> list[ManifestFile]:
-    """Return the manifests to rewrite as one: those that lose a file, and a level that has become crowded.
+    """Return the manifests to rewrite as one: those that lose a file, and those of a crowded level.
 
-    Levels are powers of ten of the files in it: a manifest is rewritten at most once per level.
+    A level is the power of ten of a manifest's number of files, so a manifest is rewritten at most once per level.
     """
     levels: dict[int, list[ManifestFile]] = {}
     for manifest in manifests:
@@ -148,7 +150,7 @@ def _write_manifest(
     removed: Mapping[str, str],
     files: NewFiles,
 ) -> tuple[list[ManifestFile], dict[str, str]]:
-    """Write what is new, what is gone and what was folded as one manifest; none if there is nothing."""
+    """Write added, removed and folded entries as one manifest; none if there are no entries."""
     if not (added or folded):
         return [], {}
     path = _metadata_folder(metadata) / f"{uuid.uuid4()}-m0.avro"
@@ -174,7 +176,7 @@ def _write_manifest(
 
 
 def _new_entry(file: DataFile, snapshot_id: int, sequence: int | None) -> ManifestEntry:
-    """Return the entry of an added file; in its own manifest the sequence number is left to be inherited."""
+    """Return the entry of an added file. Its own manifest leaves the sequence number out, to be inherited."""
     return ManifestEntry.from_args(
         status=ManifestEntryStatus.ADDED,
         snapshot_id=snapshot_id,
@@ -199,7 +201,7 @@ def _write_list(
             "parent-snapshot-id": parent,
             "manifest-list": str(path),
             "sequence-number": sequence,
-            # Readers refuse a history that runs backwards, clocks do run backwards.
+            # Clocks can run backwards, but readers reject a history that does.
             "timestamp-ms": max(time.time_ns() // 1_000_000, metadata.last_updated_ms),
             "schema-id": metadata.current_schema_id,
         }
@@ -236,7 +238,7 @@ def _summary(
 def _with_snapshot(
     metadata: TableMetadataV2, previous: str, snapshot: Snapshot
 ) -> tuple[TableMetadataV2, dict[str, int]]:
-    """Return the metadata with *snapshot* as current and only the newest kept, and what that dropped."""
+    """Return the metadata with *snapshot* as current and old snapshots expired, and the files that this drops."""
     snapshots = [*metadata.snapshots, snapshot]
     protected = {ref.snapshot_id for name, ref in metadata.refs.items() if name != MAIN_BRANCH}
     kept = [s for s in snapshots[:-KEEP_SNAPSHOTS] if s.snapshot_id in protected] + snapshots[-KEEP_SNAPSHOTS:]
@@ -244,8 +246,8 @@ def _with_snapshot(
     history = [*metadata.metadata_log]
     if previous:
         history.append(_entry(MetadataLogEntry, "metadata-file", previous, metadata.last_updated_ms))
-    moment = snapshot.timestamp_ms
-    log = [*metadata.snapshot_log, _entry(SnapshotLogEntry, "snapshot-id", snapshot.snapshot_id, moment)]
+    committed_ms = snapshot.timestamp_ms
+    log = [*metadata.snapshot_log, _entry(SnapshotLogEntry, "snapshot-id", snapshot.snapshot_id, committed_ms)]
     main = SnapshotRef.model_validate({"snapshot-id": snapshot.snapshot_id, "type": SnapshotRefType.BRANCH})
     changed = metadata.model_copy(
         update={
@@ -255,7 +257,7 @@ def _with_snapshot(
             "refs": {**metadata.refs, MAIN_BRANCH: main},
             "metadata_log": history[-KEEP_METADATA:],
             "last_sequence_number": snapshot.sequence_number,
-            "last_updated_ms": moment,
+            "last_updated_ms": committed_ms,
         }
     )
     garbage = {s.manifest_list: s.sequence_number or 0 for s in snapshots if s.snapshot_id not in kept_ids}
@@ -263,8 +265,8 @@ def _with_snapshot(
     return changed, garbage
 
 
-def _entry(kind: type[Entry], name: str, value: object, moment: int) -> Entry:
-    return kind.model_validate({name: value, "timestamp-ms": moment})
+def _entry(kind: type[Entry], name: str, value: object, time_ms: int) -> Entry:
+    return kind.model_validate({name: value, "timestamp-ms": time_ms})
 
 
 def _write_metadata(metadata: TableMetadataV2, previous: str, files: NewFiles) -> str:

@@ -1,4 +1,4 @@
-"""Rows -> tables, once."""
+"""Rows -> tables, each row once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Shown = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """What one landing did: records read, rows per table (quarantine too), duplicates dropped."""
+    """What one landing did: records read, rows per table (quarantine included), duplicates dropped."""
 
     records: int = 0
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -26,17 +26,17 @@ class Landed:
 
 
 class Lander(Protocol):
-    """Moves the log into the tables, each record once, whatever ends it in the middle.
+    """Moves the log into the tables, each record once, even if it is killed in the middle.
 
-    A context: entering it makes it the one that lands. A second one on the same machine is refused with
-    `LanderBusy`; on the cluster one on another machine takes over, and the older fails its next commit.
+    Use as a context: whoever enters it lands. A second lander on the same machine is refused with `LanderBusy`.
+    In a cluster, one on another machine takes over, and the older one fails at its next commit.
     """
 
     def drain(self, stop: StopSignal | None = None, shown: Shown | None = None) -> Landed:
-        """Land everything logged so far, or until *stop* is set, which takes effect between two batches.
+        """Land everything logged so far. If *stop* is set, return after the current batch.
 
-        *shown* is called after each batch with the number of records landed, and the number there are to land.
+        *shown* is called after each batch with the number of records landed and the number to land.
         """
 
     def run(self, stop: StopSignal) -> None:
-        """Land until told to stop; what is logged by then and not landed is the next lander's."""
+        """Land until told to stop. Records that are not landed by then are left for the next lander."""

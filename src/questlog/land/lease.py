@@ -1,4 +1,4 @@
-"""One lander at a time: a lock file for the living, an epoch in every commit against the frozen."""
+"""One lander at a time: a lock file keeps out running landers, an epoch in every commit fences frozen ones."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ STALE_SECONDS = 10.0
 
 
 class Lease:
-    """Held while landing. A holder silent for *stale_seconds* is replaced; its next commit fails.
+    """Held while landing. A holder without a heartbeat for *stale_seconds* is replaced, and its next commit fails.
 
-    The lock dies with its process, so a killed lander is replaced at once. A frozen one keeps the lock but
-    no longer touches the lock file: its successor lands without the lock and takes it when it is free.
+    The lock dies with its process, so a killed lander can be replaced at once. A frozen one keeps the lock but no
+    longer touches the lock file: its successor lands without the lock and takes it when it becomes free.
     """
 
     def __init__(self, catalog_path: Path, *, stale_seconds: float = STALE_SECONDS) -> None:
@@ -45,7 +45,7 @@ class Lease:
         return self
 
     def _take(self, connection: sqlite3.Connection) -> None:
-        """Become the next lander in number, unless one lives.  1 lock  2 last sign of life  3 epoch."""
+        """Take the next epoch unless another lander is alive.  1 lock  2 last heartbeat  3 epoch."""
         silent = self._lock.silent_seconds()
         with transaction(connection):
             row = connection.execute("select epoch, pid, command, since_ms, locked from questlog_lander").fetchone()
@@ -55,7 +55,7 @@ class Lease:
                 since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(since_ms / 1000))
                 raise LanderBusy(
                     f"process {pid} ({command}) has been landing this project since {since} UTC",
-                    hint=f"it lands your events too; stop it (kill {pid}) to land from here",
+                    hint=f"it also lands your events; to land from here, stop it (kill {pid})",
                     retry_after=self._stale_seconds,
                 )
             self.epoch = epoch + 1
@@ -65,7 +65,7 @@ class Lease:
             )
 
     def heartbeat(self) -> None:
-        """Show that this lander lives; raise `LanderFenced` if it was replaced."""
+        """Show that this lander is alive; raise `LanderFenced` if it was replaced."""
         assert self._connection is not None
         check_epoch(self._connection, self.epoch)
         self._lock.touch()
@@ -87,7 +87,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who landed last: its process, command and start; `alive` if it shows signs of life."""
+    """The process that landed last, its command and start time; `alive` if its heartbeat is recent."""
 
     pid: int
     command: str
@@ -96,7 +96,7 @@ class Holder:
 
 
 def last_holder(catalog: Path, *, stale_seconds: float = STALE_SECONDS) -> Holder | None:
-    """Return who holds the lease, or held it last; None if nobody ever did. Takes no lock and disturbs nobody."""
+    """Return the current or last holder of the lease, or None if there never was one. Takes no lock."""
     if not catalog.exists():
         return None
     with closing(connect(catalog)) as connection:

@@ -1,4 +1,4 @@
-"""The embedded lander: reads the log, shapes, commits each table with its position, checkpoint last."""
+"""The embedded lander: reads the log, shapes records, commits each table with its position, the checkpoint last."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from questlog.lake.state import (
     save_seen,
     unavailable,
 )
-from questlog.land import Landed, StopSignal
+from questlog.land import Landed, Shown
 from questlog.land.landed_time import with_landed_time
 from questlog.land.lease import Lease
 from questlog.land.reader import read_batch
@@ -32,13 +32,14 @@ from questlog.log import LogReader, Position, merge
 from questlog.plan import Plan
 from questlog.plan.load import parse_plan
 from questlog.shape import QUARANTINE, shape
+from questlog.stopping import StopSignal
 
 POLL_SECONDS = 0.2
-"""How soon an idle lander sees a new event, and a resting one a backlog."""
+"""How often an idle lander checks for new events, and a waiting one for a full batch."""
 WAIT_SECONDS = 1.0
-"""How long a lander in trouble waits before it tries again."""
+"""How long a lander waits after an error before it retries."""
 STOP_SECONDS = 10.0
-"""A lander told to stop lands what is logged for so long at most; the rest waits in the log."""
+"""How long a lander that was told to stop keeps landing at most; the rest stays in the log."""
 TRIM_SECONDS = 60.0
 _HOUR_MS = 3_600_000
 
@@ -46,7 +47,7 @@ logger = logging.getLogger("questlog.land")
 
 
 class LandingLoop:
-    """Keeps the contract of `Lander` for the embedded profile. Use as a context: it holds the lease."""
+    """Implements `Lander` for the embedded profile. Use as a context, which holds the lease."""
 
     def __init__(
         self,
@@ -66,10 +67,10 @@ class LandingLoop:
         self._keep_log_ms = int(keep_log_hours * _HOUR_MS)
         self._stack = ExitStack()
         self._trimmed = -TRIM_SECONDS
-        self._trouble = ""
+        self._error = ""
 
     def __enter__(self) -> LandingLoop:
-        """Take the lease; refuse at once a plan that the tables cannot follow."""
+        """Take the lease; refuse a plan to which the tables cannot evolve."""
         with ExitStack() as stack:
             self._lease = stack.enter_context(Lease(self._catalog_path))
             self._tables = IcebergTables(self._catalog_path, self._warehouse, epoch=self._lease.epoch)
@@ -87,7 +88,7 @@ class LandingLoop:
         return self._tables.state
 
     def heartbeat(self) -> None:
-        """Show that this lander lives while it does not land; raise `LanderFenced` if it was replaced."""
+        """Show that this lander is alive while it does not land; raise `LanderFenced` if it was replaced."""
         self._lease.heartbeat()
 
     def step(self) -> Landed:
@@ -98,7 +99,7 @@ class LandingLoop:
             raise unavailable(self._catalog_path, error, self._catalog_path.parent) from error
 
     def _land(self) -> Landed:
-        """1 read  2 shape  3 ids  4 commit each table  5 commit checkpoint, last."""
+        """1 read  2 shape  3 store ids  4 commit each table  5 commit the checkpoint, last."""
         self._lease.heartbeat()
         checkpoint, positions = read_checkpoint(self._db), read_positions(self._db)
         plan, until = self._unfinished(positions, checkpoint) or (self._plan(), None)
@@ -107,8 +108,8 @@ class LandingLoop:
         if not batch:
             return Landed()
         self._remember(plan)
-        held = {name: merge(position, checkpoint) for name, (position, _) in positions.items()}
-        shaped = shape(batch.entries, plan, committed=held, seen=partial(find_seen, self._db), gaps=batch.gaps)
+        committed = {name: merge(position, checkpoint) for name, (position, _) in positions.items()}
+        shaped = shape(batch.entries, plan, committed=committed, seen=partial(find_seen, self._db), gaps=batch.gaps)
         if shaped.seen:
             save_seen(self._db, shaped.seen, max(e.received_ms for e in batch.entries), self._lease.epoch)
             self._maintenance.remembered(len(shaped.seen))
@@ -129,7 +130,7 @@ class LandingLoop:
     def _unfinished(
         self, positions: Mapping[str, tuple[Position, str]], checkpoint: Position
     ) -> tuple[Plan, Position] | None:
-        """Return the plan and end of a half-landed batch: it is finished as it was begun."""
+        """Return the plan and end of a half-landed batch, which must be completed as it was begun."""
         for position, version in positions.values():
             if not _covers(checkpoint, position):
                 row = self._db.execute("select text from questlog_plans where version = ?", (version,)).fetchone()
@@ -140,10 +141,10 @@ class LandingLoop:
     def _remember(self, plan: Plan) -> None:
         self._db.execute("insert or ignore into questlog_plans values (?, ?)", (plan.version, plan.text))
 
-    def drain(self, stop: StopSignal | None = None, shown: Callable[[int, int], None] | None = None) -> Landed:
-        """Land everything logged so far, or until told to stop, then return.
+    def drain(self, stop: StopSignal | None = None, shown: Shown | None = None) -> Landed:
+        """Land everything logged so far. If *stop* is set, return after the current batch.
 
-        *shown* is told after each batch how many records are landed, and of how many.
+        *shown* is called after each batch with the number of records landed and the number to land.
         """
         goal, total, waiting = self._log.end(), Landed(), self._waiting()
         while True:
@@ -159,10 +160,10 @@ class LandingLoop:
                 return total
 
     def run(self, stop: StopSignal) -> None:
-        """Land until told to stop; what is logged when it stops is landed if that takes no longer than a moment.
+        """Land until told to stop, and then the remaining records for at most `STOP_SECONDS`.
 
-        An event that comes after quiet is landed at once; under load batches come `land_seconds` apart or
-        when one is full. What cannot be landed now (a full disk, a plan the tables cannot follow) waits.
+        An event that arrives after a pause is landed at once. Under load a batch is landed every `land_seconds`, or
+        when it is full. Records that cannot be landed now (full disk, incompatible plan) stay in the log.
         """
         while not stop.is_set():
             landed = self._try_step()
@@ -171,7 +172,7 @@ class LandingLoop:
             elif landed.records:
                 self._maintain()
                 self._trim(read_checkpoint(self._db))
-                self._rest(stop)
+                self._wait_for_batch(stop)
             else:
                 self._idle(stop)
         deadline = time.monotonic() + STOP_SECONDS
@@ -181,19 +182,19 @@ class LandingLoop:
                 return
 
     def _try_step(self) -> Landed | None:
-        """Land one batch; None, and one line in the log per trouble, if it cannot be landed now."""
+        """Land one batch; if it cannot be landed now, log each new error once and return None."""
         started = time.monotonic()
         try:
             landed = self.step()
         except (LakeUnavailable, LogUnavailable, PlanError) as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
+            if str(error) != self._error:
+                self._error = str(error)
                 logger.error("stage=land waiting, events stay in the log: %s %s", error, error.hint)
             self._lease.heartbeat()
             return None
-        if self._trouble:
-            logger.info("stage=land goes on")
-            self._trouble = ""
+        if self._error:
+            logger.info("stage=land resumed")
+            self._error = ""
         if landed.records:
             logger.info(
                 "stage=land records=%d quarantined=%d duplicate=%d ms=%d",
@@ -203,15 +204,15 @@ class LandingLoop:
         return landed
 
     def _maintain(self) -> bool:
-        """Do a piece of maintenance; if the disk is full it can wait."""
+        """Do one step of maintenance; it is postponed if the disk is full."""
         try:
             return self._maintenance.step()
         except (LakeUnavailable, sqlite3.Error, OSError) as error:
-            logger.warning("stage=maintenance put off: %s", error)
+            logger.warning("stage=maintenance postponed: %s", error)
             return False
 
-    def _rest(self, stop: StopSignal) -> None:
-        """Let a batch gather; a full one ends the rest."""
+    def _wait_for_batch(self, stop: StopSignal) -> None:
+        """Wait for `land_seconds`, or until a full batch is waiting."""
         until = time.monotonic() + self._land_seconds
         while not stop.is_set() and (left := until - time.monotonic()) > 0:
             if self._waiting() >= self._batch_records:
@@ -219,21 +220,21 @@ class LandingLoop:
             stop.wait(min(left, POLL_SECONDS))
 
     def _idle(self, stop: StopSignal) -> None:
-        """Return when there is something to land."""
+        """Wait until there is something to land, and do maintenance meanwhile."""
         while not stop.is_set() and not self._waiting():
             self._lease.heartbeat()
             if not self._maintain():
                 stop.wait(POLL_SECONDS)
 
     def _waiting(self) -> int:
-        """Return how many records are logged and not landed."""
+        """Return how many records are logged but not landed."""
         checkpoint = read_checkpoint(self._db)
         return sum(max(0, offset - checkpoint.get(partition, 0)) for partition, offset in self._log.end().items())
 
     def _trim(self, checkpoint: Position) -> None:
-        """Let the log forget what is landed and older than it must keep; seldom, it costs an fsync.
+        """Trim landed records that are older than `keep_log_hours`; at most once a minute, it costs an fsync.
 
-        What somebody else needs still, such as a cluster that the events are promised to, stays.
+        Records that a promotion has yet to forward to the cluster are kept.
         """
         if time.monotonic() - self._trimmed >= TRIM_SECONDS:
             self._trimmed = time.monotonic()

@@ -1,4 +1,4 @@
-"""Reads the next batch to land: bounded in records and bytes, or exactly to where a half-landed one ended."""
+"""Reads the next batch to land: bounded in records and bytes, or exactly the rest of a half-landed batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from operator import attrgetter
 from questlog.log import Batch, Entry, Gap, LogReader, Position, cut_gaps, merge
 
 BATCH_BYTES = 24 << 20
-"""Bytes of a batch at most: shaping takes several times as much memory."""
+"""The largest batch in bytes. Shaping takes several times as much memory."""
 _READ_RECORDS = 5_000
 _value_of = attrgetter("value")
 
@@ -15,8 +15,8 @@ _value_of = attrgetter("value")
 def read_batch(log: LogReader, after: Position, records: int, until: Position | None = None) -> Batch:
     """Return about *records* records past *after*, at most about `BATCH_BYTES`.
 
-    With *until*, return exactly what lies between: a half-landed batch must be finished whole, however much
-    has been logged meanwhile and in whatever portions the log gives it out.
+    With *until*, return exactly the records up to there: a half-landed batch must be completed as it was begun,
+    regardless of what has been logged since and of how the log divides its reads.
     """
     entries: list[Entry] = []
     gaps: list[Gap] = []
@@ -27,11 +27,11 @@ def read_batch(log: LogReader, after: Position, records: int, until: Position | 
         if not part:
             break
         position = merge(position, part.through)
-        found = part.entries
+        new = part.entries
         if until is not None:
-            found = [entry for entry in found if entry.offset < until.get(entry.partition, 0)]
-        entries += found
-        size += sum(map(len, map(_value_of, found)))
+            new = [entry for entry in new if entry.offset < until.get(entry.partition, 0)]
+        entries += new
+        size += sum(map(len, map(_value_of, new)))
         gaps += part.gaps if until is None else cut_gaps(part.gaps, until)
         if until is None and (len(entries) >= records or size >= BATCH_BYTES):
             break
