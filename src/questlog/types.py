@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import msgspec
-
 from questlog.errors import Reason
 
 FIRST_MICROS = -62_135_596_800_000_000  # 0001-01-01, the earliest time that every engine can print
@@ -325,6 +323,8 @@ def is_ordered(type_: Type) -> bool:
 
 def decoded_type(row: Scalar, low: Any = None, high: Any = None) -> Any:
     """Return the msgspec type that decodes only values within the row's bounds and the narrower *low* and *high*."""
+    import msgspec  # late: a query over landed tables decodes no JSON
+
     bounds = [bound for bound in (row.low, low) if bound is not None], [b for b in (row.high, high) if b is not None]
     least, most = max(bounds[0], default=None), min(bounds[1], default=None)
     return row.decoded if least is most is None else Annotated[row.decoded, msgspec.Meta(ge=least, le=most)]
