@@ -146,8 +146,11 @@ def test_a_forked_child_can_query(game: Pipeline) -> None:
 
 def test_pivot_windows_and_recursion_are_accepted(game: Pipeline) -> None:
     send(game, PURCHASE, GUILD)
-    pivot = "pivot events on event_type in ('join_guild', 'purchase') using count(*) group by host"
-    assert game.sql(pivot).columns == ["host", "join_guild", "purchase"]
+    assert game.sql("pivot events on event_type using count(*) group by host").columns == [
+        "host",
+        "join_guild",
+        "purchase",
+    ]
     counted = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 5) select sum(i) from n"
     assert game.sql(counted).rows() == [(15,)]
     assert game.sql("select row_number() over (order by item) from purchases").rows() == [(1,)]

@@ -25,6 +25,7 @@ from questlog.plan.columns import EVENTS_VIEW, QUARANTINE_TABLE, table_columns
 from questlog.query import Params
 from questlog.query.catalog import TableColumns, event_tables, shared_columns, unknown_table
 from questlog.query.guard import Reading, check_reads
+from questlog.query.pivot import read_pivot
 from questlog.query.result import Result
 from questlog.query.show import show
 from questlog.query.tail import Tail
@@ -143,13 +144,28 @@ class DuckDBEngine:
         """Run a statement.  1 answer SHOW  2 check that it only reads  3 take a snapshot  4 attach tables  5 run"""
         runs = show(statement, self._plan, self.tables)
         if runs is None:
-            reading = check_reads(cursor, statement)
-            snapshot = self._snapshot()
-            _attach(cursor, snapshot, reading)
-            runs = reading.statement
+            runs = self._readable(cursor, statement)
         values: Any = dict(params) if isinstance(params, Mapping) else list(params)
         relation = self._within(cursor, lambda: cursor.sql(runs, params=values or None).materialize())
         return Result(relation)
+
+    def _readable(self, cursor: duckdb.DuckDBPyConnection, statement: str) -> str:
+        """Return the text to run, after attaching the tables it reads; the values of a PIVOT are looked up."""
+        pivot = read_pivot(statement)
+        if pivot is None:
+            reading = check_reads(cursor, statement)
+            _attach(cursor, self._snapshot(), reading)
+            return reading.statement
+        readings = [check_reads(cursor, lookup) for lookup in pivot.lookups()]
+        snapshot = self._snapshot()
+        values = []
+        for reading in readings:
+            _attach(cursor, snapshot, reading)
+            rows = self._within(cursor, partial(_rows, cursor, reading.statement))
+            values.append([str(value) for (value,) in rows])
+        reading = check_reads(cursor, pivot.with_values(values))
+        _attach(cursor, snapshot, reading)
+        return reading.statement
 
     def _within(self, cursor: duckdb.DuckDBPyConnection, work: Callable[[], Any]) -> Any:
         """Run *work*; stop it at the time limit, or when the caller presses Ctrl-C.
@@ -218,6 +234,10 @@ class DuckDBEngine:
             return self._database.cursor()
 
 
+def _rows(cursor: duckdb.DuckDBPyConnection, statement: str) -> list[Any]:
+    return cursor.sql(statement).fetchall()
+
+
 def _open_database(lake: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
     """Open an empty in-memory database that may read only the lake's folder, with its settings locked."""
     database = duckdb.connect(
@@ -253,9 +273,11 @@ def _attach(cursor: duckdb.DuckDBPyConnection, snapshot: _Snapshot, reading: Rea
                 tail = f"_tail_{name}"
                 cursor.register(tail, snapshot.tail[name])
             files = snapshot.state.tables[name].files if name in snapshot.state.tables else ()
-            cursor.execute(f"create temp view {quote_name(name)} as {view_sql(described, files, tail)}")
+            cursor.execute(f"create or replace temp view {quote_name(name)} as {view_sql(described, files, tail)}")
     if every and EVENTS_VIEW in shared:
-        cursor.execute(f"create temp view {EVENTS_VIEW} as {events_sql(shared[EVENTS_VIEW], event_tables(columns))}")
+        cursor.execute(
+            f"create or replace temp view {EVENTS_VIEW} as {events_sql(shared[EVENTS_VIEW], event_tables(columns))}"
+        )
 
 
 def _events(plan: Plan, columns: TableColumns) -> TableColumns:

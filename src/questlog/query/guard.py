@@ -90,7 +90,7 @@ def _without_tree(statement: str) -> QueryError:
     words = [token.text.lower() for token in tokens(statement) if token.kind == "word"]
     if any(word in ("pivot", "pivot_wider") for word in words) and words[0] in _QUERY_WORDS:
         return QueryError(
-            "PIVOT must list its values: without IN, DuckDB cannot show beforehand that it only reads",
+            "this PIVOT must list its values: without IN, it cannot be checked before it runs",
             hint="PIVOT … ON column IN ('first', 'second')",
         )
     return _refusal(words[0].upper() if words else "this statement")
