@@ -47,7 +47,7 @@ def test_a_second_time_imports_nothing_unless_told_to(project: Project) -> None:
     file.write_text(LINES)
     project.run("import", str(file))
     again = project.run("import", str(file))
-    assert (again.returncode, "nothing new, 1,000 events are imported" in again.stdout) == (0, True)
+    assert (again.returncode, "nothing new; 1,000 events were imported before" in again.stdout) == (0, True)
     file.write_text(LINES + '{"event_type": "hit", "damage": 1000}\n')
     grown = project.run("import", "--json", str(file))
     assert json.loads(grown.stdout)["files"][0]["events"] == 1

@@ -257,7 +257,7 @@ def test_the_command_prints_file_and_line_and_exits_with_1(tmp_path: Path) -> No
 def test_the_command_reads_standard_input_and_accepts_a_valid_plan() -> None:
     ran = questlog("plan", "check", "-", text="[events.hit.fields]\nby = 'string'\n")
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout.startswith("standard input is right: 1 event, 1 field, version ")
+    assert ran.stdout.startswith("standard input is valid: 1 event, 1 field, version ")
 
 
 def test_the_projects_plan_is_compared_with_its_tables(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_an_existing_plan_is_never_changed(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text("# mine\n")
     ran = questlog(tmp_path, "init")
     assert ran.returncode == 1
-    assert ran.stderr == "questlog: plan.toml is already there; nothing was changed\n  try: questlog -C . plan check\n"
+    assert ran.stderr == "questlog: plan.toml already exists; nothing was changed\n  try: questlog -C . plan check\n"
     assert (tmp_path / "plan.toml").read_text() == "# mine\n"
 
 

@@ -157,7 +157,7 @@ SHOWN = """\
 castle: 2 events, 2 fields, version {version}
 headers kept: Host, Accept, User-Agent
 
-buy -> table purchases, else quarantine
+buy -> table purchases, else quarantined
   Bought.
   owner: shop
   recorded by: POST /shop
@@ -166,8 +166,8 @@ buy -> table purchases, else quarantine
   item   string  required, enum = ["axe"], aliases = ["i"]  What.
   n      int     min = 0
 
-win -> table win, whatever fits
-  told by: kind = 'W'
+win -> table win, keeps what fits
+  matched by: kind = 'W'
 """
 
 

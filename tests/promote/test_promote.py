@@ -199,7 +199,7 @@ def test_status_says_that_a_promotion_was_begun_and_what_has_come_since(tmp_path
     ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "status"])
     assert "promoted to schema s: 6 records have been logged since" in ran.output
     ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "promote", "--abandon"])
-    assert "given up; what was copied stays in schema s" in ran.output
+    assert "given up; the copied tables stay in schema s" in ran.output
     ran = CliRunner().invoke(cli, ["-C", str(tmp_path), "status"])
     assert "schema s" not in ran.output
     pipeline.log.close()

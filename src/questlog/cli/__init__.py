@@ -1,4 +1,4 @@
-"""The `questlog` command. Each command imports what it needs when it runs: help stays instant."""
+"""The `questlog` command. Each command imports what it needs when it runs, so that help is instant."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from questlog import __version__
 from questlog.errors import QuestlogError
 
 _COMMANDS = {
-    "backfill": ("questlog.cli.backfill", "Shape by the plan of now what was logged earlier."),
-    "collect": ("questlog.cli.collect", "Take events over HTTP."),
-    "completion": ("questlog.cli.completion", "Print what makes a shell complete questlog's commands."),
-    "demo": ("questlog.cli.demo", "Run a small game and watch its requests become rows."),
-    "doctor": ("questlog.cli.doctor", "Check disk, settings, versions and the state of the data."),
-    "export": ("questlog.cli.export", "Write plain Parquet, for tools without Iceberg."),
-    "import": ("questlog.cli.load", "Read events from JSON Lines files."),
-    "init": ("questlog.cli.init", "Start a project: write a commented plan."),
-    "key": ("questlog.cli.key", "Make, list, replace and revoke the collector's write keys."),
+    "backfill": ("questlog.cli.backfill", "Re-process earlier events with the current plan."),
+    "collect": ("questlog.cli.collect", "Accept events over HTTP."),
+    "completion": ("questlog.cli.completion", "Print a shell completion script."),
+    "demo": ("questlog.cli.demo", "Run a small game and query the events it sends."),
+    "doctor": ("questlog.cli.doctor", "Check the disk, settings, versions and data."),
+    "export": ("questlog.cli.export", "Write the tables as plain Parquet, for tools without Iceberg."),
+    "import": ("questlog.cli.load", "Import events from JSON Lines files."),
+    "init": ("questlog.cli.init", "Start a project with a commented plan."),
+    "key": ("questlog.cli.key", "Create, list, rotate and revoke the collector's write keys."),
     "land": ("questlog.cli.land", "Land everything logged so far, then stop."),
     "plan": ("questlog.cli.plan", "Check, show, compare and extend the tracking plan."),
-    "promote": ("questlog.cli.promote", "Take this project from a laptop to a cluster."),
-    "sql": ("questlog.cli.sql", "Run SQL, or open a shell to type it in."),
+    "promote": ("questlog.cli.promote", "Move this project from a laptop to a cluster."),
+    "sql": ("questlog.cli.sql", "Run SQL statements, or open an SQL shell."),
     "stack": ("questlog.cli.stack", "Run the cluster's servers on this machine."),
-    "status": ("questlog.cli.status", "Show what is accepted, landed, waiting and quarantined."),
+    "status": ("questlog.cli.status", "Show where every accepted event is."),
     "tail": ("questlog.cli.tail", "Follow events as they are accepted."),
-    "topic": ("questlog.cli.topic", "Make and describe the Kafka topic of the cluster profile."),
+    "topic": ("questlog.cli.topic", "Create and describe the Kafka topic of the cluster profile."),
     "up": ("questlog.cli.up", "Run what this project needs until Ctrl-C."),
 }
 """Command -> module and one line of help. The module's function has the command's name, or `<name>_`."""
@@ -54,7 +54,7 @@ class _Lazy(click.Group):
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-C", "folder", default=".", metavar="DIR", help="The project folder, or one inside it.")
+@click.option("-C", "folder", default=".", metavar="DIR", help="The project folder, or a folder inside it.")
 @click.version_option(__version__)
 @click.pass_context
 def cli(context: click.Context, folder: str) -> None:
@@ -63,7 +63,7 @@ def cli(context: click.Context, folder: str) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors are a sentence and a hint, never a stack trace."""
+    """Run the command line. Errors are a sentence and a hint, never a stack trace."""
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
@@ -89,9 +89,9 @@ def main() -> None:
         sys.exit(1)
 
 
-def _reason(said: str) -> str:
-    """Return what Java's account of an error comes down to: the last of its causes, or else its first words."""
-    lines = [line.strip(": ") for line in said.strip().splitlines()] or [""]
+def _reason(text: str) -> str:
+    """Return the root cause of a Java stack trace, or its first line if it names no cause."""
+    lines = [line.strip(": ") for line in text.strip().splitlines()] or [""]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     first = lines[1] if len(lines) > 1 and lines[0].startswith("An error occurred while calling") else lines[0]
     return (causes[-1] if causes else first)[:500]

@@ -1,4 +1,4 @@
-"""`questlog backfill`: what was logged earlier, shaped by the plan of now, into the tables or into new ones."""
+"""`questlog backfill`: re-process earlier events with the current plan, into the tables or into new ones."""
 
 from __future__ import annotations
 
@@ -21,40 +21,43 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FILE]...")
-@click.option("--from", "start", default="earliest", metavar="PLACE", help="Where to begin.  [default: earliest]")
-@click.option("--to", "end", default="latest", metavar="PLACE", help="Where to end, before it.  [default: latest]")
+@click.option("--from", "start", default="earliest", metavar="PLACE", help="Where to start.  [default: earliest]")
+@click.option("--to", "end", default="latest", metavar="PLACE", help="Where to stop, exclusive.  [default: latest]")
 @click.option(
-    "--into", default="", metavar="NAME", help="Make new tables: a folder; in the cluster profile a namespace."
+    "--into",
+    default="",
+    metavar="NAME",
+    help="Create new tables: in this folder or, on the cluster profile, namespace.",
 )
-@click.option("--slice", "records", type=click.IntRange(1), help="How many records are taken at a time.")
+@click.option("--slice", "records", type=click.IntRange(1), help="Records to process at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def backfill(
     folder: Path, files: tuple[str, ...], start: str, end: str, into: str, records: int | None, as_json: bool
 ) -> None:
-    """Shape by the plan of now what was logged earlier, and add what the tables do not hold.
+    """Re-process earlier events with the current plan, and add the rows that the tables lack.
 
-    The usual reason: events of an unknown type, or with a field that did not fit, went to quarantine, and
-    the plan knows them now. They leave quarantine for their tables; nothing is added twice, however often
-    this is run, and what the plan of now would refuse stays in the table it is in.
+    Typical use: events of an unknown type, or with a field that did not fit, were quarantined, and the plan
+    has been extended since. They move from quarantine to their tables. No row is ever added twice, however
+    often you run this, and rows that no longer fit the current plan are left where they are.
 
-    PLACE is `earliest`, `latest`, a time in UTC (2026-11-24, 2026-11-24T10:00), or offsets (0:100,1:250 is
-    offset 100 of partition 0 and 250 of partition 1; other partitions are taken whole).
+    PLACE is `earliest`, `latest`, a time in UTC (2026-11-24, 2026-11-24T10:00), or offsets: 0:100,1:250 means
+    offset 100 of partition 0, offset 250 of partition 1, and every other partition whole.
 
     \b
-    questlog backfill                             all that is there
-    questlog backfill --from 2026-11-24           since a day
-    questlog backfill --into swords_2             new tables, from scratch, by the plan of now
+    questlog backfill                             everything
+    questlog backfill --from 2026-11-24           from this day on
+    questlog backfill --into swords_2             new tables, built from scratch with the current plan
     questlog backfill --into new old.jsonl.gz     new tables from files
 
-    With --into everything is shaped anew, so old events get new columns, names and tables too. Embedded, NAME
-    is a folder that becomes a project of its own (`questlog -C NAME sql`), from this project's log or from
-    FILEs of events or of a topic's records. In the cluster profile it is a namespace of the metastore.
-    Interrupted, the same command goes on where it stopped; run later, it adds what came since.
+    With --into, every event is re-processed, so old events get new columns, names and tables too. On the embedded
+    profile NAME is a folder that becomes a project of its own (`questlog -C NAME sql`); its events come from this
+    project's log, or from FILEs that hold events or a topic's records. On the cluster profile NAME is a namespace
+    in the metastore. If interrupted, the same command resumes; run again later, it adds newer events.
 
-    In the cluster profile the topic is read with Spark, and a lander may work meanwhile: a backfill ends where
-    the lander has come to. Times are those at which Kafka got the records. Embedded, what is in quarantine is
-    read (it holds each record as logged), and no lander may run meanwhile.
+    On the cluster profile Spark reads the topic, and a lander may run at the same time: a backfill stops at the
+    lander's checkpoint. Times are those at which Kafka received the records. On the embedded profile a backfill
+    without --into reads quarantine, which holds each record as it was logged, and no lander may run meanwhile.
     """
     from questlog.backfill.bounds import parse_bound
 
@@ -77,7 +80,7 @@ def _work(
     from questlog.importer import fill_project
 
     if files and (pipeline.uses_servers or not into):
-        raise click.UsageError("files go into new tables, --into DIR; questlog import FILE adds them to this project's")
+        raise click.UsageError("files need --into DIR, a new project; questlog import FILE adds them to this one")
     if files and bounds != (OPEN, OPEN):
         raise click.UsageError("--from and --to are log positions; files are read whole")
     if into and not pipeline.uses_servers:
@@ -89,11 +92,11 @@ def _text(done: BackfillResult, into: str) -> str:
     added = ", ".join(f"{name} {rows:,}" for name, rows in sorted(done.rows.items()) if rows) or "nothing"
     parts = [f"read {done.records:,} records, added {added}" + (f" to {into}" if into else "")]
     if done.held:
-        parts.append(f"{done.held:,} were there")
+        parts.append(f"{done.held:,} already in the tables")
     if done.duplicates:
         parts.append(f"{done.duplicates:,} duplicates")
     if done.cleared:
         parts.append(f"{done.cleared:,} left quarantine")
     if done.waiting:
-        parts.append(f"{done.waiting:,} are the lander's to land")
+        parts.append(f"{done.waiting:,} left to the lander")
     return "; ".join(parts)

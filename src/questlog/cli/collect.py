@@ -12,13 +12,13 @@ from questlog.settings import COLLECT_PORT, find_project
 
 
 @click.command()
-@click.option("--host", help="The address to listen on.  [default: the setting collect_host, 127.0.0.1]")
+@click.option("--host", help="Address to listen on.  [default: the setting collect_host, 127.0.0.1]")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     help=f"0 picks a free one.  [default: the setting collect_port, or {COLLECT_PORT}]",
 )
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="How many processes.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Number of worker processes.")
 @click.option("--json", "as_json", is_flag=True, help="Write log messages as lines of JSON.")
 @click.pass_obj
 def collect(folder: Path, host: str | None, port: int | None, workers: int, as_json: bool) -> None:
@@ -27,8 +27,8 @@ def collect(folder: Path, host: str | None, port: int | None, workers: int, as_j
     \b
     curl -d '{"event_type": "join_guild", "guild": "owls"}' http://127.0.0.1:8090/v1/events
 
-    A worker that dies is restarted. `questlog land` moves collected events into tables; `questlog up --collect`
-    runs the collector and the lander.
+    A worker that dies is restarted. `questlog land` moves the events into tables; `questlog up --collect` runs
+    both the collector and the lander.
     """
     from questlog.collector.serve import collector_workers
     from questlog.supervise import Supervisor, forked

@@ -1,4 +1,4 @@
-"""`questlog completion`: the script a shell needs to complete commands and options."""
+"""`questlog completion`: a script that lets the shell complete commands and options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that makes SHELL complete questlog's commands.
+    """Print the completion script for a shell.
 
     \b
     bash:  questlog completion bash >> ~/.bashrc

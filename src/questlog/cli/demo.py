@@ -1,4 +1,4 @@
-"""`questlog demo`: a real game server, real requests, the analyst's questions, checked answers."""
+"""`questlog demo`: a real game server, real requests, an analyst's queries, and a check of every result."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ MEASURED = 20
 
 
 @click.command()
-@click.option("--folder", default="questlog-demo", show_default=True, help="Where the demo's project goes.")
+@click.option("--folder", default="questlog-demo", show_default=True, help="Folder for the demo's project.")
 def demo(folder: str) -> None:
-    """Start the swords game, send it traffic, ask the analyst's five questions and check the answers."""
+    """Start the swords game, send it requests, run five queries on its events, and check the results."""
     if importlib.util.find_spec("flask") is None:
         raise NotInstalled("the demo's game is a Flask app", hint="pip install 'questlog[flask]'")
     target = Path(folder).resolve()
@@ -51,7 +51,7 @@ def demo(folder: str) -> None:
     server = _start(target, port)
     try:
         _wait(port, server)
-        click.echo(f"The swords game runs on http://127.0.0.1:{port} (process {server.pid}).")
+        click.echo(f"The swords game is running on http://127.0.0.1:{port} (process {server.pid}).")
         _send_traffic(port)
         lags = _measure(pipeline, port)
         with pipeline.lander() as lander:
@@ -68,24 +68,24 @@ def demo(folder: str) -> None:
     click.echo(f"The data stays in {target}. Try next:\n")
     for line in (
         "sql 'select event_type, count(*) from events group by 1'",
-        "sql                 a shell, with completion of tables and columns",
+        "sql                 an SQL shell that completes tables and columns",
         "status              where every event is",
-        "tail                the latest events; new ones as they come",
-        "plan show           what may be sent",
+        "tail                the latest events, then new ones as they arrive",
+        "plan show           the events that the plan declares",
     ):
         click.echo(f"  {_command()} -C {os.path.relpath(target)} {line}")
 
 
 def _command() -> str:
-    """Return what starts questlog from here: after `make demo` it is in no folder of the PATH."""
-    own, found = Path(sys.executable).with_name("questlog"), shutil.which("questlog")
-    if found is not None and Path(found) == own:
+    """Return the command that runs questlog here: after `make demo` it is not on the PATH."""
+    script, on_path = Path(sys.executable).with_name("questlog"), shutil.which("questlog")
+    if on_path is not None and Path(on_path) == script:
         return "questlog"
-    return os.path.relpath(own) if own.exists() else f"{sys.executable} -m questlog"
+    return os.path.relpath(script) if script.exists() else f"{sys.executable} -m questlog"
 
 
 def _prepare(target: Path) -> None:
-    """Copy the example game; start anew if a demo was here, touch nothing else."""
+    """Copy the example game; delete the data of an earlier demo, and nothing else."""
     if target.exists() and not (target / "game.py").exists() and any(target.iterdir()):
         raise QuestlogError(f"{target} holds something else", hint="questlog demo --folder DIR")
     shutil.rmtree(target / ".questlog", ignore_errors=True)
@@ -125,7 +125,7 @@ def _wait(port: int, server: subprocess.Popen[bytes]) -> None:
 
 def _send_traffic(port: int) -> None:
     bench = shutil.which("ab")
-    click.echo("Sending 75 requests with " + ("ApacheBench." if bench else "our own client (ab is not installed)."))
+    click.echo("Sending 75 requests with " + ("ApacheBench." if bench else "a Python client (ab is not installed)."))
     for host, path, count in ROUNDS:
         if bench:
             subprocess.run(
@@ -149,9 +149,9 @@ def _get(port: int, path: str, host: str) -> None:
 
 
 def _measure(pipeline: Pipeline, port: int) -> list[float]:
-    """Return the milliseconds from an acknowledgement to the first query that shows the event, several times.
+    """Return the milliseconds from each acknowledgement to the first query that sees the event.
 
-    This process has asked before, as a dashboard has: the first question of a process imports the engine.
+    One query runs before that, as in a dashboard: the first query of a process imports the engine.
     """
     lags = []
     pipeline.sql("select count(*) from events")
@@ -179,7 +179,7 @@ def _ask(pipeline: Pipeline) -> None:
         click.echo(f"\nquestlog> {statement};")
         click.echo(_brief(result.arrow()))
     bad = pipeline.sql("select reason, detail, raw_event from quarantine order by reason")
-    click.echo("\nTwo events that do not fit are in quarantine, not lost:\n")
+    click.echo("\nTwo events that do not fit the plan are in quarantine, not lost:\n")
     click.echo(aligned(bad.arrow()))
     _check("sword purchases", lambda: len(answers[STATEMENTS[2]].rows()), 25)
     _check(
@@ -192,7 +192,7 @@ def _ask(pipeline: Pipeline) -> None:
 
 
 def _brief(table: pa.Table) -> str:
-    """Return a wide or long answer's corner as text, saying that it is one."""
+    """Return a table as text, or only its first rows and some columns if it is wide."""
     columns = ["event_time", "host", "user_agent", "currency"]
     if table.num_columns <= len(columns):
         return aligned(table)

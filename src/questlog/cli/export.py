@@ -23,40 +23,40 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
-@click.option("--into", default="", metavar="NAME", help="A folder; in the cluster profile a database.")
+@click.option("--into", default="", metavar="NAME", help="Folder to write to; on the cluster profile a database.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def export(folder: Path, tables: tuple[str, ...], into: str, as_json: bool) -> None:
-    """Write TABLEs, or all of them, as plain Parquet: Snappy, a folder per day of received time, UTC.
+    """Write TABLEs, or all tables, as plain Parquet: Snappy, one folder per day (UTC) of received time.
 
     \b
     questlog export                        every table
     questlog export sword_purchases        one of them
     questlog export --into /data/parquet   somewhere else
 
-    Run it as often as you like: only days whose rows may have changed are written again, days without rows
-    are taken away. Interrupted, it goes on where it stopped.
+    Run it as often as you like: it rewrites only days whose rows may have changed, and deletes days without
+    rows. If interrupted, it resumes.
 
-    Embedded, <NAME>/<table>/day=2026-11-24/data.parquet holds what is acknowledged, landed or not; without
-    --into, NAME is `export` in the data folder. A file is replaced in one step: who opens it reads the old
-    day or the new one, whole.
+    On the embedded profile <NAME>/<table>/day=2026-11-24/data.parquet holds every acknowledged event, landed or
+    not. Without --into, NAME is `export` in the data folder. Files are replaced atomically: a reader sees the
+    whole old day or the whole new one.
 
-    In the cluster profile Spark writes what is landed below the warehouse, and the Hive Metastore gets external
-    tables in database NAME (without --into: the namespace and `_export`), which Presto's hive catalog, Hive and
-    Spark's enableHiveSupport read. A day is pointed at its new files in one step, so who reads through the
-    Metastore sees the old day or the new one, whole; the files it replaced stay for an hour for queries that
-    run. Who lists the folders instead sees both for so long.
+    On the cluster profile Spark writes the landed events below the warehouse and registers external tables in
+    database NAME of the Hive Metastore (by default the namespace plus `_export`). Presto's hive catalog, Hive and
+    Spark with enableHiveSupport read them. A day switches to its new files atomically, so a reader that goes
+    through the Metastore sees the whole old day or the whole new one. Replaced files are kept for an hour for
+    running queries. Readers that list the directories may see both versions for that hour.
 
-    Timestamps are UTC (INT96, which knows no zone: a Spark with another session time zone shows others).
+    Timestamps are UTC. They are INT96, which has no time zone: Spark shifts them if its session time zone differs.
     """
     pipeline = open_pipeline(folder)
     with pipeline, _alone(pipeline.project.data), stopping() as stop, counting("export") as show:
-        found = pipeline.export(into).run(tables, stop, show)
+        exported = pipeline.export(into).run(tables, stop, show)
         stopped = stop.is_set()
     if as_json:
-        click.echo(json.dumps({"tables": {n: asdict(one) for n, one in found.items()}, "stopped": stopped}))
+        click.echo(json.dumps({"tables": {n: asdict(one) for n, one in exported.items()}, "stopped": stopped}))
     else:
-        click.echo(_text(found))
+        click.echo(_text(exported))
     if stopped:
         raise click.Abort
 
@@ -64,16 +64,16 @@ def export(folder: Path, tables: tuple[str, ...], into: str, as_json: bool) -> N
 @contextmanager
 def _alone(data: Path) -> Iterator[None]:
     data.mkdir(parents=True, exist_ok=True)
-    busy = QuestlogError(f"another process exports {data}", hint="wait until it is done")
+    busy = QuestlogError(f"another process is exporting {data}", hint="wait until it is done")
     with FileLock(data / "export.lock").held(busy):
         yield
 
 
-def _text(found: Mapping[str, Exported]) -> str:
+def _text(exported: Mapping[str, Exported]) -> str:
     lines = []
-    for name, one in sorted(found.items()):
+    for name, one in sorted(exported.items()):
         parts = [f"{name}: {one.rows:,} rows in {len(one.written):,} day(s) written"]
         parts += [f"{one.unchanged:,} unchanged"] if one.unchanged else []
-        parts += [f"{len(one.dropped):,} taken away"] if one.dropped else []
+        parts += [f"{len(one.dropped):,} deleted"] if one.dropped else []
         lines.append(", ".join(parts))
     return "\n".join(lines) or "there are no tables yet"

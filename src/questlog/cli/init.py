@@ -1,4 +1,4 @@
-"""`questlog init`: a first plan for a game, with every option explained in it."""
+"""`questlog init`: write a first plan for a game, with every option explained in comments."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from questlog.errors import QuestlogError
 @click.option("--name", help="The game's name.  [default: the folder's name]")
 @click.pass_obj
 def init(folder: Path, directory: Path, name: str | None) -> None:
-    """Start a project in DIRECTORY, the current folder if not given: write a commented plan.toml.
+    """Start a project in DIRECTORY (default: the current folder): write a commented plan.toml.
 
-    A plan that is there already is never changed.
+    An existing plan is never changed.
     """
     root = folder / directory
     plan = root / "plan.toml"
@@ -30,14 +30,14 @@ def init(folder: Path, directory: Path, name: str | None) -> None:
             file.write(text)
     except FileExistsError as error:
         raise QuestlogError(
-            f"{plan} is already there; nothing was changed", hint=f"questlog -C {shlex.quote(str(root))} plan check"
+            f"{plan} already exists; nothing was changed", hint=f"questlog -C {shlex.quote(str(root))} plan check"
         ) from error
     except NotADirectoryError as error:
         raise QuestlogError(f"{root} is not a folder; nothing was changed", hint="questlog init DIRECTORY") from error
     click.echo(f"wrote {plan}")
     if around is not None:
         click.echo(
-            f"note: this folder lies in another project, {around}; commands below here now mean this one", err=True
+            f"note: this folder lies in another project, {around}; commands run from here now use this one", err=True
         )
     where = "" if root.resolve() == Path.cwd() else f"cd {shlex.quote(str(root))}\n  "
     click.echo(_NEXT.format(where=where))
@@ -45,16 +45,16 @@ def init(folder: Path, directory: Path, name: str | None) -> None:
 
 _NEXT = """
 Next:
-  {where}edit plan.toml         say which events your game sends
+  {where}edit plan.toml         declare the events that your game sends
   questlog plan check    find mistakes in it
-  questlog plan show     see the tables it makes
+  questlog plan show     see the tables it defines
 
-In a Flask app, Questlog(app) and track("purchase", item="sword") record events. Other events come as JSON Lines:
+In a Flask app, Questlog(app) and track("purchase", item="sword") record events. Import other events as JSON Lines:
   echo '{{"event_type": "purchase", "item": "sword", "price": 5}}' | questlog import -
   questlog sql "select item, price, currency from purchases"
-  questlog up            move events into tables all the time
+  questlog up            keep moving events into tables
 
-Keep plan.toml in version control, and .questlog/, where the data lies, out of it."""
+Keep plan.toml in version control. Keep .questlog/, the data folder, out of it."""
 
 
 def starter(name: str) -> str:
@@ -71,11 +71,11 @@ def starter(name: str) -> str:
 
 
 def _project_around(root: Path) -> Path | None:
-    """Return the project that *root* lies in, if there is one."""
+    """Return the other project that *root* lies in, if any."""
     from questlog.settings import find_project
 
     try:
-        found = find_project(root).root
-    except QuestlogError:  # none, or one whose settings have faults of their own
+        project = find_project(root).root
+    except QuestlogError:  # there is none, or its settings are invalid
         return None
-    return found if found != root.resolve() else None
+    return project if project != root.resolve() else None

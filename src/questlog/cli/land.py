@@ -1,4 +1,4 @@
-"""`questlog land`: one landing, then the end."""
+"""`questlog land`: land once, then stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def drain(lander: Lander, stop: StopSignal | None = None) -> Landed:
-    """Land everything logged so far and show how it goes."""
+    """Land everything logged so far and show the progress."""
     with counting("landing") as show:
         return lander.drain(stop, lambda landed, total: show(landed, landed, total))
 
@@ -36,7 +36,7 @@ def _path(folder: Path, asked: str) -> str:
 
     try:
         settings = find_project(folder).settings
-    except ProjectNotFound:  # it may be asked for where there is none
+    except ProjectNotFound:  # the jars do not depend on a project
         settings = Settings()
     return ",".join(spark_jars(settings.metastore, settings.warehouse))
 
@@ -44,14 +44,14 @@ def _path(folder: Path, asked: str) -> str:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--print", "asked", type=click.Choice(["job", "jars"]),
-              help="Land nothing; print the path of the job, or of the jars, for spark-submit.")  # fmt: skip
+              help="Land nothing; print the path of the job or the jars, for spark-submit.")  # fmt: skip
 @click.pass_obj
 def land(folder: Path, as_json: bool, asked: str | None) -> None:
     """Land everything logged so far, then stop.
 
-    `questlog up` lands all the time; this is for scripts and for projects that land now and then. On the cluster
-    profile it lands what is in the topic, on the Spark master that spark_master names; Spark's own command does it
-    too:
+    `questlog up` lands continuously; this command is for scripts, and for projects that land now and then. On the
+    cluster profile it lands the topic, on the Spark master that the setting spark_master names. You can also
+    submit the same job with Spark's own command:
 
     \b
       spark-submit --jars "$(questlog land --print jars)" "$(questlog land --print job)" -C . --once

@@ -1,4 +1,4 @@
-"""`questlog import`: events from JSON Lines files, through the same log and plan as live ones."""
+"""`questlog import`: import events from JSON Lines files, through the same log and plan as live events."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
 
 @click.command("import")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--name", help="What standard input is remembered by, so that an interrupted import can go on.")
-@click.option("--again", is_flag=True, help="Import the files once more, whatever was imported of them.")
-@click.option("--land/--no-land", default=True, help="Land the events too, unless a lander runs.  [default: yes]")
+@click.option("--name", help="Name for standard input, so that an interrupted import can resume.")
+@click.option("--again", is_flag=True, help="Import the files again, even if they were imported before.")
+@click.option(
+    "--land/--no-land", default=True, help="Also land the events, unless a lander is running.  [default: land]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def import_(folder: Path, files: tuple[str, ...], name: str | None, again: bool, land: bool, as_json: bool) -> None:
-    """Read events from FILE..., one JSON object a line; plain, gzip or zstd; "-" is standard input.
+    """Import events from FILE..., one JSON object per line: plain, gzip or zstd. "-" is standard input.
 
-    They go through the same log, plan and landing as live events; those that do not fit the plan are in
-    quarantine. An interrupted import goes on where it stopped when the same command is run again, and no
-    event is doubled. Their received time is now; their own time is the event time.
+    Events go through the same log, plan and landing as live events; those that do not fit the plan are
+    quarantined. If an import is interrupted, run the same command again: it resumes, and no event is duplicated.
+    The received time is the time of the import; an event's own time becomes its event time.
     """
     from questlog.importer import Import, Source
     from questlog.pipeline import open_pipeline
@@ -56,7 +58,7 @@ def import_(folder: Path, files: tuple[str, ...], name: str | None, again: bool,
         }
         reports.append(report)
         if not as_json:
-            _tell(report)
+            _print(report)
     landed = _land(pipeline) if land and not pipeline.uses_servers else None
     if as_json:
         click.echo(json.dumps({"files": reports, "landed": landed}))
@@ -66,22 +68,20 @@ def import_(folder: Path, files: tuple[str, ...], name: str | None, again: bool,
     elif pipeline.uses_servers:
         click.echo("questlog up forwards them to the topic and lands them")
     elif land:
-        click.echo("the lander that runs lands them; they can be queried now")
+        click.echo("the running lander will land them; queries already see them")
 
 
-def _tell(report: dict[str, Any]) -> None:
+def _print(report: dict[str, Any]) -> None:
     done = f"{report['file']}: {report['events']:,} events in {report['seconds']:.1f} s"
     if report["earlier"] and not report["events"]:
-        done = (
-            f"{report['file']}: nothing new, {report['earlier']:,} events are imported; --again imports them once more"
-        )
+        done = f"{report['file']}: nothing new; {report['earlier']:,} events were imported before (--again repeats it)"
     elif report["earlier"]:
-        done += f", after {report['earlier']:,} earlier"
+        done += f", after {report['earlier']:,} in an earlier run"
     click.echo(done)
 
 
 def _land(pipeline: Pipeline) -> dict[str, Any] | None:
-    """Land what is logged; None if somebody else does."""
+    """Land everything logged; return None if another lander is running."""
     try:
         with pipeline.lander() as lander:
             landed = drain(lander)

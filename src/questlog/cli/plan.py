@@ -30,13 +30,13 @@ def plan() -> None:
     """Check, show, compare and extend the tracking plan.
 
     The plan, `plan.toml`, declares which events a game sends and which typed fields they have. Every event
-    becomes a table, every field a column. Without FILE these commands read the plan of the project in the
-    current folder or above it.
+    becomes a table, every field a column. By default these commands read the plan of the project in the
+    current folder or in one above it.
 
     \b
       questlog init                      write a first plan
-      questlog plan check                find every fault before events do
-      questlog plan suggest              add what senders send and the plan does not know
+      questlog plan check                find every fault in it
+      questlog plan suggest              find events and fields that it lacks
       questlog plan diff old.toml new.toml
       questlog plan ddl --dialect presto
     """
@@ -45,22 +45,22 @@ def plan() -> None:
 plan.add_command(suggest)
 
 
-@plan.command(short_help="Report every fault of a plan, with lines.")
+@plan.command(short_help="Check a plan and list every fault.")
 @_FILE
 @_JSON
 @click.pass_obj
 def check(folder: Path, file: str | None, as_json: bool) -> None:
-    """Report every fault of a plan, each with its line and the nearest valid word.
+    """Check a plan and list every fault, each with its line and the nearest valid word.
 
-    FILE is the project's plan if not given, and - is standard input. The project's own plan is also
-    compared with the tables that exist. Exits with 1 if there is a fault.
+    FILE is the project's plan by default; - is standard input. The project's own plan is also compared with
+    the existing tables. Exits with 1 if there is a fault.
     """
     name, text = _read(folder, file)
-    found, faults = _check(name, text)
-    if found is not None:
-        faults = _table_faults(folder, file, found, text)
+    checked, faults = _check(name, text)
+    if checked is not None:
+        faults = _table_faults(folder, file, checked, text)
     if as_json:
-        click.echo(json.dumps(_report(name, found, faults), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_report(name, checked, faults), indent=2, ensure_ascii=False))
     else:
         for fault in faults:
             path = f" {fault.path}:" if fault.path else ""
@@ -68,8 +68,8 @@ def check(folder: Path, file: str | None, as_json: bool) -> None:
         if faults:
             click.echo(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {name}", err=True)
         else:
-            assert found is not None
-            click.echo(f"{name} is right: {_counts(found)}, version {found.version}")
+            assert checked is not None
+            click.echo(f"{name} is valid: {_counts(checked)}, version {checked.version}")
     if faults:
         sys.exit(1)
 
@@ -87,7 +87,7 @@ def _counts(plan: Plan) -> str:
 
 
 def _read(folder: Path, file: str | None) -> tuple[str, str]:
-    """Return the name and text of the plan that is meant."""
+    """Return the name and text of the plan to read."""
     from questlog.plan.load import read_text
     from questlog.settings import find_project
 
@@ -101,7 +101,7 @@ def _read(folder: Path, file: str | None) -> tuple[str, str]:
 
 
 def _load(folder: Path, file: str | None) -> Plan:
-    """Return the plan that is meant; raise `PlanError` if it has faults."""
+    """Return the plan to read; raise `PlanError` if it has faults."""
     from questlog.plan.load import parse_plan
 
     name, text = _read(folder, file)
@@ -115,7 +115,7 @@ def _check(name: str, text: str) -> tuple[Plan | None, list[Fault]]:
 
 
 def _own_project(folder: Path, file: str | None) -> Project | None:
-    """Return the project whose plan *file* is, if it is one's."""
+    """Return the project, if *file* is its plan."""
     from questlog.settings import find_project
 
     try:
@@ -127,7 +127,7 @@ def _own_project(folder: Path, file: str | None) -> Project | None:
 
 
 def _table_faults(folder: Path, file: str | None, plan: Plan, text: str) -> list[Fault]:
-    """Return where the project's tables cannot follow its plan."""
+    """Return where the existing tables cannot follow the plan."""
     project = _own_project(folder, file)
     if project is None or not project.catalog.exists():
         return []
@@ -154,33 +154,33 @@ def _table_faults(folder: Path, file: str | None, plan: Plan, text: str) -> list
 @_JSON
 @click.pass_obj
 def show(folder: Path, events: tuple[str, ...], file: str | None, as_json: bool) -> None:
-    """Show events, the tables they land in, and their fields; all of the plan's if no EVENT is named."""
-    found = _load(folder, file)
-    chosen = [_event(found, event) for event in events] or list(found.events.values())
+    """Show EVENTs, or all events of the plan: their tables and fields."""
+    loaded = _load(folder, file)
+    chosen = [_event(loaded, event) for event in events] or list(loaded.events.values())
     if as_json:
-        click.echo(json.dumps(_as_json(found, chosen), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_as_json(loaded, chosen), indent=2, ensure_ascii=False))
         return
     if not events:
-        click.echo(f"{found.game}: {_counts(found)}, version {found.version}")
-        if found.headers:
-            click.echo(f"headers kept: {', '.join(found.headers)}")
+        click.echo(f"{loaded.game}: {_counts(loaded)}, version {loaded.version}")
+        if loaded.headers:
+            click.echo(f"headers kept: {', '.join(loaded.headers)}")
     for number, event in enumerate(chosen):
         if number or not events:
             click.echo()
-        click.echo(_shown(found, event), nl=False)
+        click.echo(_shown(loaded, event), nl=False)
 
 
 def _event(plan: Plan, name: str) -> Event:
     from questlog.plan.parse import nearest
 
     if name not in plan.events:
-        known = nearest(name, plan.events) or f"; the events are {', '.join(plan.events) or 'none'}"
-        raise click.UsageError(f"event {name!r} is not in the plan{known}")
+        hint = nearest(name, plan.events) or f"; the events are {', '.join(plan.events) or 'none'}"
+        raise click.UsageError(f"event {name!r} is not in the plan{hint}")
     return plan.events[name]
 
 
 def _shown(plan: Plan, event: Event) -> str:
-    """Return one event as text: what it is, how it comes, and its fields in columns."""
+    """Return one event as text: its table, description, sources, and its fields in columns."""
     from questlog.cli.rows import clean, table_text
     from questlog.cli.terminal import terminal_width
 
@@ -190,7 +190,7 @@ def _shown(plan: Plan, event: Event) -> str:
     if event.owner:
         lines.append(f"  owner: {clean(event.owner)}")
     if event.match:
-        lines.append("  told by: " + ", ".join(f"{path} = {value!r}" for path, value in event.match))
+        lines.append("  matched by: " + ", ".join(f"{path} = {value!r}" for path, value in event.match))
     lines += [f"  recorded by: {route}" for route, name in plan.routes.items() if name == event.name]
     text = "\n".join(lines) + "\n"
     if event.fields:
@@ -203,17 +203,17 @@ def _shown(plan: Plan, event: Event) -> str:
 
 
 _MODES = {
-    "quarantine": "else quarantine",
-    "observe": "whatever fits",
-    "reject": "else the sender is told",
+    "quarantine": "else quarantined",
+    "observe": "keeps what fits",
+    "reject": "else refused",
 }
 
 
 def _options(field: Field) -> str:
     from questlog.plan.render import changed, toml
 
-    said = {key: value for key, value in changed(field).items() if key not in ("name", "type", "description")}
-    return ", ".join(key if value is True else f"{key} = {toml(value)}" for key, value in said.items())
+    options = {key: value for key, value in changed(field).items() if key not in ("name", "type", "description")}
+    return ", ".join(key if value is True else f"{key} = {toml(value)}" for key, value in options.items())
 
 
 def _as_json(plan: Plan, events: list[Event]) -> dict[str, Any]:
@@ -222,9 +222,9 @@ def _as_json(plan: Plan, events: list[Event]) -> dict[str, Any]:
     from questlog.plan.jsonschema import as_json
     from questlog.plan.render import changed
 
-    def field(found: Field) -> dict[str, Any]:
-        said = {key: as_json(value) for key, value in changed(found).items() if key not in ("name", "type")}
-        return {"type": str(found.type), **said}
+    def document(field: Field) -> dict[str, Any]:
+        options = {key: as_json(value) for key, value in changed(field).items() if key not in ("name", "type")}
+        return {"type": str(field.type), **options}
 
     return {
         "game": plan.game,
@@ -241,37 +241,37 @@ def _as_json(plan: Plan, events: list[Event]) -> dict[str, Any]:
                 "description": event.description,
                 "owner": event.owner,
                 "match": dict(event.match),
-                "fields": {found.name: field(found) for found in event.fields},
+                "fields": {field.name: document(field) for field in event.fields},
             }
             for event in events
         },
     }
 
 
-@plan.command(short_help="Print JSON Schema of events.")
+@plan.command(short_help="Print a JSON Schema for events.")
 @click.argument("event", required=False)
 @_FILE_OPTION
 @click.pass_obj
 def schema(folder: Path, event: str | None, file: str | None) -> None:
-    """Print JSON Schema (2020-12) of EVENT, or of any event of the plan.
+    """Print the JSON Schema (2020-12) of EVENT, or of all events in the plan.
 
-    What is valid by it becomes a row. Senders can check their events with it before they send them.
+    Events that are valid under this schema become rows, so senders can check them before sending.
     """
     from questlog.plan.jsonschema import event_schema, plan_schema
 
-    found = _load(folder, file)
-    body = plan_schema(found) if event is None else event_schema(found, _event(found, event).name)
+    loaded = _load(folder, file)
+    body = plan_schema(loaded) if event is None else event_schema(loaded, _event(loaded, event).name)
     click.echo(json.dumps(body, indent=2, ensure_ascii=False))
 
 
 @plan.command(short_help="Print CREATE TABLE statements for an engine.")
-@click.option("--dialect", type=click.Choice(_DIALECTS), required=True, help="Whose SQL.")
+@click.option("--dialect", type=click.Choice(_DIALECTS), required=True, help="SQL dialect.")
 @_FILE_OPTION
 @click.pass_obj
 def ddl(folder: Path, dialect: str, file: str | None) -> None:
-    """Print CREATE TABLE statements of the plan's tables, with descriptions as comments.
+    """Print CREATE TABLE statements for the plan's tables, with descriptions as comments.
 
-    questlog makes its own tables; these are for another engine that shall have the same ones.
+    questlog creates its own tables; use these statements to create the same tables elsewhere.
     """
     from questlog.plan.ddl import create_statements
 
@@ -279,22 +279,22 @@ def ddl(folder: Path, dialect: str, file: str | None) -> None:
         click.echo(f"{statement};\n")
 
 
-@plan.command(short_help="Tell what a change does to tables that exist.")
+@plan.command(short_help="Show what a plan change does to existing tables.")
 @click.argument("old", type=click.Path(allow_dash=True, dir_okay=False))
 @click.argument("new", required=False, type=click.Path(allow_dash=True, dir_okay=False))
 @_JSON
 @click.pass_obj
 def diff(folder: Path, old: str, new: str | None, as_json: bool) -> None:
-    """Tell what a plan changes from OLD to NEW, and what each change does to tables that exist.
+    """Show the changes from plan OLD to plan NEW, and the effect of each on existing tables.
 
-    NEW is the project's plan if not given; - is standard input, as in
+    NEW is the project's plan by default; - is standard input, as in
     `git show HEAD:plan.toml | questlog plan diff -`.
 
     \b
-      breaking   refused when landing starts; says what to do instead
-      widening   a column grows in place, every value stays
-      additive   new tables and columns; rows that exist stay as they are
-      neutral    no column changes: rules, words, what is no longer sent
+      breaking   landing refuses to start; the message suggests an alternative
+      widening   a column gets a wider type in place; every value is kept
+      additive   new tables and columns; existing rows do not change
+      neutral    no column changes: rules, descriptions, deprecated fields
 
     Exits with 1 if a change is breaking.
     """

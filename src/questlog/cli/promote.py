@@ -1,4 +1,4 @@
-"""`questlog promote`: from a laptop to a cluster, and the same questions on both sides before it counts as done."""
+"""`questlog promote`: move a project to a cluster, and compare both sides before the promotion counts as done."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ LINE = 'profile = "cluster"'
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Change nothing: say what there is to do and whether the cluster is there.")
-@click.option("--write", is_flag=True, help=f"If both sides are equal, write {LINE} into questlog.toml.")
-@click.option("--abandon", is_flag=True, help="Give a promotion up: the log is kept for this profile alone again.")
+@click.option("--check", is_flag=True, help="Change nothing: show the steps, and check what they need.")
+@click.option("--write", is_flag=True, help=f"If both sides are equal, set {LINE} in questlog.toml.")
+@click.option("--abandon", is_flag=True, help="Give up a promotion; the log is no longer kept for the cluster.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def promote(folder: Path, check: bool, write: bool, abandon: bool, as_json: bool) -> None:
-    """Take this project to the cluster that questlog.toml names.
+    """Move this project to the cluster that questlog.toml names.
 
-    Lands what is left, copies the tables, forwards what was logged meanwhile, and asks both sides the same
-    questions: the saved ones in queries/*.sql, or the usual ones without any. It counts as done only if every
-    answer is equal; if not it exits with 1.
+    Lands the remaining events, copies the tables, forwards events that were logged meanwhile, and runs the same
+    queries on both sides: those saved in queries/*.sql or, if there are none, a standard set. The promotion is
+    done only if every result is equal; otherwise it exits with 1.
 
-    Interrupted, or told to go on later, it goes on where it stopped and doubles nothing. The game may write to
-    the log all the while; only questlog up must be stopped. Until the profile is changed nothing here changes
-    but the tables, which go on landing, so there is a way back at any time.
+    If interrupted, run it again: it resumes, and no event is duplicated. The game may keep writing to the log;
+    only questlog up must be stopped. Until you switch the profile nothing changes here except that events are
+    landed, so you can go back at any time.
     """
     if sum((check, write, abandon)) > 1:
-        raise click.UsageError("--check, --write and --abandon are different things to do")
+        raise click.UsageError("use only one of --check, --write and --abandon")
     from questlog.pipeline import open_both
 
     embedded, cluster = open_both(folder)
@@ -67,16 +67,16 @@ def _abandon(embedded: EmbeddedPipeline) -> None:
     with Spool(project.data, project.log_folder, promoting=True) as spool:
         handover = spool.handover
         if handover is None:
-            click.echo("nothing was promoted from here")
+            click.echo("this project was never promoted")
             return
         abandon(spool)
     click.echo(
-        f"given up; what was copied stays in {handover.target}, and another promotion needs another schema and topic"
+        f"given up; the copied tables stay in {handover.target}, and another promotion needs another schema and topic"
     )
 
 
 def _check(embedded: EmbeddedPipeline, cluster: ClusterPipeline, as_json: bool) -> None:
-    """Print what there is to do and what it needs; exit with 1 if something is missing."""
+    """Print the steps and what they need; exit with 1 if a requirement is not met."""
     from questlog.report.preflight import plan_promotion, preflight
 
     settings = cluster.project.settings
@@ -90,10 +90,10 @@ def _check(embedded: EmbeddedPipeline, cluster: ClusterPipeline, as_json: bool) 
     else:
         click.echo(f"to {todo.target}")
         if todo.state == "sealed":
-            click.echo("the tables are there; what was logged since is forwarded and landed on both sides")
+            click.echo("the tables are copied; events logged since will be forwarded and landed on both sides")
         else:
             click.echo(
-                f"land {todo.waiting:,} records, then copy" + (", from where it stopped:" if todo.state else ":")
+                f"land {todo.waiting:,} records, then copy" + (", resuming where it stopped:" if todo.state else ":")
             )
             for name, size in todo.tables.items():
                 click.echo(f"  {name:<24} {size.rows:>12,} rows  {human_bytes(size.bytes):>9}")
@@ -123,13 +123,13 @@ def _promote(embedded: EmbeddedPipeline, cluster: ClusterPipeline, write: bool, 
         with waiting("Spark has been starting for"):
             promotion = stack.enter_context(Promotion(embedded, cluster))
         landed = promotion.land()
-        say(f"landed here what was left: {landed.records:,} records")
+        say(f"landed the remaining {landed.records:,} records here")
         with counting("copying") as show:
             copied = promotion.copy(show)
-        say(f"copied {_rows(copied)}" if copied is not None else "the tables were copied before")
-        with waiting("what came meanwhile has been on its way for"):
+        say(f"copied {_rows(copied)}" if copied is not None else "the tables were copied by an earlier run")
+        with waiting("events logged meanwhile have been on their way for"):
             caught = promotion.catch_up()
-        say(f"forwarded, and landed on both sides, what came meanwhile: {caught.records:,} records\n")
+        say(f"forwarded {caught.records:,} records that were logged meanwhile, and landed them on both sides\n")
         answers = []
         for answer in promotion.compare(caught.through):
             answers.append(answer)
@@ -149,34 +149,36 @@ def _promote(embedded: EmbeddedPipeline, cluster: ClusterPipeline, write: bool, 
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Say in one line what Spark says in a hundred; everything is where it was, and the next run goes on."""
+    """Reduce an error of Spark's to one line. Nothing is lost: the next run resumes."""
     try:
         yield
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("py4j", "pyspark"):
             raise
-        said = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        line = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise QuestlogError(
-            f"the cluster refused: {said[:300]}",
-            hint="questlog stack status; questlog promote goes on where it stopped",
+            f"the cluster refused: {line[:300]}",
+            hint="questlog stack status; questlog promote resumes where it stopped",
         ) from error
 
 
 def _rows(copied: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in copied.items()) or "nothing: no event was ever landed"
+    return ", ".join(f"{name} {count:,}" for name, count in copied.items()) or "nothing: no event has ever landed"
 
 
 def _verdict(answers: Sequence[Comparison], written: bool) -> str:
-    """Return what to do now."""
+    """Return the verdict and the next step."""
     different = [answer.question.name for answer in answers if not answer.equal]
     if different:
         return (
-            f"DIFFERENT: {len(different)} of {len(answers)} questions have other answers: {', '.join(different)}\n"
-            "not promoted; this project stays as it is, and questlog promote asks again\n"
-            "  where the plan has changed since the copy, rows that only one side had landed by then differ; then\n"
-            "  questlog promote --abandon, and promote to another namespace and topic"
+            f"DIFFERENT: {len(different)} of {len(answers)} queries have different results: {', '.join(different)}\n"
+            "not promoted; this project has not changed, and questlog promote compares again\n"
+            "  if the plan has changed since the copy, rows that only one side had landed by then differ: run\n"
+            "  questlog promote --abandon, then promote to another namespace and topic"
         )
-    said = f"EQUAL: all {len(answers)} questions have the same answer on both sides\n"
+    verdict = f"EQUAL: all {len(answers)} queries have the same result on both sides\n"
     if written:
-        return said + f"wrote {LINE} into questlog.toml; now run questlog up"
-    return said + f"to go over, write {LINE} into questlog.toml (questlog promote --write does), then run questlog up"
+        return verdict + f"set {LINE} in questlog.toml; now run questlog up"
+    return (
+        verdict + f"to switch over, set {LINE} in questlog.toml (questlog promote --write does), then run questlog up"
+    )

@@ -1,4 +1,4 @@
-"""How rows are printed: a table that fits the terminal, or CSV, JSON, Parquet and Arrow for programs."""
+"""Prints rows: as a table that fits the terminal, or as CSV, JSON, Parquet or Arrow for programs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def write_rows(
     color: bool = False,
     expanded: bool | None = None,
 ) -> None:
-    """Write *result* to *out*. For a table: at most *max_rows* (0 is all), in *width* columns if given.
+    """Write *result* to *out*. A table has at most *max_rows* rows (0: all), and fits *width* columns if given.
 
-    *expanded* prints one line per value; None does so when the columns do not fit.
+    *expanded* prints one line per value; None does so if the columns do not fit.
     """
     if format_ == "table":
         rows = list(result.texts(max_rows or None))
@@ -63,7 +63,7 @@ def _count_line(shown: int, total: int) -> str:
 
 
 def _write_csv(result: Result, out: BinaryIO) -> None:
-    """Write a header and the rows. NULL is nothing, an empty text is "": they stay two things."""
+    """Write a header and the rows. NULL is written as nothing and an empty string as "", so they stay distinct."""
     out.write(",".join(map(_csv_cell, result.columns)).encode() + b"\r\n")
     for row in result.texts():
         out.write(",".join(map(_csv_cell, row)).encode("utf-8", "backslashreplace") + b"\r\n")
@@ -85,7 +85,7 @@ def _write_joined(out: BinaryIO, first: bytes, lines: Iterable[bytes], between: 
 
 
 def aligned(table: Any) -> str:
-    """Return an Arrow table as text with columns in line, numbers to the right."""
+    """Return an Arrow table as aligned text, numbers to the right."""
     import pyarrow.types as types
 
     right = [types.is_integer(f.type) or types.is_floating(f.type) or types.is_decimal(f.type) for f in table.schema]
@@ -108,7 +108,7 @@ def table_text(
     color: bool = False,
     expanded: bool | None = None,
 ) -> str:
-    """Return rows as lines in columns, or as one line per value where columns do not fit *width*."""
+    """Return rows as aligned columns, or as one line per value if the columns do not fit *width*."""
     style = _style if color else _no_style
     cells = [[clean(value) for value in row] for row in rows]
     heads = [clean(name) for name in names]
@@ -131,7 +131,7 @@ def table_text(
 
 
 def _fitting(widths: Sequence[int], room: int) -> int:
-    """Return the widest a column may be so that all fit into *room*."""
+    """Return the maximum width of a column with which all columns fit into *room*."""
     cap = max(widths, default=0)
     while cap > 1 and sum(min(w, cap) for w in widths) > room:
         cap -= 1
@@ -184,7 +184,7 @@ def display_width(text: str) -> int:
 
 
 def clean(value: str | None) -> str:
-    """Return a value for a terminal: NULL by name, and nothing in it that moves the cursor or turns text round."""
+    """Return a value that is safe to print: no control characters, no changes of text direction; NULL by name."""
     if value is None:
         return "NULL"
     if value.isascii() and value.isprintable():
@@ -193,7 +193,7 @@ def clean(value: str | None) -> str:
 
 
 def _joins(letter: str) -> bool:
-    """Return whether *letter* only joins emoji or scripts, or is a blank of another width."""
+    """Return whether *letter* joins emoji or scripts, or is a kind of space."""
     return letter in "\u200d\u200c" or unicodedata.category(letter) == "Zs"
 
 

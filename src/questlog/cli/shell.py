@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 MAX_ROWS = 1000
 _SHOWN_FORMATS = tuple(name for name in FORMATS if name not in BINARY)
 _HELP = """\
-Type SQL and end it with a semicolon; it may go over several lines. Tab completes, arrow keys find old statements.
+End each statement with a semicolon; it may span several lines. Tab completes; the arrow keys recall statements.
 
-  show tables;            what there is to ask
+  show tables;            every table and view
   describe NAME;          the columns of a table, with the plan's descriptions
-  .format NAME            how rows are shown: {formats}
+  .format NAME            output format: {formats}
   .expanded on|off|auto   one line per value
   .quit                   leave; Ctrl-D does too
 
-Ctrl-C drops the line you are typing, or stops the statement that runs.
+Ctrl-C discards the statement you are typing, or stops the one that is running.
 """
 _KEYWORDS = (
     "select", "from", "where", "group by", "order by", "limit", "having", "join", "left join", "on", "using", "as",
@@ -52,7 +52,7 @@ _WORD = re.compile(r"\w*$")
 
 
 class Names(Completer):
-    """Completes table names, the columns of the tables a statement names (or of all), and SQL's words."""
+    """Completes table names, columns of the tables in the statement (or of all tables), and SQL keywords."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -60,14 +60,14 @@ class Names(Completer):
         self._read = -1e9
 
     def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
-        """Return what may follow, tables first."""
+        """Return the possible completions, tables first."""
         match = _WORD.search(document.text_before_cursor)
         word = match.group() if match else ""
         if not word and not event.completion_requested:
             return
-        tables = self._known()
-        said = set(document.text.lower().replace("(", " ").replace(",", " ").replace(";", " ").split())
-        chosen = [name for name in tables if name.lower() in said] or list(tables)
+        tables = self._current_tables()
+        words = set(document.text.lower().replace("(", " ").replace(",", " ").replace(";", " ").split())
+        chosen = [name for name in tables if name.lower() in words] or list(tables)
         columns = {column.name: (name, column.sql_type) for name in chosen for column in tables[name]}
         offered = [(name, "table") for name in tables]
         offered += [
@@ -78,12 +78,12 @@ class Names(Completer):
             if name.lower().startswith(word.lower()) and name.lower() != word.lower():
                 yield Completion(name, -len(word), display_meta=what)
 
-    def _known(self) -> TableColumns:
-        """Return the tables; a plan may grow while the shell is open."""
+    def _current_tables(self) -> TableColumns:
+        """Return the tables, at most five seconds old: the plan may change while the shell is open."""
         if time.monotonic() - self._read > 5:
             try:
                 self._tables = self._pipeline.engine.tables()
-            except QuestlogError:  # the statement itself will say so
+            except QuestlogError:  # the statement itself will report it
                 return self._tables
             self._read = time.monotonic()
         return self._tables
@@ -108,7 +108,7 @@ class Shell:
 
     def run(self) -> None:
         """Run until Ctrl-D or `.quit`."""
-        click.echo(f"questlog {self._pipeline.project.root}: SQL until Ctrl-D; .help helps", err=True)
+        click.echo(f"questlog {self._pipeline.project.root}: .help for help, Ctrl-D to leave", err=True)
         prompt = HTML("<b>questlog></b> ") if uses_color() else "questlog> "
         while True:
             try:
@@ -163,7 +163,7 @@ class Shell:
 
 
 def _history(data: Path) -> History:
-    """Return the project's own history, readable by its owner alone; none where nothing can be written."""
+    """Return the project's history, readable only by its owner; none is kept in a read-only folder."""
     path = data / "sql_history"
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
@@ -173,17 +173,17 @@ def _history(data: Path) -> History:
 
 
 def _keys() -> KeyBindings:
-    """Enter runs a whole statement and otherwise begins a new line."""
+    """Return key bindings: Enter runs a complete statement, and otherwise starts a new line."""
     keys = KeyBindings()
 
     @Condition
-    def whole() -> bool:
+    def is_whole() -> bool:
         from prompt_toolkit.application import get_app
 
         text = get_app().current_buffer.text.strip()
         return not text or text.startswith((".", "\\")) or text.lower() in ("quit", "exit") or is_complete(text)
 
-    @keys.add("enter", filter=whole & has_focus("DEFAULT_BUFFER"))
+    @keys.add("enter", filter=is_whole & has_focus("DEFAULT_BUFFER"))
     def run(event: KeyPressEvent) -> None:
         event.current_buffer.validate_and_handle()
 

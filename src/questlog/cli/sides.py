@@ -1,4 +1,4 @@
-"""Two answers to one question, side by side; where they differ, the rows that only one side has."""
+"""Prints one query's results from both sides of a promotion next to each other, and the rows that differ."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 5
 MOST_COLUMNS = 4
-"""Of wider rows only how many there are is shown: two of them do not fit beside each other."""
+"""Of wider rows only the number is shown: two of them do not fit next to each other."""
 _LONGEST = 28
 
 
 def side_by_side(answer: Comparison, width: int | None) -> str:
-    """Return an answer for people: its name and verdict, and what both sides said."""
+    """Return an answer for people: its name, the verdict, and both results."""
     mark = "equal" if answer.equal else "DIFFERENT"
     lines = [f"{mark}: {answer.question.name}"]
-    texts = [_said(side, answer.equal) for side in (answer.laptop, answer.cluster)]
+    texts = [_side_text(side, answer.equal) for side in (answer.laptop, answer.cluster)]
     left, right = (text.splitlines() for text in texts)
     room = max([display_width(line) for line in left] + [len("laptop")]) + 4
     if width is not None and room + max(map(display_width, right), default=0) + 2 > width:
@@ -37,18 +37,18 @@ def _filled(lines: Sequence[str], height: int) -> list[str]:
     return [*lines, *[""] * (height - len(lines))]
 
 
-def _said(side: Side, equal: bool) -> str:
-    """Return one side's rows, or the ones that only it has."""
+def _side_text(side: Side, equal: bool) -> str:
+    """Return one side's rows or, if the sides differ, the rows that only this side has."""
     if side.error:
         return f"error: {clean(side.error.splitlines()[0])}"
     rows, what = (side.rows, "rows") if equal else (side.only, "rows that only this side has")
     count = f"({len(rows):,} {what})" if equal else f"({len(rows):,} {what}, of {len(side.rows):,})"
     if not rows or (equal and len(side.columns) > MOST_COLUMNS):
         return count
-    places = range(min(len(side.columns), MOST_COLUMNS))
-    shown = [[_text(row[place]) for place in places] for row in rows[:SHOWN_ROWS]]
-    right = [all(isinstance(row[place], int | float) for row in rows[:SHOWN_ROWS]) for place in places]
-    text = table_text([side.columns[place] for place in places], shown, right)
+    columns = range(min(len(side.columns), MOST_COLUMNS))
+    shown = [[_text(row[column]) for column in columns] for row in rows[:SHOWN_ROWS]]
+    right = [all(isinstance(row[column], int | float) for row in rows[:SHOWN_ROWS]) for column in columns]
+    text = table_text([side.columns[column] for column in columns], shown, right)
     return text + count if len(rows) > 1 or not equal else text
 
 
@@ -60,7 +60,7 @@ def _text(value: Any) -> str | None:
 
 
 def as_dict(answer: Comparison) -> dict[str, Any]:
-    """Return an answer for programs: whether it is equal, how many rows, and the first of them."""
+    """Return an answer for programs: the verdict, the number of rows, and the first ones."""
     return {
         "question": answer.question.name, "sql": answer.question.sql, "equal": answer.equal,
         "laptop": _side(answer.laptop), "cluster": _side(answer.cluster),

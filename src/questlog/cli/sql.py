@@ -1,4 +1,4 @@
-"""`questlog sql`: statements from the command line, a file, standard input, or typed in a shell."""
+"""`questlog sql`: statements from the command line, a file, standard input or the shell."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SUFFIXES = {
 
 @click.command()
 @click.argument("statements", required=False)
-@click.option("-f", "--file", "file", type=click.File("r", encoding="utf-8"), help="Read the statements from FILE.")
-@click.option("--format", "format_", type=click.Choice(FORMATS), help="How to print rows; a table if not said.")
+@click.option("-f", "--file", "file", type=click.File("r", encoding="utf-8"), help="Read statements from FILE.")
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="Output format.  [default: table]")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the rows to this file.")
-@click.option("--max-rows", type=click.IntRange(min=0), help="Print at most this many rows of a table; 0 prints all.")
-@click.option("--check", is_flag=True, help="Run nothing: say what would not mean the same on every engine.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write rows to FILE.")
+@click.option("--max-rows", type=click.IntRange(min=0), help="Print at most this many rows per table; 0 prints all.")
+@click.option("--check", is_flag=True, help="Run nothing: report SQL that is not portable.")
 @click.option("-x", "--expanded", is_flag=True, help="Print one line per value.")
 @click.pass_obj
 def sql(
@@ -54,8 +54,8 @@ def sql(
 ) -> None:
     """Run STATEMENTS over everything acknowledged so far.
 
-    Several are separated by semicolons. Without any they are read from standard input; on a terminal a
-    shell starts. A terminal shows the first 1,000 rows of a table.
+    Separate several statements with semicolons. Without STATEMENTS they are read from standard input; on a
+    terminal a shell starts. A terminal shows the first 1,000 rows of a table.
     """
     if statements is not None and file is not None:
         raise click.UsageError("give statements or --file, not both")
@@ -78,23 +78,23 @@ def sql(
             raise click.UsageError(f"{chosen} holds the rows of one statement, not of {len(parts)}")
         if chosen in BINARY and output is None and sys.stdout.isatty():
             raise click.UsageError(f"{chosen} is not for a terminal; use --output FILE")
-        with _target(output) as out, _quiet_when_nobody_reads(out):
+        with _target(output) as out, _quiet_when_the_reader_leaves(out):
             _print_all(pipeline, parts, chosen, out, max_rows, expanded or None)
 
 
 def _check(text: str, as_json: bool) -> None:
-    """Print what is not portable, a line each, as compilers do; exit with 1 if there is any."""
+    """Print what is not portable, one line each, as compilers do; exit with 1 if there is anything."""
     from questlog.query.portable import check_portable
 
-    found = check_portable(text)
+    problems = check_portable(text)
     if as_json:
-        click.echo(json.dumps([asdict(each) for each in found], indent=2))
-    for each in found if not as_json else ():
+        click.echo(json.dumps([asdict(each) for each in problems], indent=2))
+    for each in problems if not as_json else ():
         click.echo(f"{each.line}:{each.column}: {each.what}" + (f": {each.instead}" if each.instead else ""))
-    if found:
+    if problems:
         raise SystemExit(1)
     if not as_json:
-        click.echo("means the same to DuckDB, Presto and Spark")
+        click.echo("portable: DuckDB, Presto and Spark give it the same meaning")
 
 
 def _print_all(
@@ -118,14 +118,14 @@ def _print_all(
 
 
 def _skip_numpy() -> None:
-    """Keep pyarrow from importing numpy, and pandas with it: up to a second, and no output of ours needs them."""
+    """Keep pyarrow from importing numpy and pandas: that takes up to a second, and no output format needs them."""
     if "pyarrow" not in sys.modules and "numpy" not in sys.modules:
         sys.modules["numpy"] = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
 def _target(output: Path | None) -> Iterator[BinaryIO]:
-    """Give standard output, or a file that appears under its name only when it is whole."""
+    """Yield standard output, or a file that appears under its name only when it is complete."""
     if output is None:
         yield sys.stdout.buffer
         return
@@ -150,11 +150,11 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def _quiet_when_nobody_reads(out: BinaryIO) -> Iterator[None]:
-    """Leave as `head` expects it: no message when the reader of a pipe has seen enough."""
+def _quiet_when_the_reader_leaves(out: BinaryIO) -> Iterator[None]:
+    """Exit without a message when the reader of a pipe, such as `head`, has closed it."""
     try:
         yield
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, out.fileno())  # or Python complains when it flushes at exit
+        os.dup2(nowhere, out.fileno())  # otherwise Python reports an error when it flushes at exit
         raise

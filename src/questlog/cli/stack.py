@@ -1,4 +1,4 @@
-"""`questlog stack`: the cluster's servers as local processes, for a first look, development and tests."""
+"""`questlog stack`: the cluster's servers as local processes, to try the cluster profile, for development and tests."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _SERVERS = "kafka, namenode, datanode, metastore, presto, trino, spark, spark-wo
 
 @click.group()
 @click.option("--dir", "place", type=click.Path(file_okay=False, path_type=Path),
-              help="Where the servers' data lie; the project's data folder if not said.")  # fmt: skip
+              help="Folder for the servers' data.  [default: in the project's data folder]")  # fmt: skip
 @click.pass_context
 def stack(context: click.Context, place: Path | None) -> None:
     """Run Kafka, HDFS, Hive Metastore and Presto on this machine, for a first look, development and tests.
 
-    `questlog stack up` brings what is missing (1.1 GB, once for all projects), starts every server, and
-    keeps them until Ctrl-C. Data survive. Nothing of it is meant for production.
+    `questlog stack up` downloads what is missing (1.1 GB, once for all projects), starts every server, and runs
+    them until Ctrl-C. The data is kept. None of this is meant for production.
     """
     context.obj = (context.obj, place)
 
 
 def _stack(where: tuple[Path, Path | None], only: str = "", also: Sequence[str] = ()) -> Stack:
-    """Return the stack of the project, or of the folder that --dir names."""
+    """Return the project's stack, or the one in the folder that --dir names."""
     from questlog.stack import Stack
 
     folder, place = where
@@ -54,32 +54,32 @@ def _stack(where: tuple[Path, Path | None], only: str = "", also: Sequence[str] 
 
 
 class _Lines:
-    """Shows how far something is: one line that changes on a terminal, each change on a line of its own elsewhere."""
+    """Shows progress: on a terminal one line that changes, elsewhere a line at most every two seconds."""
 
     def __init__(self) -> None:
-        self._live, self._last, self._said = sys.stderr.isatty() and uses_color(), 0.0, False
+        self._live, self._last, self._shown = sys.stderr.isatty() and uses_color(), 0.0, False
 
     def __call__(self, line: str) -> None:
         now = time.monotonic()
         if self._live:
             click.echo(f"\r\x1b[K{line[:100]}", nl=False, err=True)
-            self._said = True
-        elif now - self._last > 2:  # a build's log wants to know that it moves, not every file
+            self._shown = True
+        elif now - self._last > 2:  # a build log needs signs of life, not every file
             self._last = now
             click.echo(line, err=True)
 
     def end(self) -> None:
-        if self._said:
+        if self._shown:
             click.echo("\r\x1b[K", nl=False, err=True)
 
 
 @stack.command()
 @click.argument("parts", nargs=-1)
 def fetch(parts: tuple[str, ...]) -> None:
-    """Bring what the servers are made of from Maven Central: all but Trino and S3, or only PARTS.
+    """Download the servers from Maven Central: everything except Trino and S3, or only PARTS.
 
-    What is here is not brought again. An interrupted fetch goes on where it stopped. Every file is compared
-    with its recorded sum. It is kept in the user's cache folder, for every project.
+    Files that are already here are not downloaded again, and an interrupted download resumes. Every file is
+    verified against its recorded checksum. All projects share the files, in the user's cache folder.
     """
     from questlog.stack import fetch as bring
 
@@ -96,16 +96,16 @@ def fetch(parts: tuple[str, ...]) -> None:
 
 
 @stack.command()
-@click.option("--only", default="", metavar="NAMES", help=f"Start only these, separated by commas: {_SERVERS}.")
-@click.option("--trino", is_flag=True, help="Start Trino too: 0.8 GB more to fetch, and it needs Java 24 or newer.")
-@click.option("--spark", is_flag=True, help="Start a standalone Spark master and worker too.")
-@click.option("-d", "--detach", is_flag=True, help="Return once every server works; `down` ends them.")
+@click.option("--only", default="", metavar="NAMES", help=f"Start only these servers, separated by commas: {_SERVERS}.")
+@click.option("--trino", is_flag=True, help="Also start Trino: downloads 0.8 GB more, and needs Java 24 or newer.")
+@click.option("--spark", is_flag=True, help="Also start a standalone Spark master and worker.")
+@click.option("-d", "--detach", is_flag=True, help="Return once every server is healthy; `down` stops them.")
 @click.pass_obj
 def up(where: tuple[Path, Path | None], only: str, trino: bool, spark: bool, detach: bool) -> None:
-    """Start the servers and keep them until Ctrl-C.
+    """Start the servers and run them until Ctrl-C.
 
-    A server is healthy when it did something real: Kafka gave back a record, HDFS a file, the metastore its
-    databases, Presto the answer of a query. What dies is started again.
+    A server is healthy once it has done real work: Kafka has returned a record, HDFS a file, the metastore its
+    databases, Presto the result of a query. A server that dies is restarted.
     """
     mine = _stack(where, only, [name for name, wanted in (("trino", trino), ("spark", spark)) if wanted])
     started = time.monotonic()
@@ -129,17 +129,17 @@ def _keep(mine: Stack) -> None:
     mine.fetch(show)
     show.end()
     supervisor = StackSupervisor(mine.settle(), mine.servers, lambda line: click.echo(line, err=True))
-    told = False
+    announced = False
 
-    def look() -> bool:
-        nonlocal told
-        if not told and supervisor.ready():
-            told = True
+    def announce() -> bool:
+        nonlocal announced
+        if not announced and supervisor.ready():
+            announced = True
             _addresses(mine)
-            click.echo("Ctrl-C stops; the data stay", err=True)
+            click.echo("Ctrl-C stops the servers; their data is kept", err=True)
         return True
 
-    supervisor.run(look)
+    supervisor.run(announce)
 
 
 def _addresses(mine: Stack) -> None:
@@ -153,36 +153,36 @@ def _addresses(mine: Stack) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def status(where: tuple[Path, Path | None], as_json: bool) -> None:
-    """Ask every server to do something real, and say what came of it. Exits with 1 unless all work."""
-    found = _stack(where).status()
+    """Check every server with a real operation and print the result. Exits with 1 unless all are healthy."""
+    servers = _stack(where).status()
     if as_json:
-        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+        click.echo(json.dumps([asdict(each) for each in servers], indent=2))
     else:
-        for each in found:
+        for each in servers:
             color = "green" if each.healthy else "red"
             state = f"{each.state:<11}"
             shown = click.style(state, fg=color) if sys.stdout.isatty() and uses_color() else state
             more = f", {each.restarts} restarts" if each.restarts else ""
             click.echo(f"{each.name:<12} {shown} {each.port:>5}  {each.memory_mb:>5.0f} MB{more}  {each.found}")
-    if not all(each.healthy for each in found):
+    if not all(each.healthy for each in servers):
         raise SystemExit(1)
 
 
 @stack.command()
 @click.pass_obj
 def down(where: tuple[Path, Path | None]) -> None:
-    """End every server of this stack, and nobody else's process. The data stay."""
+    """Stop every server of this stack, and no other process. Their data is kept."""
     show = _Lines()
     ran = _stack(where).down(show)
     show.end()
-    click.echo("down; the data stay" if ran else "nothing ran")
+    click.echo("stopped; the data is kept" if ran else "nothing was running")
 
 
 @stack.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def reset(where: tuple[Path, Path | None], yes: bool) -> None:
-    """Delete everything the servers hold: topics, files, tables."""
+    """Delete everything that the servers store: topics, files, tables."""
     mine = _stack(where)
     if not yes:
         click.confirm(f"delete every topic, file and table in {mine.folder}?", abort=True)
@@ -192,14 +192,14 @@ def reset(where: tuple[Path, Path | None], yes: bool) -> None:
 
 @stack.command()
 @click.argument("server")
-@click.option("-f", "--follow", is_flag=True, help="Go on showing what is written.")
-@click.option("-n", "--lines", default=50, show_default=True, help="How many of the last lines to show; 0 shows all.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new lines until Ctrl-C.")
+@click.option("-n", "--lines", default=50, show_default=True, help="Number of last lines to print; 0 prints all.")
 @click.pass_obj
 def logs(where: tuple[Path, Path | None], server: str, follow: bool, lines: int) -> None:
-    """Show what SERVER wrote, or the `supervisor`."""
+    """Print the log of SERVER, or of the `supervisor`."""
     path = _stack(where).folder / "logs" / f"{server}.log"
     if not path.exists():
-        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.log"))) or "none yet"
+        known = ", ".join(sorted(log.stem for log in path.parent.glob("*.log"))) or "none yet"
         raise QuestlogError(f"{server} has no log", hint=f"logs: {known}")
     with path.open("rb") as file:
         text = file.read().splitlines(keepends=True)
@@ -218,7 +218,7 @@ def logs(where: tuple[Path, Path | None], server: str, follow: bool, lines: int)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def exec_(where: tuple[Path, Path | None], tool: str, arguments: tuple[str, ...]) -> None:
-    """Run a tool on the stack: its addresses and catalogs are filled in unless ARGUMENTS say others.
+    """Run a tool on the stack. Addresses and catalogs are filled in unless ARGUMENTS name others.
 
     \b
       questlog stack exec kafka-topics --list
@@ -237,7 +237,7 @@ def exec_(where: tuple[Path, Path | None], tool: str, arguments: tuple[str, ...]
 
 
 def _schema(folder: Path) -> str:
-    """Return the schema that holds the project's tables."""
+    """Return the schema that has the project's tables."""
     try:
         return find_project(folder).settings.namespace
     except QuestlogError:

@@ -1,4 +1,4 @@
-"""`questlog plan suggest`: what events that were sent would add to the plan."""
+"""`questlog plan suggest`: suggest additions to the plan, from events that were sent."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ if TYPE_CHECKING:
     from questlog.suggest import Suggester, Suggestion
 
 
-@click.command(short_help="Print what the plan lacks, from events that were sent.")
+@click.command(short_help="Suggest additions to the plan, from events that were sent.")
 @click.argument("events", nargs=-1, metavar="[EVENTS]...")
-@click.option("-f", "--file", type=click.Path(dir_okay=False), help="The plan to add to; the project's if not given.")
-@click.option("--whole", is_flag=True, help="Print the whole plan with the additions in their places.")
+@click.option("-f", "--file", type=click.Path(dir_okay=False), help="Plan to add to.  [default: the project's]")
+@click.option("--whole", is_flag=True, help="Print the whole plan, with the additions in place.")
 @click.option("--write", is_flag=True, help="Write the whole plan to its file instead of printing it.")
-@click.option("--limit", default=100_000, show_default=True, type=click.IntRange(min=1), help="Events to look at.")
+@click.option(
+    "--limit", default=100_000, show_default=True, type=click.IntRange(min=1), help="Read at most this many events."
+)
 @click.pass_obj
 def suggest(folder: Path, events: tuple[str, ...], file: str | None, whole: bool, write: bool, limit: int) -> None:
-    """Print what the plan lacks: events and fields that were sent, with types that hold all of their values.
+    """Print events and fields that were sent but are missing from the plan, with types that fit all values.
 
-    EVENTS are files of JSON Lines, plain, gzip or zstd; - is standard input. Without any it looks at the
-    project's own: events in quarantine, and fields in _rescued. Where there is
-    no plan yet it prints a whole one. What it prints is a plan by itself.
+    EVENTS are files of JSON Lines: plain, gzip or zstd; - is standard input. By default this command reads the
+    project's own data: events in quarantine, and fields in _rescued. If there is no plan yet, it prints a whole
+    one. The output is always a valid plan.
 
     \b
       questlog plan suggest events.jsonl > plan.toml     a first plan
-      questlog plan suggest                              what is missing in this one
-      questlog plan suggest --write                      add it, comments stay
+      questlog plan suggest                              additions to this project's plan
+      questlog plan suggest --write                      write them; comments are kept
     """
     from questlog.plan import Envelope, Plan
     from questlog.plan.load import parse_plan, read_text
@@ -85,7 +87,7 @@ def _lines(files: tuple[str, ...], limit: int) -> Iterator[bytes]:
 
 
 def _read_project(pipeline: Pipeline, suggester: Suggester, limit: int) -> None:
-    """Look at what the project could not shape, and at what it kept beside the fields."""
+    """Read the project's quarantined events and rescued fields."""
     with waiting("events have been read for"):
         _read_tables(pipeline, suggester, limit)
 
@@ -100,13 +102,13 @@ def _read_tables(pipeline: Pipeline, suggester: Suggester, limit: int) -> None:
             if name in totals:
                 suggester.add_rescued(name, rescued.encode(), totals[name])
                 totals[name] = 0
-    unshaped = "select raw_event from quarantine where reason <> 'log_damaged' order by received_time desc limit $1"
-    for (raw,) in pipeline.sql(unshaped, [limit]).rows():
+    quarantined = "select raw_event from quarantine where reason <> 'log_damaged' order by received_time desc limit $1"
+    for (raw,) in pipeline.sql(quarantined, [limit]).rows():
         suggester.add(raw.encode())
 
 
 def _print(found: Suggestion, text: str, path: Path | None, whole: bool, fresh: bool) -> None:
-    """Print or write the suggestion; what cannot be suggested, and a count, go to standard error."""
+    """Print or write the suggestion. What was left out, and a count, go to standard error."""
     from questlog.plan.render import additions, extended
 
     fields = sum(map(len, found.fields.values())) + sum(len(event.fields) for event in found.events)
@@ -114,7 +116,7 @@ def _print(found: Suggestion, text: str, path: Path | None, whole: bool, fresh: 
         result = extended(text, found.merged, found.fields, found.events, found.notes)
         if not result and (fields or found.events):
             raise QuestlogError(
-                "this plan file is written in a way that cannot be added to",
+                "additions to this plan file cannot be made automatically",
                 hint="questlog plan suggest, and add by hand",
             )
     else:
@@ -133,12 +135,12 @@ def _print(found: Suggestion, text: str, path: Path | None, whole: bool, fresh: 
 
 
 def _head(found: Suggestion) -> str:
-    """Return what stands before the events of a whole plan."""
+    """Return the head of a whole plan."""
     from questlog.plan.render import render
 
     text = f"# Suggested from {_counted(found.read, 'event')}; `questlog plan check` finds mistakes.\n\n"
     if found.plan.envelope.fields:
-        text += f"# Fields are read from {found.plan.envelope.fields!r}; what lies beside it is kept in raw_event.\n"
+        text += f"# Fields are read from {found.plan.envelope.fields!r}; anything outside it is kept in raw_event.\n"
     return text + render(replace(found.plan, events={})) + "\n"
 
 

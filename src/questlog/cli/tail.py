@@ -1,4 +1,4 @@
-"""`questlog tail`: events as they are accepted, bad ones marked."""
+"""`questlog tail`: print events as they are accepted, and mark those that do not fit the plan."""
 
 from __future__ import annotations
 
@@ -22,24 +22,28 @@ from questlog.shape import validate_entry
 
 POLL_SECONDS = 0.05
 TOPIC_POLL_SECONDS = 0.25
-"""Asking brokers costs a request for each partition."""
+"""Each poll costs the brokers a request per partition."""
 _READ = 1000
-_PATIENCE = 1.0
+_RETRY_SECONDS = 1.0
 
 
 @click.command()
-@click.option("-n", "--lines", default=10, show_default=True, type=click.IntRange(0), help="Show the last N first.")
-@click.option("--follow/--no-follow", "-f/ ", default=True, help="Go on with new events until Ctrl-C.  [default: yes]")
-@click.option("--event", "types", multiple=True, metavar="TYPE", help="Only events of this type; may be given again.")
+@click.option(
+    "-n", "--lines", default=10, show_default=True, type=click.IntRange(0), help="Start with the last N events."
+)
+@click.option(
+    "--follow/--no-follow", "-f/ ", default=True, help="Keep printing new events until Ctrl-C.  [default: follow]"
+)
+@click.option("--event", "types", multiple=True, metavar="TYPE", help="Only events of this type; repeatable.")
 @click.option("--bad", is_flag=True, help="Only events that do not fit the plan.")
-@click.option("--here", is_flag=True, help="On the cluster profile: only what this machine accepted, from its log.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--here", is_flag=True, help="On the cluster profile: only events that this machine accepted.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.pass_obj
 def tail(folder: Path, lines: int, follow: bool, types: tuple[str, ...], bad: bool, here: bool, as_json: bool) -> None:
-    """Follow events as they are accepted; those that do not fit the plan are marked with the reason.
+    """Print events as they are accepted; those that do not fit the plan are marked with the reason.
 
-    An event stands here as soon as it is durable, landed or not. On the cluster profile these are the topic's
-    events, of all machines.
+    An event is printed once it is durable, whether it has landed or not. On the cluster profile this command
+    prints the topic, which has the events of every machine.
     """
     pipeline = open_pipeline(folder)
     log, poll_seconds = _open(pipeline, here)
@@ -71,22 +75,22 @@ def _open(pipeline: Pipeline, here: bool) -> tuple[Log, float]:
 
 
 def _follow(log: Log, position: Position, show: Callable[[Sequence[Entry]], None], poll_seconds: float) -> None:
-    """Show what comes after *position* until Ctrl-C; brokers that go away and come back are waited for."""
-    trouble = ""
+    """Show the events after *position* until Ctrl-C; while brokers are away, wait for them."""
+    blocked = ""
     while True:
         try:
             batch = log.read(position, _READ)
         except LogUnavailable as error:
             if poll_seconds == POLL_SECONDS:
                 raise
-            if str(error) != trouble:
-                trouble = str(error)
-                click.echo(f"waiting: {trouble}", err=True)
-            time.sleep(_PATIENCE)
+            if str(error) != blocked:
+                blocked = str(error)
+                click.echo(f"waiting: {blocked}", err=True)
+            time.sleep(_RETRY_SECONDS)
             continue
-        if trouble:
-            trouble = ""
-            click.echo("it goes on", err=True)
+        if blocked:
+            blocked = ""
+            click.echo("resumed", err=True)
         position = merge(position, batch.through)
         for gap in batch.gaps:
             click.echo(f"the log lost offsets {gap.first} to {gap.until - 1}: {gap.reason}", err=True)
@@ -98,18 +102,18 @@ def _follow(log: Log, position: Position, show: Callable[[Sequence[Entry]], None
 def _last(log: Log, end: Any, count: int) -> list[Entry]:
     """Return the *count* entries before *end* that were accepted last."""
     position = {partition: max(0, offset - count) for partition, offset in end.items()}
-    found: list[Entry] = []
+    entries: list[Entry] = []
     while any(position.get(partition, 0) < offset for partition, offset in end.items()):
         batch = log.read(position, _READ)
         if not batch:
             break
-        found += [e for e in batch.entries if e.offset < end.get(e.partition, 0)]
+        entries += [e for e in batch.entries if e.offset < end.get(e.partition, 0)]
         position = merge(position, batch.through)
-    return sorted(found, key=lambda e: (e.received_ms, e.partition, e.offset))[-count:]
+    return sorted(entries, key=lambda e: (e.received_ms, e.partition, e.offset))[-count:]
 
 
 def _describe(entry: Entry, plan: Plan) -> dict[str, Any]:
-    """Return one event as it is shown."""
+    """Return one event as it is printed."""
     verdict = validate_entry(entry, plan)
     record = decode_record(entry.value)
     received = record.received if record else entry.received_ms

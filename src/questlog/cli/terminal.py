@@ -1,4 +1,4 @@
-"""What the user's terminal can show, and whether there is one."""
+"""Whether there is a terminal, and what it can show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 def terminal_width(out: BinaryIO) -> int | None:
-    """Return the columns of the terminal *out* writes to, or None if it is no terminal."""
+    """Return the width of the terminal that *out* writes to; None if it is not a terminal."""
     return shutil.get_terminal_size().columns if out.isatty() else None
 
 
