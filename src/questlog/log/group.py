@@ -23,7 +23,7 @@ _BUSY = 0.4  # of a processor; below that, small groups are cheap enough and no 
 
 
 class Waiter:
-    """Work of a given size. Once it is committed it has a result, which is truthy, or an error of its own."""
+    """Work of a given size. Once it is committed it may have a result, which is truthy, or an error of its own."""
 
     __slots__ = ("error", "result", "size", "work")
 
@@ -35,7 +35,8 @@ class Waiter:
 
 
 Commit = Callable[[Sequence[Waiter]], None]
-"""Makes the work of a group durable and only then sets results. Sets the error of a waiter that fails alone."""
+"""Makes the work of a group durable and only then sets results, if they are wanted. Sets the error of a waiter that
+fails alone."""
 W = TypeVar("W", bound=Waiter)
 
 
@@ -63,7 +64,7 @@ class Groups(Generic[W]):
         return group
 
     def _run(self, group: Sequence[W]) -> None:
-        """Commit a group. However this ends, each waiter has a result or an error."""
+        """Commit a group. However this ends, each waiter is committed or has an error."""
         try:
             self._commit(group)
         except Exception as error:

@@ -47,7 +47,7 @@ class Committer:
 
     def _append(self, group: Sequence[Waiter]) -> None:
         try:
-            position = self._log.append([record for waiter in group for record in waiter.work])
+            self._log.append([record for waiter in group for record in waiter.work])
         except LogUnavailable:
             raise
         except Exception as error:
@@ -55,5 +55,3 @@ class Committer:
             raise LogUnavailable(
                 f"the log failed: {type(error).__name__}", hint="questlog doctor", retry_after=5
             ) from error
-        for waiter in group:
-            waiter.result = position or True
