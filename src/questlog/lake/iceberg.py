@@ -43,7 +43,7 @@ from questlog.lake.version import (
     next_version,
     read_version,
 )
-from questlog.log import START, Position, merge
+from questlog.log import START, Position
 from questlog.plan import Plan
 
 _PROPERTIES = {
@@ -202,7 +202,8 @@ class IcebergTables:
         evolved = evolve_schema(metadata.schema(), rows.schema, metadata.last_column_id, aliases, renamed)
         metadata = _with_evolved(metadata, evolved)
         layout = layout_of(metadata.schema())
-        notes = summary_notes(Checkpoint(merge(_checkpoint(base.metadata).position, through), plan_version))
+        checkpoint = merge_checkpoints((_checkpoint(base.metadata), Checkpoint(through, plan_version)))
+        notes = summary_notes(checkpoint)
         added = write_rows(aligned(rows, layout.arrow, evolved.moved), layout, _folder(metadata) / "data", files)
         return _Step(table, base, next_version(base, metadata, files, added=added, notes=notes))
 

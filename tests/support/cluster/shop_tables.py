@@ -14,7 +14,7 @@ from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.plan.ddl import create_statements
 from questlog.record import encode_record, new_id
 from questlog.stack import Stack
-from questlog.stack.tools import spark_environment, spark_options
+from questlog.stack.spark import spark_environment, spark_options
 
 PLAN = """
 [game]

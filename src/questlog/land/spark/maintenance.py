@@ -38,7 +38,7 @@ POLL_SECONDS = 2.0
 RETRY_SECONDS = 30.0
 JOIN_SECONDS = 15.0
 """How long the end of the lander waits for a background task: one that is cut off runs again later."""
-TAG = "questlog-upkeep"
+TAG = "questlog-maintenance"
 """The tag of maintenance jobs in Spark: they share the cores with the stream, and end when the lander does."""
 
 logger = logging.getLogger("questlog.maintenance")
