@@ -243,7 +243,7 @@ def test_a_breaking_change_is_refused_at_start_and_says_what_to_do(game: Game, o
     game.send(f'{{"value": {value}}}')
     with pytest.raises(PlanError) as refused:
         game.land()
-    assert f"is {new} now, and column value of table hit holds {old}" in str(refused.value)
+    assert f"the type is now {new}, but column value of table hit holds {old}" in str(refused.value)
     assert "add a field with a new name" in str(refused.value)
     game.plan(value=old)
     game.land()
