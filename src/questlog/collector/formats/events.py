@@ -9,6 +9,7 @@ import msgspec
 from questlog.collector.formats import Sent, query_of, sent_ms
 from questlog.collector.http import Request, Response, refuse
 from questlog.plan import Plan
+from questlog.record import NOT_JSON
 
 JSON_TYPES = frozenset(
     {"", "application/json", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded"}
@@ -44,7 +45,7 @@ def split(body: bytes, *, lines: bool) -> Sequence[bytes] | Response:
     if body[:1] == b"[":
         try:
             return list(map(bytes, _array.decode(body)))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             return refuse(400, "not_json", f"the array of events is not valid JSON: {error}", "nothing was recorded")
     if b"\n" in body and not _is_json(body) and _is_json(body.partition(b"\n")[0]):
         return _lines(body)
@@ -58,7 +59,7 @@ def _lines(body: bytes) -> list[bytes]:
 def _is_json(text: bytes) -> bool:
     try:
         _value.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return False
     return True
 

@@ -27,9 +27,7 @@ class Limits:
     body_seconds: float = _limit(15.0, "From a request's last header to the last byte of its body.")
     idle_seconds: float = _limit(75.0, "How long a connection may be idle between requests.")
     write_seconds: float = _limit(15.0, "How long a client may leave responses unread.")
-    linger_seconds: float = _limit(
-        2.0, "How long data from a refused client is discarded before its connection closes."
-    )
+    linger_seconds: float = _limit(2.0, "How long a refused client's data is discarded before its connection closes.")
     stop_seconds: float = _limit(10.0, "How long requests in flight may take after SIGTERM.")
 
 

@@ -34,12 +34,12 @@ class HttpServer:
     async def serve(self, sockets: Sequence[socket.socket], should_stop: Callable[[], bool]) -> None:
         """Serve until *should_stop*, then shut down.  1 stop listening  2 finish what has begun  3 close the rest."""
         loop = asyncio.get_running_loop()
-        self._tick()
+        self._check_deadlines()
         listening = [
             await loop.create_server(lambda: Connection(self), sock=each, backlog=_BACKLOG) for each in sockets
         ]
         while not should_stop():
-            self._tick()
+            self._check_deadlines()
             await asyncio.sleep(CHECK_SECONDS)
         for each in listening:
             each.close()
@@ -48,13 +48,13 @@ class HttpServer:
             connection.stop()
         until = self.now() + self.limits.stop_seconds
         while self.connections and self.now() < until:
-            self._tick()
+            self._check_deadlines()
             await asyncio.sleep(CHECK_SECONDS / 10)
         for connection in list(self.connections):
             connection.abort()
         await asyncio.sleep(0)
 
-    def _tick(self) -> None:
+    def _check_deadlines(self) -> None:
         self.date = email.utils.formatdate(usegmt=True).encode()
         now = self.now()
         late = [each for each in self.connections if now > each.deadline or now > each.write_deadline]
