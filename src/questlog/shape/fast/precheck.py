@@ -112,7 +112,7 @@ def _fits(rule: FieldRule, raw: msgspec.Raw | None) -> bool:
 
 
 def _decimal(rule: FieldRule) -> Callable[[Any], bool]:
-    """Return the check whether a double stands for a decimal of the field; `columns.decimals` has the proof."""
+    """Return a check that a double stands for a decimal of the field; `columns.decimals` has the proof."""
     type_ = rule.field.type
     factor, limit = 10**type_.scale, 10 ** min(EXACT_DIGITS, type_.precision)
     with localcontext(prec=100):
