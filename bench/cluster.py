@@ -60,13 +60,13 @@ def measure_api(stack: Stack, folder: Path, rounds: int = 5, seconds: float = 3)
                 words = [str(HERE / "clients.py"), str(side.port), "/purchase_a_sword", f"--seconds={seconds}"]
                 words += ["--close"] if side.close else []
                 ran = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
-                found = json.loads(ran.stdout)
-                if set(found["statuses"]) != {"200"}:
-                    raise SystemExit(f"{side.name}: not every response was 200: {found['statuses']}")
+                report = json.loads(ran.stdout)
+                if set(report["statuses"]) != {"200"}:
+                    raise SystemExit(f"{side.name}: not every response was 200: {report['statuses']}")
                 if number:  # the first round warms up
-                    rates[side.name].append(found["per second"])
-                    latest[side.name] = {k: v for k, v in found.items() if k != "statuses"}
-    return {name: {**latest[name], "per second": round(statistics.median(found))} for name, found in rates.items()}
+                    rates[side.name].append(report["per second"])
+                    latest[side.name] = {k: v for k, v in report.items() if k != "statuses"}
+    return {name: {**latest[name], "per second": round(statistics.median(each))} for name, each in rates.items()}
 
 
 # -- landed events per CPU second -----------------------------------------------------------------
@@ -74,21 +74,21 @@ def measure_api(stack: Stack, folder: Path, rounds: int = 5, seconds: float = 3)
 
 def measure_land(kind: type[Side], stack: Stack, folder: Path, count: int) -> dict[str, Any]:
     """Land a full topic from a cold start; then an almost empty one, to measure the start alone."""
-    found: dict[str, Any] = {"events": count}
+    report: dict[str, Any] = {"events": count}
     for events, key in ((count, "with start"), (2, "start alone")):
         side = kind(stack, folder / key)
         side.fill(events)
         began = time.monotonic()
         process = side.land_all()
         process.wait(240)
-        found[key] = {"seconds": round(time.monotonic() - began, 1), "cpu seconds": round(process.cpu_seconds, 1)}
+        report[key] = {"seconds": round(time.monotonic() - began, 1), "cpu seconds": round(process.cpu_seconds, 1)}
         counted = sum(side.count(table) for table in TABLES)
         if counted != events:
             raise SystemExit(f"{side.name}: {events} sent, Presto counts {counted}")
-    whole, start = found["with start"]["cpu seconds"], found["start alone"]["cpu seconds"]
-    found["events per cpu second, with start"] = round(count / whole)
-    found["events per cpu second, net of it"] = round(count / (whole - start))
-    return found
+    whole, start = report["with start"]["cpu seconds"], report["start alone"]["cpu seconds"]
+    report["events per cpu second, with start"] = round(count / whole)
+    report["events per cpu second, net of it"] = round(count / (whole - start))
+    return report
 
 
 # -- acknowledged to visible ----------------------------------------------------------------------
@@ -193,27 +193,29 @@ def measure_start(kind: type[Side], folder: Path) -> dict[str, Any]:
 def goals(parts: dict[str, Any]) -> list[Goal]:
     """Return the goals of the measured parts."""
     theirs, ours = Tutorial.name, Ours.name
-    found = []
+    measured = []
     if (api := parts.get("api")) is not None:
         ratio = api[ours]["per second"] / api[theirs]["per second"]
-        found.append(Goal("cluster: the game's requests/s against the tutorial's", 10, round(ratio, 2)))
+        measured.append(Goal("cluster: the game's requests/s against the tutorial's", 10, round(ratio, 2)))
     if (land := parts.get("land")) is not None:
         for key, label in (("with start", "including the start"), ("net of it", "excluding the start")):
             ratio = land[ours][f"events per cpu second, {key}"] / land[theirs][f"events per cpu second, {key}"]
             question = f"cluster: landed events per CPU second against the tutorial's, {label}"
-            found.append(Goal(question, 2, round(ratio, 2)))
+            measured.append(Goal(question, 2, round(ratio, 2)))
     if (fresh := parts.get("fresh")) is not None:
         lags = {name: side["acknowledged to visible s"] for name, side in fresh.items()}
         for key in ("p50", "p99"):
             ratio = lags[theirs][key] / lags[ours][key]
-            found.append(Goal(f"cluster: acknowledged to visible in Presto, {key}, times faster", 3, round(ratio, 2)))
+            measured.append(
+                Goal(f"cluster: acknowledged to visible in Presto, {key}, times faster", 3, round(ratio, 2))
+            )
         failed = fresh[ours]["polls failed"]
-        found.append(Goal("cluster: queries that failed while events were landed", 0, failed, "", at_most=True))
+        measured.append(Goal("cluster: queries that failed while events were landed", 0, failed, "", at_most=True))
     if (start := parts.get("start")) is not None:
         ratio = start[ours]["first row s"] / start[theirs]["first row s"]
         question = "cluster: seconds from nothing to the first row against the tutorial's"
-        found.append(Goal(question, 1, round(ratio, 2), "", at_most=True))
-    return found
+        measured.append(Goal(question, 1, round(ratio, 2), "", at_most=True))
+    return measured
 
 
 def measure(part: str, side: type[Side] | None, options: argparse.Namespace) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def servers(folder: Path, stack: ExitStack) -> dict[str, Server]:
     assert broker.stdout is not None and broker.stdin is not None
     stack.callback(broker.stdin.close)
     address = broker.stdout.readline().strip()
-    found = {}
+    servers = {}
     for name in ("questlog", "flask", "granian", "nginx"):
         place, port = folder / name, free_port()
         place.mkdir()
@@ -164,22 +164,22 @@ def servers(folder: Path, stack: ExitStack) -> dict[str, Server]:
                         "--workers=1", "--no-ws", "peer:app"],
             "nginx": ["nginx", "-p", str(place), "-c", str(place / "nginx.conf")],
         }[name]  # fmt: skip
-        found[name] = stack.enter_context(Server(place, argv, port))
-    return found
+        servers[name] = stack.enter_context(Server(place, argv, port))
+    return servers
 
 
 def scripts(folder: Path) -> dict[str, Path]:
     """Write the bodies and scripts for wrk."""
     event = json.dumps(EVENT, separators=(",", ":"))
     bodies = {"single": event, "batch": "[" + ",".join([event] * BATCH) + "]"}
-    found = {}
+    scripts = {}
     for name, body in bodies.items():
         (folder / f"{name}.json").write_text(body)
-        found[name] = folder / f"{name}.lua"
-        found[name].write_text(
+        scripts[name] = folder / f"{name}.lua"
+        scripts[name].write_text(
             f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [==[{body}]==]\n'
         )
-    return found
+    return scripts
 
 
 CELLS = {
@@ -207,7 +207,7 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
                 before = running[server].acknowledged
                 rates[cell].append(running[server].load(sent[kind], clients, seconds))
                 batches += (running[server].acknowledged - before) if kind == "batch" else 0
-            print({cell: round(found[-1]) for cell, found in rates.items()}, file=sys.stderr, flush=True)
+            print({cell: round(each[-1]) for cell, each in rates.items()}, file=sys.stderr, flush=True)
         ours = running["questlog"]
         half = statistics.median(rates["questlog, 64 clients"]) / 2
         steady = subprocess.run(
@@ -224,8 +224,8 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
     return {"bytes per event": len(json.dumps(EVENT)), "rates": rates, "constant rate": constant}
 
 
-def report(found: dict[str, Any]) -> tuple[dict[str, Any], list[Goal]]:
-    rates = found.pop("rates")
+def report(result: dict[str, Any]) -> tuple[dict[str, Any], list[Goal]]:
+    rates = result.pop("rates")
     flask = rates["flask + kafka-python, 64 clients"]
 
     def ratio(ours: str, peer: list[float], times: int = 1) -> float:
@@ -240,14 +240,14 @@ def report(found: dict[str, Any]) -> tuple[dict[str, Any], list[Goal]]:
         Goal(
             "latency at half of the maximum rate, 99th percentile",
             10,
-            found["constant rate"]["p99 ms"],
+            result["constant rate"]["p99 ms"],
             "ms",
             at_most=True,
         ),
     ]
     medians = {name: round(statistics.median(each)) for name, each in rates.items()}
     more = {"requests per second": medians, "against nginx": ratio(single, rates["nginx 204, 64 clients"])}
-    return {**more, **found, "rounds": {name: [round(r) for r in each] for name, each in rates.items()}}, goals
+    return {**more, **result, "rounds": {name: [round(r) for r in each] for name, each in rates.items()}}, goals
 
 
 def main() -> None:

@@ -120,15 +120,15 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
 
 
 def marks(times: list[tuple[float, float]]) -> dict[str, dict[str, float]]:
-    found = {}
+    medians = {}
     for mark in sorted({*MARKS, len(times)}):
         near = times[max(0, mark - 1 - WINDOW // 2) : mark + WINDOW // 2]
         if len(times) >= mark and near:
-            found[str(mark)] = {
+            medians[str(mark)] = {
                 "wall ms": round(statistics.median(w for w, _ in near), 2),
                 "cpu ms": round(statistics.median(c for _, c in near), 2),
             }
-    return found
+    return medians
 
 
 def run(commits: int, peer_seconds: float, rows: int) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Goal:
 def machine() -> dict[str, Any]:
     """Return the environment of the run: processors, memory, load before the run, versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "cpus": os.cpu_count(),
         "cpu": _processor(),
@@ -52,10 +52,10 @@ def machine() -> dict[str, Any]:
     }
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            facts[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return facts
 
 
 def _processor() -> str:

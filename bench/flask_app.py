@@ -101,15 +101,15 @@ class Server:
             [*_pin(1), *argv, *(["--close"] if close else [])], check=True, capture_output=True, text=True
         )
         used = [now - then for now, then in zip(self._used(), before, strict=True)]
-        found: dict[str, Any] = json.loads(ran.stdout)
-        answered = found.pop("statuses")
+        report: dict[str, Any] = json.loads(ran.stdout)
+        answered = report.pop("statuses")
         if set(answered) != {"200"}:
             raise SystemExit(f"not every response was 200: {answered}")
         self.acknowledged += answered["200"]
-        found["cpu us"] = used[0] / answered["200"] * 1e6
+        report["cpu us"] = used[0] / answered["200"] * 1e6
         if not close:  # the counts of ended threads are lost
-            found["context switches"] = used[1] / answered["200"]
-        return found
+            report["context switches"] = used[1] / answered["200"]
+        return report
 
     def _used(self) -> tuple[float, int]:
         """Return CPU seconds and context switches of the server, its workers and their threads."""
@@ -164,29 +164,29 @@ def measure(folder: Path, kind: str, rounds: int, seconds: float) -> dict[str, A
 
 def report(taken: dict[str, list[dict[str, Any]]], close: bool) -> dict[str, Any]:
     """Return medians of each variant, and the ratios to the bare app within each round."""
-    found: dict[str, Any] = {"connections": "one a request" if close else "kept alive"}
+    summary: dict[str, Any] = {"connections": "one a request" if close else "kept alive"}
     for variant, rounds in taken.items():
-        found[variant] = {name: round(statistics.median(each[name] for each in rounds), 2) for name in rounds[0]}
+        summary[variant] = {name: round(statistics.median(each[name] for each in rounds), 2) for name in rounds[0]}
     for variant in VARIANTS[1:]:
         pairs = zip(taken[variant], taken["bare"], strict=True)
         ratios = sorted(ours["per second"] / bare["per second"] for ours, bare in pairs)
-        found[f"{variant} / bare"] = {
+        summary[f"{variant} / bare"] = {
             "median": round(statistics.median(ratios), 3), "min": round(ratios[0], 3), "max": round(ratios[-1], 3)
         }  # fmt: skip
-        found[f"{variant} / bare, cpu"] = round(found["bare"]["cpu us"] / found[variant]["cpu us"], 3)
-    return found
+        summary[f"{variant} / bare, cpu"] = round(summary["bare"]["cpu us"] / summary[variant]["cpu us"], 3)
+    return summary
 
 
-def goals(found: dict[str, Any]) -> list[common.Goal]:
+def goals(results: dict[str, Any]) -> list[common.Goal]:
     return [
         common.Goal(
             f"requests/s of the instrumented app against the bare one, {kind}, `{variant}`",
             goal,
-            found[kind][f"{variant} / bare"]["median"],
+            results[kind][f"{variant} / bare"]["median"],
         )
         for kind in list(SERVERS)[:2]
         for variant, goal in GOALS.items()
-        if kind in found
+        if kind in results
     ]
 
 
@@ -197,14 +197,14 @@ def main() -> None:
     parser.add_argument("--server", choices=SERVERS, action="append")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    found: dict[str, Any] = {"clients": 64}
+    results: dict[str, Any] = {"clients": 64}
     for kind in options.server or SERVERS:
         with tempfile.TemporaryDirectory(dir=os.environ.get("QUESTLOG_BENCH_DIR")) as name:
-            found[kind] = measure(Path(name), kind, options.rounds, options.seconds)
+            results[kind] = measure(Path(name), kind, options.rounds, options.seconds)
     if options.save:
-        common.save("flask_app", found, goals(found))
+        common.save("flask_app", results, goals(results))
     else:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

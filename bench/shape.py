@@ -221,9 +221,9 @@ def sql_type(type_: Type) -> str:
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, path: str) -> int:
-    found = connection.execute(f"select count(*) from read_parquet('{path}')").fetchone()
-    assert found is not None
-    return int(found[0])
+    row = connection.execute(f"select count(*) from read_parquet('{path}')").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def check_same(folder: Path, plan: Plan) -> None:
@@ -236,8 +236,8 @@ def check_same(folder: Path, plan: Plan) -> None:
             names = [column[0] for column in connection.execute(f"{peer} limit 0").description]
             files = f"{folder}/out/lake/questlog/{event.table}/data/**/*.parquet"
             ours = f"select {', '.join(names)} from read_parquet('{files}')"
-            found = connection.execute(f"select count(*) from ({ours} except all {peer})").fetchone()
-            assert found == (0,), (event.name, found)
+            difference = connection.execute(f"select count(*) from ({ours} except all {peer})").fetchone()
+            assert difference == (0,), (event.name, difference)
 
 
 # -- the run --------------------------------------------------------------------------------------
@@ -250,14 +250,14 @@ def stages(folder: Path, plan: Plan, batch: int) -> dict[str, float]:
     spent = {"read": 0.0, "shape": 0.0}
     while True:
         started = time.process_time()
-        found = read_batch(log, position, batch)
+        records = read_batch(log, position, batch)
         read = time.process_time()
         spent["read"] += read - started
-        if not found:
+        if not records:
             break
-        shape(found.entries, plan)
+        shape(records.entries, plan)
         spent["shape"] += time.process_time() - read
-        position = found.through
+        position = records.through
     log.close()
     return spent
 
@@ -269,17 +269,17 @@ def run(count: int, rounds: int, batch: int, folder: Path) -> dict[str, Any]:
     spent: dict[str, list[float]] = {"questlog": [], "plain": [], "same columns": [], "read": [], "shape": []}
     for number in range(rounds + 1):
         fresh(folder / "out")
-        found = {
+        spent_now = {
             "plain": copy_plain(folder, plan, count),
             "questlog": land(folder, plan, count, batch),
             "same columns": copy_same(folder, plan, count),
             **stages(folder, plan, batch),
         }
-        print(number, {name: f"{seconds:.2f}" for name, seconds in found.items()}, flush=True)
+        print(number, {name: f"{seconds:.2f}" for name, seconds in spent_now.items()}, flush=True)
         if number == 0:
             check_same(folder, plan)
         else:  # the first round warms caches and imports
-            for name, seconds in found.items():
+            for name, seconds in spent_now.items():
                 spent[name].append(seconds)
     bytes_out = sum(p.stat().st_size for p in (folder / "out" / "lake").rglob("*.parquet"))
     return report(count, batch, spent, {**{n: s // count for n, s in sizes.items()}, "parquet": bytes_out // count})

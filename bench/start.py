@@ -79,13 +79,13 @@ def cold_queries(folder: Path, runs: int) -> dict[str, Any]:
     send(pipeline, 100)
     name = "questlog sql, with a tail of 100"
     times[name] = [seconds(query, "20100") for _ in range(runs)]
-    found: dict[str, Any] = {name: round(statistics.median(each), 3) for name, each in times.items()}
-    base = found["python with duckdb alone"]
-    found["ratio to duckdb alone"] = round(found["questlog sql, all landed"] / base, 2)
-    found["ratio to pyiceberg alone"] = round(
-        found["questlog sql, all landed"] / found["python with pyiceberg alone"], 2
+    medians: dict[str, Any] = {name: round(statistics.median(each), 3) for name, each in times.items()}
+    base = medians["python with duckdb alone"]
+    medians["ratio to duckdb alone"] = round(medians["questlog sql, all landed"] / base, 2)
+    medians["ratio to pyiceberg alone"] = round(
+        medians["questlog sql, all landed"] / medians["python with pyiceberg alone"], 2
     )
-    return found
+    return medians
 
 
 def first_row(folder: Path) -> float:

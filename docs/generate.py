@@ -135,11 +135,11 @@ def _goal(name: str, row: dict[str, Any]) -> str:
 
 
 def _run(name: str, run: dict[str, Any]) -> str:
-    found = run["machine"]
-    machine = f"{found['cpus']} x {found['cpu']}, {found['memory mb'] // 1024} GB, Linux {found['kernel']}"
+    facts = run["machine"]
+    machine = f"{facts['cpus']} x {facts['cpu']}, {facts['memory mb'] // 1024} GB, Linux {facts['kernel']}"
     skipped = ("date", "cpus", "cpu", "memory mb", "kernel", "load")
-    versions = ", ".join(f"{part} {number}" for part, number in found.items() if part not in skipped)
-    return f"| `{name}` | `{run['command']}` | {found['date']} | {machine} | {versions} |"
+    versions = ", ".join(f"{part} {number}" for part, number in facts.items() if part not in skipped)
+    return f"| `{name}` | `{run['command']}` | {facts['date']} | {machine} | {versions} |"
 
 
 def collector() -> str:

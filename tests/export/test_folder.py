@@ -34,9 +34,9 @@ START = 1_795_000_000_000
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Any:
     (tmp_path / "plan.toml").write_text(PLAN)
-    with open_pipeline(tmp_path) as found:
-        yield found
-        found.log.close()
+    with open_pipeline(tmp_path) as opened:
+        yield opened
+        opened.log.close()
 
 
 def send(pipeline: Pipeline, *days: int) -> None:
@@ -61,8 +61,11 @@ def test_other_readers_return_the_same_rows_landed_or_not(pipeline: Pipeline, tm
     send(pipeline, 0, 1)
     land(pipeline)
     send(pipeline, 2)
-    found = export(pipeline, tmp_path / "out")
-    assert {name: (one.rows, len(one.written)) for name, one in found.items()} == {"buy": (6, 3), "quarantine": (3, 3)}
+    exported = export(pipeline, tmp_path / "out")
+    assert {name: (one.rows, len(one.written)) for name, one in exported.items()} == {
+        "buy": (6, 3),
+        "quarantine": (3, 3),
+    }
     for name in ("buy", "quarantine"):
         columns = ", ".join(f'"{c}"' for c in pipeline.sql(f"select * from {name} limit 0").columns)
         files = tmp_path / "out" / name / "*/*.parquet"

@@ -34,8 +34,8 @@ class Pivot:
 
     def with_values(self, values: Sequence[Sequence[str]]) -> str:
         """Return the statement with IN and the values of each lookup."""
-        found = iter(values)
-        entries = [text if has_values else _entry(text, next(found)) for text, has_values in self.entries]
+        looked_up = iter(values)
+        entries = [text if has_values else _entry(text, next(looked_up)) for text, has_values in self.entries]
         return f"{self.before} on {', '.join(entries)} {self.after}"
 
 

@@ -205,12 +205,12 @@ class Stack:
             state = known.state if known and known.state in ("restarting", "failed", "waiting") else "stopped"
             return Health(server.name, False, state, port, 0, restarts, 0.0, known.trouble if known else "")
         try:
-            found, healthy = server.check(self.layout), True
+            outcome, healthy = server.check(self.layout), True
         except Exception as error:  # clients raise errors of many kinds
-            found, healthy = str(error), False
+            outcome, healthy = str(error), False
         state = "healthy" if healthy else known.state if known and known.state != "healthy" else "sick"
         return Health(
-            server.name, healthy, state, port, identity.pid, restarts, round(memory_mb(identity.pid), 1), found
+            server.name, healthy, state, port, identity.pid, restarts, round(memory_mb(identity.pid), 1), outcome
         )
 
     def reset(self) -> None:
