@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from questlog.errors import LogUnavailable
+from questlog.errors import LogUnavailable, QueueUnavailable
 from questlog.log import group
 from questlog.log.group import GroupCommit, Waiter
 from questlog.log.worker import BackgroundCommit, LoopCommit
@@ -175,18 +175,19 @@ def test_a_stopped_commit_fails_its_group_and_the_thread_goes_on() -> None:
     asyncio.run(story())
 
 
-def test_each_waiter_of_a_refused_commit_gets_an_error_of_its_own() -> None:
+@pytest.mark.parametrize("kind", [LogUnavailable, QueueUnavailable])
+def test_each_waiter_of_a_refused_commit_gets_an_error_of_its_own(kind: type[LogUnavailable]) -> None:
     """An error that several threads raise would collect all their tracebacks."""
 
     class Refusing(LoopCommits):
         def _run(self, waiters: Sequence[Waiter]) -> None:
-            raise LogUnavailable("full", hint="wait", retry_after=7)
+            raise kind("full", hint="wait", retry_after=7)
 
     async def story() -> list[Any]:
         return await asyncio.gather(*map(Refusing().append, ("a", "b")), return_exceptions=True)
 
     errors = asyncio.run(story())
-    assert [(str(error), error.hint, error.retry_after) for error in errors] == [("full", "wait", 7)] * 2
+    assert [(type(e), str(e), e.hint, e.retry_after) for e in errors] == [(kind, "full", "wait", 7)] * 2
     assert errors[0] is not errors[1]
 
 

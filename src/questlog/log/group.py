@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from questlog.errors import LogUnavailable
+from questlog.errors import LogUnavailable, QueueUnavailable
 
 GATHER_SECONDS = 0.005
 """The longest a leader waits for as many others as waited together a moment ago, while the process is busy. A commit
@@ -82,7 +82,7 @@ def _fail(group: Sequence[Waiter], error: Exception) -> None:
 
 def _copy(error: Exception) -> Exception:
     """Return a copy for one waiter: an error raised in several threads would collect all their tracebacks."""
-    if not isinstance(error, LogUnavailable):
+    if not isinstance(error, LogUnavailable | QueueUnavailable):
         return error
     copy = type(error)(str(error), hint=error.hint, retry_after=error.retry_after)
     copy.__cause__ = error.__cause__
