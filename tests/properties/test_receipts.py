@@ -17,7 +17,7 @@ from questlog.shape import QUARANTINE, precheck, shape, validate, validate_entry
 from support.arrival_strategies import NOW_MS, Arrivals, Sender, arrivals, plans
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
-any_size = settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+any_size = settings(max_examples=300, suppress_health_check=SLOW)
 
 
 def events_of(arrived: Arrivals) -> list[bytes]:

@@ -13,7 +13,7 @@ from questlog.shape import QUARANTINE, Occurrence, shape
 from support.arrival_strategies import Arrivals, arrivals, exact
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
-any_size = settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
+any_size = settings(max_examples=200, suppress_health_check=SLOW)
 
 
 @any_size

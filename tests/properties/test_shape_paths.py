@@ -43,7 +43,7 @@ def assert_same(arrived: Arrivals, block: int = 4_096) -> None:
     assert found[0] == found[1]
 
 
-@settings(max_examples=700, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=700, suppress_health_check=SLOW)
 @given(arrivals(), st.sampled_from((2, 5, 4_096)))
 def test_both_paths_agree_on_everything(arrived: Arrivals, block: int) -> None:
     """Rows, their order, quarantine reasons and details, duplicates, committed counts and seen ids are equal."""
@@ -114,7 +114,7 @@ def test_a_difference_between_the_paths_is_detected(mutant: str, monkeypatch: py
     monkeypatch.setattr(questlog.shape, "_compiled", {})  # a mutant's decoders must not outlive its test
 
     @settings(
-        max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True,
+        max_examples=10_000, suppress_health_check=list(HealthCheck), database=None, derandomize=True,
         phases=[Phase.generate],
     )  # fmt: skip
     @given(arrivals())

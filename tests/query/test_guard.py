@@ -238,7 +238,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(st.lists(st.sampled_from(PIECES), max_size=14))
 def test_statements_end_where_duckdb_ends_them(words: list[str]) -> None:
     text = "select 1 as x " + "".join(words)  # most random texts are no SQL at all
