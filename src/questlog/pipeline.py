@@ -1,7 +1,7 @@
 """Puts the stages of a profile together; the only module that knows implementations.
 
-Two profiles, siblings under one protocol: `EmbeddedPipeline` needs no server, `ClusterPipeline` has Kafka, Spark, a
-Hive Metastore and Presto. Both log to the same SQLite log on this machine.
+The two profiles are siblings under one protocol: `EmbeddedPipeline` needs no server, `ClusterPipeline` uses Kafka,
+Spark, a Hive Metastore and Presto. Both append to a SQLite log on this machine.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Pipeline(Protocol):
 
     project: Project
     uses_servers: bool
-    """Whether topic, tables and queries are on servers, rather than in the project's own folder."""
+    """Whether topic, tables and queries are on servers rather than in the project's folder."""
 
     @property
     def plan(self) -> Plan:
@@ -68,7 +68,7 @@ class Pipeline(Protocol):
 
     @property
     def log(self) -> SqliteLog:
-        """This machine's log: what is appended here is accepted."""
+        """This machine's log: an event is accepted once it is appended here."""
 
     @property
     def landed_log(self) -> Log:
@@ -80,16 +80,16 @@ class Pipeline(Protocol):
 
     @property
     def parts(self) -> Mapping[str, Part]:
-        """What `questlog up` runs, by name, each in a process of its own."""
+        """The parts that `questlog up` runs, by name, each in its own process."""
 
     def lander(self) -> AbstractContextManager[Lander]:
         """Return a lander; entering it makes it the only one."""
 
     def backfill(self, into: str = "", records: int | None = None) -> Backfill:
-        """Return what adds to the tables, or to new ones named *into*, what the current plan makes of older events."""
+        """Return a backfill of the tables, or of new ones named *into*, with the current plan."""
 
     def export(self, into: str = "") -> Export:
-        """Return what writes plain Parquet into *into*: a folder, or on the cluster profile a database."""
+        """Return an export of plain Parquet into *into*: a folder or, on the cluster profile, a database."""
 
     def report(self) -> Report:
         """Return where every event is now, and what is blocked."""
@@ -130,7 +130,7 @@ def open_both(path: str | Path) -> tuple[EmbeddedPipeline, ClusterPipeline]:
 
 
 class _Stages:
-    """What both profiles have."""
+    """The parts that both profiles share."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -169,7 +169,7 @@ class _Stages:
 
 
 class EmbeddedPipeline(_Stages):
-    """One machine, no server: a lander of our own into Iceberg tables in the project's folder, DuckDB for queries."""
+    """One machine, no server: our own lander, Iceberg tables in the project's folder, DuckDB for queries."""
 
     uses_servers = False
 
@@ -220,7 +220,7 @@ class EmbeddedPipeline(_Stages):
         )
 
     def backfill(self, into: str = "", records: int | None = None) -> QuarantineBackfill:
-        """Return what moves events from quarantine to their tables; running it takes the lander's lease."""
+        """Return a backfill from quarantine; running it takes the lander's lease."""
         from questlog.backfill.quarantine import QuarantineBackfill
 
         return QuarantineBackfill(lambda: self.plan, self.project.catalog, self.project.warehouse)
@@ -276,7 +276,7 @@ class ClusterPipeline(_Stages):
         }
 
     def forwarder(self, spool: Spool, log: LogReader | None = None) -> Forwarder:
-        """Return what forwards the log, or *log* in its place, to the topic; entering *spool* makes it the only one."""
+        """Return a forwarder from the log, or from *log*, to the topic; entering *spool* makes it the only one."""
         from questlog.log.kafka.forward import Forwarder
 
         settings = self.project.settings
@@ -315,7 +315,7 @@ class ClusterPipeline(_Stages):
         )
 
     def backfill(self, into: str = "", records: int | None = None) -> TopicBackfill:
-        """Return what fills the tables, or new ones in namespace *into*, from the topic."""
+        """Return a backfill from the topic, into the tables or into new ones in namespace *into*."""
         from questlog.backfill.topic import TopicBackfill
 
         settings = self.project.settings

@@ -1,7 +1,7 @@
 """Keeps processes running: one supervisor, one restart policy, and two ways to start a child.
 
-A `ForkedChild` runs a function, and may serve sockets that are kept for its successor; `stack/supervisor.py` starts
-commands. The supervisor imports nothing heavy and starts no thread, so that a child may be forked at any time.
+A `ForkedChild` runs a function, and may serve sockets that stay open across its restarts; `stack/supervisor.py`
+starts commands. The supervisor imports nothing heavy and starts no thread, so it can fork at any time.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from questlog.errors import LanderReplaced, QuestlogError
 from questlog.stopping import on_signal
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
-"""Seconds until a child that ended is restarted: twice as long after each end."""
+"""Seconds until a child that ended is restarted; the pause doubles each time."""
 STEADY_SECONDS = 60.0
-"""A child that ran this long is restarted after the first pause again."""
+"""After a child has run this long, its pause starts from the first one again."""
 STOP_SECONDS = 20.0
-"""How long a child may take to stop before it is killed; that loses nothing."""
+"""How long a child may take to stop before it is killed. Killing it loses no event."""
 POLL_SECONDS = 0.5
 
 logger = logging.getLogger("questlog.up")
@@ -47,7 +47,7 @@ class Child(Protocol):
     final_codes: Sequence[int] = ()
     """Exit codes after which it is not restarted."""
     failure: str = ""
-    """Why it cannot run at all, once that is known."""
+    """Why it cannot run at all; "" as long as it can."""
 
     def start(self) -> None:
         """Start the process."""
@@ -62,10 +62,10 @@ class Child(Protocol):
         """Ask it to end in good order."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
 
     def closing(self) -> None:
-        """The supervisor begins to stop: release what is held for a successor."""
+        """The supervisor is stopping: release what is kept for the next start."""
         return
 
     def restarting(self, code: int, seconds: float) -> None:
@@ -83,7 +83,7 @@ class Child(Protocol):
 
 @dataclass(slots=True)
 class _Run:
-    """What the supervisor knows of one child."""
+    """The supervisor's record of one child."""
 
     child: Child
     pause: float
@@ -94,8 +94,8 @@ class _Run:
     """When it was started; None while it does not run."""
     failures: int = 0
     settled: bool = False
-    """Whether it was ever ready, or was killed from outside: it is then restarted whatever its exit code."""
-    told: float | None = None
+    """Whether it was ever ready, or was killed from outside. It is then restarted whatever its exit code."""
+    stop_sent: float | None = None
 
 
 class Supervisor:
@@ -148,15 +148,15 @@ class Supervisor:
             for run in self._runs.values():
                 run.child.closing()
         for run in running:
-            if run.told is None:
+            if run.stop_sent is None:
                 if not any(run.child.name in other.child.needs for other in running):
-                    run.told = time.monotonic()
+                    run.stop_sent = time.monotonic()
                     run.child.stop()
-            elif time.monotonic() > run.told + run.child.stop_seconds:
+            elif time.monotonic() > run.stop_sent + run.child.stop_seconds:
                 run.child.kill()
 
     def _reap(self) -> None:
-        """Find out which children have ended, and decide what becomes of each."""
+        """Collect the children that have ended, and decide about each."""
         for run in self._runs.values():
             if run.started is None:
                 continue
@@ -174,7 +174,7 @@ class Supervisor:
             self._code = self._code or max(code, 0)
             run.child.stopped()
             return
-        if code in run.child.final_codes:  # two that start each other's rival again would never end
+        if code in run.child.final_codes:  # restarting it would replace the new one in turn, for ever
             self._code = code
             run.child.given_up(code)
             if not any(each.started is not None or each.due is not None for each in self._runs.values()):
@@ -194,13 +194,13 @@ class Supervisor:
         run.pause = min(2 * run.pause, LONGEST_PAUSE)
 
     def _next_due(self) -> float:
-        """Return for how many seconds there is nothing to do unless a signal arrives."""
+        """Return the seconds until the next start is due, at most `POLL_SECONDS`."""
         waits = [run.due - time.monotonic() for run in self._runs.values() if run.due is not None]
         return max(0.01, min([*waits, POLL_SECONDS]))
 
 
 def _wait(descriptor: int, seconds: float) -> None:
-    """Wait for a signal, *seconds* at most."""
+    """Wait up to *seconds* for a signal."""
     if select.select([descriptor], [], [], seconds)[0]:
         with contextlib.suppress(BlockingIOError):
             while os.read(descriptor, 512):
@@ -210,8 +210,8 @@ def _wait(descriptor: int, seconds: float) -> None:
 # -- children that are forked --------------------------------------------------------------------
 
 Part = Callable[[Path, threading.Event, Callable[[], None]], None]
-"""What a forked child runs: the project folder, an event that is set when it is to stop, and a function that it calls
-once it has begun its work."""
+"""What a forked child runs. Its arguments: the project folder, an event that asks it to stop, and a function that it
+calls once it has begun its work."""
 _NO_SOCKETS: Mapping[str, Sequence[socket.socket]] = {}
 
 
@@ -230,7 +230,7 @@ def forked(
 
 
 class ForkedChild(Child):
-    """A function in a process of its own. It ends at once when the supervisor's process is gone, however that ended."""
+    """A function in its own process. It exits at once when the supervisor's process is gone, for whatever reason."""
 
     final_codes = (LanderReplaced.exit_code,)
 
@@ -245,7 +245,7 @@ class ForkedChild(Child):
         self._sockets, self._siblings = sockets, siblings
         self._pid = 0
         self._line: socket.socket | None = None
-        """The child reports on it that it has begun, and notices there that the supervisor is gone."""
+        """A socket pair: the child writes to it when it is ready, and sees it close when the supervisor dies."""
         self._ready = False
 
     def start(self) -> None:
@@ -254,7 +254,7 @@ class ForkedChild(Child):
         sys.stdout.flush()
         sys.stderr.flush()
         numbers = {signal.SIGINT, signal.SIGTERM}
-        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # until the child has handlers of its own
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # until the child has installed its handlers
         self._pid = os.fork()
         if not self._pid:
             for each in self._siblings:
@@ -264,7 +264,7 @@ class ForkedChild(Child):
         theirs.close()
 
     def forget(self, *, sockets: bool) -> None:
-        """Close this process's copies of the line and, if asked, of the sockets: each stays open while a copy does."""
+        """Close this process's copy of the line and, if asked, of the sockets: a socket is open while any copy is."""
         if self._line is not None:
             self._line.close()
         if sockets:
@@ -309,11 +309,11 @@ class ForkedChild(Child):
 
 
 def _work_until_stopped(work: Callable[[threading.Event, Callable[[], None]], None], line: socket.socket) -> int:
-    """Run *work* in the child: stop on SIGTERM, end at once when the supervisor is gone; return the exit code."""
+    """Run *work* in the child: stop on SIGTERM, exit at once if the supervisor dies; return the exit code."""
     stop = threading.Event()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child too; the supervisor decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child too, but the supervisor stops it
     on_signal(stop.set, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
@@ -332,7 +332,7 @@ def _work_until_stopped(work: Callable[[threading.Event, Callable[[], None]], No
 
 
 def _end_with(line: socket.socket) -> None:
-    """End this process at once when the other end closes: its successor does what is left."""
-    with contextlib.suppress(OSError):  # "reset", if what was sent there was never read
+    """Exit at once when the other end closes; the next process continues the work."""
+    with contextlib.suppress(OSError):  # "reset" if the supervisor died before reading the ready byte
         line.recv(1)
     os._exit(1)

@@ -11,7 +11,7 @@ except ImportError:  # pragma: no cover - the helpers work without pytest
 
 
 def capture_events(app: Any) -> Any:
-    """Collect what a Flask app or a middleware would record into a list; nothing is written meanwhile.
+    """Collect in a list the events that a Flask app or a middleware would record; nothing is written meanwhile.
 
     `with capture_events(app) as events:`; `events.bad` lists those that do not fit the plan.
     """
@@ -27,5 +27,5 @@ if pytest is not None:
 
     @pytest.fixture
     def questlog_events() -> Any:
-        """A function: `with questlog_events(app) as events:` collects what the app would record."""
+        """A function: `with questlog_events(app) as events:` collects the events that the app would record."""
         return capture_events

@@ -17,7 +17,6 @@ from questlog.cli.sides import as_dict, side_by_side
 from questlog.cli.terminal import terminal_width
 from questlog.errors import QuestlogError
 from questlog.report import human_bytes
-from questlog.settings import load_settings
 
 if TYPE_CHECKING:
     from questlog.pipeline import ClusterPipeline, EmbeddedPipeline
@@ -59,10 +58,11 @@ def promote(folder: Path, check: bool, write: bool, abandon: bool, as_json: bool
 
 def _abandon(embedded: EmbeddedPipeline) -> None:
     from questlog.log.kafka.spool import Spool
+    from questlog.pipeline import open_pipeline
     from questlog.promote.handover import abandon
 
     project = embedded.project
-    if load_settings(project.root / "questlog.toml").profile == "cluster":
+    if open_pipeline(project.root).uses_servers:
         raise QuestlogError("this project is on the cluster profile", hint='set profile = "embedded" first')
     with Spool(project.data, project.log_folder, promoting=True) as spool:
         handover = spool.handover
@@ -107,33 +107,34 @@ def _check(embedded: EmbeddedPipeline, cluster: ClusterPipeline, as_json: bool) 
 
 def _promote(embedded: EmbeddedPipeline, cluster: ClusterPipeline, write: bool, as_json: bool) -> None:
     from questlog.log.kafka.spool import read_handover
+    from questlog.pipeline import open_pipeline
     from questlog.promote import Promotion
     from questlog.promote.setup import refuse_what_is_missing, write_profile
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         if not as_json:
             click.echo(text)
 
     project = embedded.project
     begun = read_handover(project.data)
-    if load_settings(project.root / "questlog.toml").profile == "cluster" and begun and begun.state == "sealed":
+    if open_pipeline(project.root).uses_servers and begun and begun.state == "sealed":
         raise QuestlogError(f"this project is on the cluster profile; it was promoted to {begun.target}")
     refuse_what_is_missing(embedded, cluster)
     with _explained(), ExitStack() as stack:
         with waiting("Spark has been starting for"):
             promotion = stack.enter_context(Promotion(embedded, cluster))
         landed = promotion.land()
-        say(f"landed the remaining {landed.records:,} records here")
-        with counting("copying") as show:
-            copied = promotion.copy(show)
-        say(f"copied {_rows(copied)}" if copied is not None else "the tables were copied by an earlier run")
+        show(f"landed the remaining {landed.records:,} records here")
+        with counting("copying") as progress:
+            copied = promotion.copy(progress)
+        show(f"copied {_rows(copied)}" if copied is not None else "the tables were copied by an earlier run")
         with waiting("events logged meanwhile have been on their way for"):
             caught = promotion.catch_up()
-        say(f"forwarded {caught.records:,} records that were logged meanwhile, and landed them on both sides\n")
+        show(f"forwarded {caught.records:,} records that were logged meanwhile, and landed them on both sides\n")
         answers = []
         for answer in promotion.compare(caught.through):
             answers.append(answer)
-            say(side_by_side(answer, terminal_width(sys.stdout.buffer)))
+            show(side_by_side(answer, terminal_width(sys.stdout.buffer)))
     equal = all(answer.equal for answer in answers)
     if write and equal:
         write_profile(project.root / "questlog.toml")

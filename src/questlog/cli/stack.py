@@ -24,33 +24,33 @@ _SERVERS = "kafka, namenode, datanode, metastore, presto, trino, spark, spark-wo
 
 
 @click.group()
-@click.option("--dir", "place", type=click.Path(file_okay=False, path_type=Path),
+@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path),
               help="Folder for the servers' data.  [default: in the project's data folder]")  # fmt: skip
 @click.pass_context
-def stack(context: click.Context, place: Path | None) -> None:
+def stack(context: click.Context, directory: Path | None) -> None:
     """Run Kafka, HDFS, Hive Metastore and Presto on this machine, for a first look, development and tests.
 
     `questlog stack up` downloads what is missing (1.1 GB, once for all projects), starts every server, and runs
     them until Ctrl-C. The data is kept. None of this is meant for production.
     """
-    context.obj = (context.obj, place)
+    context.obj = (context.obj, directory)
 
 
 def _stack(where: tuple[Path, Path | None], only: str = "", also: Sequence[str] = ()) -> Stack:
     """Return the project's stack, or the one in the folder that --dir names."""
     from questlog.stack import Stack
 
-    folder, place = where
-    if place is None:
+    folder, directory = where
+    if directory is None:
         try:
             project = find_project(folder)
         except ProjectNotFound as error:
             raise ProjectNotFound(str(error), hint="questlog init starts a project; --dir DIR needs none") from error
-        place, settings = project.data / "stack", project.settings
+        directory, settings = project.data / "stack", project.settings
     else:
         settings = load_settings(Path("questlog.toml"))
     names = [name.strip() for name in only.split(",") if name.strip()]
-    return Stack(place, ports=settings.stack_ports, only=names, also=also)
+    return Stack(directory, ports=settings.stack_ports, only=names, also=also)
 
 
 class _Lines:
@@ -81,16 +81,16 @@ def fetch(parts: tuple[str, ...]) -> None:
     Files that are already here are not downloaded again, and an interrupted download resumes. Every file is
     verified against its recorded checksum. All projects share the files, in the user's cache folder.
     """
-    from questlog.stack import fetch as bring
+    from questlog.stack import fetch as download
 
-    unknown = [part for part in parts if part not in (*bring.PARTS, *bring.OPTIONAL)]
+    unknown = [part for part in parts if part not in (*download.PARTS, *download.OPTIONAL)]
     if unknown:
-        known = ", ".join((*bring.PARTS, *bring.OPTIONAL))
-        raise click.UsageError(f"there is no part {unknown[0]}; parts: {known}")
-    for part in parts or bring.PARTS:
+        names = ", ".join((*download.PARTS, *download.OPTIONAL))
+        raise click.UsageError(f"there is no part {unknown[0]}; parts: {names}")
+    for part in parts or download.PARTS:
         show = _Lines()
         started = time.monotonic()
-        folder = bring.fetch(part, lambda line, part=part, show=show: show(f"{part}: {line}"))  # type: ignore[misc]
+        folder = download.fetch(part, lambda line, part=part, show=show: show(f"{part}: {line}"))  # type: ignore[misc]
         show.end()
         click.echo(f"{part:<10} {folder} ({time.monotonic() - started:.0f} s)")
 
@@ -199,8 +199,8 @@ def logs(where: tuple[Path, Path | None], server: str, follow: bool, lines: int)
     """Print the log of SERVER, or of the `supervisor`."""
     path = _stack(where).folder / "logs" / f"{server}.log"
     if not path.exists():
-        known = ", ".join(sorted(log.stem for log in path.parent.glob("*.log"))) or "none yet"
-        raise QuestlogError(f"{server} has no log", hint=f"logs: {known}")
+        names = ", ".join(sorted(log.stem for log in path.parent.glob("*.log"))) or "none yet"
+        raise QuestlogError(f"{server} has no log", hint=f"logs: {names}")
     with path.open("rb") as file:
         text = file.read().splitlines(keepends=True)
         sys.stdout.buffer.write(b"".join(text[-lines:] if lines else text))

@@ -107,41 +107,41 @@ def _read_tables(pipeline: Pipeline, suggester: Suggester, limit: int) -> None:
         suggester.add(raw.encode())
 
 
-def _print(found: Suggestion, text: str, path: Path | None, whole: bool, fresh: bool) -> None:
+def _print(suggestion: Suggestion, text: str, path: Path | None, whole: bool, fresh: bool) -> None:
     """Print or write the suggestion. What was left out, and a count, go to standard error."""
     from questlog.plan.render import additions, extended
 
-    fields = sum(map(len, found.fields.values())) + sum(len(event.fields) for event in found.events)
+    fields = sum(map(len, suggestion.fields.values())) + sum(len(event.fields) for event in suggestion.events)
     if path is not None or (whole and text):
-        result = extended(text, found.merged, found.fields, found.events, found.notes)
-        if not result and (fields or found.events):
+        result = extended(text, suggestion.merged, suggestion.fields, suggestion.events, suggestion.notes)
+        if not result and (fields or suggestion.events):
             raise QuestlogError(
                 "additions to this plan file cannot be made automatically",
                 hint="questlog plan suggest, and add by hand",
             )
     else:
-        result = additions(found.fields, found.events, found.notes)
+        result = additions(suggestion.fields, suggestion.events, suggestion.notes)
         if fresh:
-            result = _head(found) + result
+            result = _head(suggestion) + result
     if path is None:
         click.echo(result or "# Nothing is missing.", nl=not result)
-    elif fields or found.events:
+    elif fields or suggestion.events:
         _replace(path, result)
-    for reason in found.left_out:
+    for reason in suggestion.left_out:
         click.echo(f"left out: {reason}", err=True)
-    new = f"{_counted(len(found.events), 'new event')}, {_counted(fields, 'new field')}"
-    written = f", written to {path}" if path is not None and (fields or found.events) else ""
-    click.echo(f"{_counted(found.read, 'event')} read: {new}{written}", err=True)
+    new = f"{_counted(len(suggestion.events), 'new event')}, {_counted(fields, 'new field')}"
+    written = f", written to {path}" if path is not None and (fields or suggestion.events) else ""
+    click.echo(f"{_counted(suggestion.read, 'event')} read: {new}{written}", err=True)
 
 
-def _head(found: Suggestion) -> str:
+def _head(suggestion: Suggestion) -> str:
     """Return the head of a whole plan."""
     from questlog.plan.render import render
 
-    text = f"# Suggested from {_counted(found.read, 'event')}; `questlog plan check` finds mistakes.\n\n"
-    if found.plan.envelope.fields:
-        text += f"# Fields are read from {found.plan.envelope.fields!r}; anything outside it is kept in raw_event.\n"
-    return text + render(replace(found.plan, events={})) + "\n"
+    text = f"# Suggested from {_counted(suggestion.read, 'event')}; `questlog plan check` finds mistakes.\n\n"
+    if suggestion.plan.envelope.fields:
+        text += f"# Fields are read from {suggestion.plan.envelope.fields!r}; all else is kept in raw_event.\n"
+    return text + render(replace(suggestion.plan, events={})) + "\n"
 
 
 def _counted(count: int, what: str) -> str:

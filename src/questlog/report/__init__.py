@@ -1,4 +1,4 @@
-"""What `status`, `doctor`, `promote --check` and `/metrics` report, as data: nothing here prints.
+"""What `status`, `doctor`, `promote --check` and `/metrics` report, as data. Nothing here prints.
 
 `Pipeline.report()` returns an `EmbeddedReport` or a `ClusterReport`, each a snapshot taken when it is called.
 """
@@ -36,7 +36,7 @@ class ActiveLander:
 
 @dataclass(frozen=True, slots=True)
 class PromotionState:
-    """Where the project was promoted to, and how many records the log has taken since; None if that is unknown."""
+    """Where the project was promoted to. `records_since` counts the records logged since; None if unknown."""
 
     target: str
     copied: bool
@@ -72,12 +72,12 @@ class Blocked:
     text: str
     hint: str
     seconds: float | None = None
-    """For how long, if that is known."""
+    """For how long; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolCounts:
-    """This machine's log: `name` is "" until something is forwarded."""
+    """This machine's log. `name` is "" until the forwarder has run."""
 
     name: str
     accepted: int
@@ -102,7 +102,7 @@ class TopicCounts:
 
 @dataclass(frozen=True, slots=True)
 class ClusterTable:
-    """One table as the query engine finds it; `position` and what follows from it is None if no lander wrote it."""
+    """One table as the query engine reports it. If no lander wrote it, its position, waiting and lag are None."""
 
     table: str
     landed: int
@@ -135,7 +135,7 @@ class LakeCounts:
 
 @dataclass(frozen=True, slots=True)
 class ClusterReport:
-    """This machine's spool and forwarder, the topic, and the tables. What gave no answer is `Blocked`."""
+    """This machine's spool and forwarder, the topic, and the tables. A part that gave no answer is `Blocked`."""
 
     project: Path
     profile: str
@@ -150,7 +150,7 @@ class ClusterReport:
 
     @property
     def blocked(self) -> Mapping[str, Blocked | None]:
-        """What blocks each component: `forwarder`, `topic`, `lake`."""
+        """Why each component is blocked, or None: `forwarder`, `topic`, `lake`."""
         return {
             "forwarder": self.forwarder_blocked,
             "topic": self.topic if isinstance(self.topic, Blocked) else None,
@@ -172,7 +172,7 @@ Report = EmbeddedReport | ClusterReport
 
 
 def human_bytes(size: int) -> str:
-    """Return a size for people: 1.5 MB is 1,500,000 bytes."""
+    """Return a size in decimal units: 1.5 MB is 1,500,000 bytes."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:

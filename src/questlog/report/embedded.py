@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def report_embedded(project: Project, plan: Plan, log: LogReader, engine: DuckDBEngine) -> EmbeddedReport:
-    """Return the project's report. Shapes the whole tail, which takes memory and time if it is long."""
+    """Return the project's report. Shapes the whole tail: a long tail takes time and memory."""
     end = log.end()
     ledger = read_ledger(project.catalog, end)
     tables = _count(plan, ledger, engine)
@@ -46,7 +46,8 @@ def report_embedded(project: Project, plan: Plan, log: LogReader, engine: DuckDB
 def _totals(ledger: Ledger) -> dict[str, int]:
     """Return how many events were accepted, how many had each outcome, and how many are in the tail.
 
-    While a batch is half landed its tables are ahead of the checkpoint: the tail is then what has no outcome.
+    While a batch is half landed, some tables are ahead of the checkpoint: the tail is then every event without an
+    outcome.
     """
     outcomes = {name: ledger.total(name) for name in ("landed", "quarantined", "duplicate", "damaged")}
     tail = ledger.accepted - sum(outcomes.values()) if ledger.half_landed else ledger.waiting
@@ -114,7 +115,7 @@ def _lander(catalog: Path) -> ActiveLander | None:
 
 
 def _promotion(data: Path, end: Position) -> PromotionState | None:
-    """Return where the project was promoted to, if it was."""
+    """Return the state of the project's promotion; None if there was none."""
     handover = read_handover(data)
     if handover is None:
         return None

@@ -1,4 +1,4 @@
-"""Processes by number and time of birth, so that nobody else's process is ever taken for ours, or ended."""
+"""Processes, identified by id and start time, so that another process with the same id is never signalled."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from questlog.durable import write_file
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process: a number alone would be somebody else's after a reboot."""
+    """One process. Its id alone could belong to another process after a reboot."""
 
     pid: int
     born: str
 
     def alive(self) -> bool:
-        """Return whether exactly this process runs."""
+        """Return whether exactly this process is running."""
         return bool(self.born) and born(self.pid) == self.born
 
 
 def born(pid: int) -> str:
-    """Return what tells this process from any other that ever has its number; "" if none has it.
+    """Return a text that tells this process from every other with the same id, ever; "" if no process has the id.
 
-    The boot and the clock tick of the start: the time of day would change with the machine's clock.
+    It names the boot and the clock tick of the start: a time of day would change with the machine's clock.
     """
     try:
         status = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()
@@ -49,14 +49,14 @@ def _born_elsewhere(pid: int) -> str:
 
 
 def remember(file: Path, pid: int) -> Identity:
-    """Write who *pid* is to *file*, whole or not at all."""
+    """Write the identity of *pid* to *file* atomically, and return it."""
     identity = Identity(pid, born(pid))
     write_file(file, json.dumps(asdict(identity)))
     return identity
 
 
 def recall(file: Path) -> Identity | None:
-    """Return who *file* names if that process still runs."""
+    """Return the identity in *file*, if that process is still running."""
     try:
         identity = Identity(**json.loads(file.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -65,9 +65,9 @@ def recall(file: Path) -> Identity | None:
 
 
 def end(identity: Identity, seconds: float) -> bool:
-    """Ask a process to end, and make it after *seconds*; return whether it ended by itself."""
+    """Ask a process to stop, and kill it after *seconds*; return whether it stopped by itself."""
     send_signal(identity, signal.SIGTERM)
-    send_signal(identity, signal.SIGCONT)  # one that is frozen hears nothing
+    send_signal(identity, signal.SIGCONT)  # a stopped process does not act on SIGTERM
     if _gone(identity, seconds):
         return True
     send_signal(identity, signal.SIGKILL)
@@ -86,7 +86,7 @@ def _gone(identity: Identity, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while identity.alive():
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(identity.pid, os.WNOHANG)  # a child of ours is only gone when somebody asked
+            os.waitpid(identity.pid, os.WNOHANG)  # reap it if it is our child: until then it still exists
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
@@ -94,7 +94,7 @@ def _gone(identity: Identity, seconds: float) -> bool:
 
 
 def memory_mb(pid: int) -> float:
-    """Return how much memory a process holds."""
+    """Return the resident memory of a process."""
     import psutil
 
     try:
@@ -104,13 +104,13 @@ def memory_mb(pid: int) -> float:
 
 
 def holder_of(port: int) -> str:
-    """Return who listens on *port*, "" if nobody does; what the machine hides is called another process."""
+    """Return a description of the process that listens on *port*; "" if there is none or the machine hides it."""
     import psutil
 
     with contextlib.suppress(psutil.Error):
-        for found in psutil.net_connections("tcp"):
-            if found.status == psutil.CONN_LISTEN and found.laddr.port == port:
-                return _describe(found.pid)
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                return _describe(connection.pid)
     return ""
 
 

@@ -1,7 +1,7 @@
-"""Keeps the servers running: starts each once those that it needs are healthy, and stops them in the opposite order.
+"""Keeps the servers running: starts each once those it needs are healthy, and stops them in the opposite order.
 
-One supervisor per stack, held by a lock. It writes the servers' states to `run/state.json`, which `status` reads.
-If it is killed its servers keep running, and the next supervisor adopts them.
+A lock allows one supervisor per stack. It writes the servers' states to `run/state.json`, which `status` reads.
+If it is killed, its servers keep running and the next supervisor adopts them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from questlog.supervise import Child, Supervisor
 
 START_SECONDS = 400.0
 ATTEMPTS = 3
-"""A server that ends this often before it was ever healthy will not start by trying again."""
+"""A server that fails this often before it was ever healthy is not restarted."""
 CHECK_SECONDS = 0.15
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class ServerState:
 
 
 class StackBusy(QuestlogError):
-    """Another supervisor keeps this stack."""
+    """Another supervisor is running this stack."""
 
     exit_code = 3
 
@@ -55,17 +55,17 @@ class StackBusy(QuestlogError):
 class StackSupervisor:
     """Runs *servers* in *layout* until SIGINT or SIGTERM."""
 
-    def __init__(self, layout: StackLayout, servers: Sequence[Server], tell: Tell = lambda line: None) -> None:
+    def __init__(self, layout: StackLayout, servers: Sequence[Server], report: Report = lambda line: None) -> None:
         self._layout = layout
         states = _States(layout, [ServerState(server.name) for server in servers])
         self._states = states
         self._children = [
-            ServerChild(layout, server, states, tell, needs=[earlier.name for earlier in servers[:number]])
+            ServerChild(layout, server, states, report, needs=[earlier.name for earlier in servers[:number]])
             for number, server in enumerate(servers)
         ]
 
     def run(self, wanted: Callable[[], bool] = lambda: True) -> None:
-        """Keep the servers while *wanted*; raise if one cannot start at all."""
+        """Run the servers while *wanted* returns True; raise if one cannot start at all."""
         layout = self._layout
         layout.run.mkdir(parents=True, exist_ok=True)
         with _alone(layout):
@@ -133,12 +133,12 @@ class ServerChild(Child):
     attempts = ATTEMPTS
 
     def __init__(
-        self, layout: StackLayout, server: Server, states: _States, tell: Tell, *, needs: Sequence[str]
+        self, layout: StackLayout, server: Server, states: _States, report: Report, *, needs: Sequence[str]
     ) -> None:
         self.name, self.needs, self.stop_seconds = server.name, needs, server.stop_seconds
         self.failure = ""
         self.server = server
-        self._layout, self._states, self._tell = layout, states, tell
+        self._layout, self._states, self._report = layout, states, report
         self._stop = threading.Event()
         self._identity: Identity | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -155,9 +155,9 @@ class ServerChild(Child):
         self._thread.start()
 
     def exit_code(self) -> int | None:
-        """Return the exit code; 0 for an adopted process, whose code is not ours to read."""
+        """Return the exit code; 0 for an adopted process, whose code cannot be read."""
         if self._thread.is_alive():
-            return None  # it notices by itself that the process has ended
+            return None  # the thread itself detects that the process has ended
         if self._identity is None:
             return 0 if self._stop.is_set() else 1
         if self._process is not None:
@@ -178,11 +178,11 @@ class ServerChild(Child):
         if self._identity is not None and not self._killed:
             self._killed = True
             send_signal(self._identity, signal.SIGKILL)
-            self._tell(f"{self.name} did not stop in {self.stop_seconds:g} s and was killed")
+            self._report(f"{self.name} did not stop in {self.stop_seconds:g} s and was killed")
 
     def restarting(self, code: int, seconds: float) -> None:
         self._note("restarting", restarts=self._states.count_restart(self.name))
-        self._tell(f"{self.name} ended; restarting it in {seconds:.1f} s")
+        self._report(f"{self.name} ended; restarting it in {seconds:.1f} s")
 
     def given_up(self, code: int) -> None:
         self._fail(f"ended {self.attempts} times before it was healthy{_last_words(self._log)}")
@@ -209,7 +209,7 @@ class ServerChild(Child):
             self._fail(str(error))
 
     def _prepare(self) -> None:
-        """Create what the server finds at its start: once, and from scratch if that was interrupted."""
+        """Create the server's initial data, once; from scratch if an earlier attempt was interrupted."""
         for name, command in self.server.prepare.items():
             folder = self._layout.data / name
             done = folder.with_suffix(".prepared")
@@ -231,11 +231,11 @@ class ServerChild(Child):
         self._process = self._run(self.server.command(self._layout))
         self._identity = remember(self._pid_file, self._process.pid)
         self._note("starting", pid=self._process.pid)
-        if self._stop.is_set():  # `stop` may have looked before there was a process
+        if self._stop.is_set():  # `stop` ran before the process existed
             send_signal(self._identity, signal.SIGTERM)
 
     def _run(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """Start a command in a session of its own: Ctrl-C goes to the supervisor, which stops servers in order."""
+        """Start a command in its own session: Ctrl-C then reaches only the supervisor, which stops servers in order."""
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 command,
@@ -248,7 +248,7 @@ class ServerChild(Child):
             )
 
     def _await_health(self, started: float) -> None:
-        """Check until it is healthy, has ended, or `START_SECONDS` have passed; a slow server is left alone."""
+        """Check until it is healthy or has ended; raise after `START_SECONDS`."""
         assert self._identity is not None
         self._note("starting", pid=self._identity.pid)
         while self._lives() and not self._stop.wait(CHECK_SECONDS):
@@ -264,7 +264,7 @@ class ServerChild(Child):
             seconds = time.monotonic() - started
             self._healthy = True
             self._note("healthy", seconds=round(seconds, 1))
-            self._tell(f"{self.name:<10} healthy after {seconds:4.1f} s: {act}")
+            self._report(f"{self.name:<10} healthy after {seconds:4.1f} s: {act}")
             return
 
     def _lives(self) -> bool:
@@ -289,7 +289,7 @@ class ServerChild(Child):
 
 
 def read_states(run: Path) -> dict[str, ServerState]:
-    """Return what the supervisor last wrote."""
+    """Return the states that the supervisor wrote last."""
     try:
         return {each["name"]: ServerState(**each) for each in json.loads((run / "state.json").read_text("utf-8"))}
     except (OSError, ValueError):
