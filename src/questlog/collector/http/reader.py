@@ -129,14 +129,14 @@ class RequestReader:
     def on_header(self, name: bytes, value: bytes | None) -> None:
         if self._request is not None:  # a trailer: headers after the body are ignored
             return
-        name, value = name.lower(), value or b""
+        name, value, headers = name.lower(), value or b"", self._headers
         self._header_lines += 1
         self._head_bytes += len(name) + len(value) + 4
-        if name in self._headers:
+        if name in headers:
             if name in _ONCE:
                 raise Refusal(refuse(400, "bad_request", f"the header {name.decode()} was sent twice"))
-            value = self._headers[name] + b", " + value
-        self._headers[name] = value
+            value = headers[name] + b", " + value
+        headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Check what the parser does not.  1 version  2 Host  3 size  4 transfer coding  5 length."""
