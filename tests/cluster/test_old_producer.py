@@ -21,7 +21,7 @@ def test_a_plain_flask_app_with_kafka_python_lands_in_the_same_tables(stack: Sta
     project = Project(tmp_path, stack)
     project.run("topic", "create")
     shutil.copy(OLD_GAME, tmp_path)
-    with serving(tmp_path, "old_game", KAFKA=stack.addresses.kafka, TOPIC=project.topic) as port:
+    with serving(tmp_path, OLD_GAME.stem, KAFKA=stack.addresses.kafka, TOPIC=project.topic) as port:
         bench(port, "/purchase_a_sword", "user1.comcast.com", 10)
         bench(port, "/join_guild", "user1.comcast.com", 10)
         bench(port, "/join_guild", "foo.gmail.com", 5)
