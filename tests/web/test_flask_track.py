@@ -230,7 +230,7 @@ def test_a_rejected_event_of_a_marked_view_leaves_its_response_alone(
 # -- signals and captures ------------------------------------------------------------------------
 
 
-def test_signals_report_the_outcome_of_each_event(app: Flask) -> None:
+def test_signals_report_the_outcome_of_each_event(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     received: list[tuple[str, str]] = []
 
     def accepted(sender: Flask, event: dict[str, Any], receipt: Any) -> None:
@@ -252,8 +252,9 @@ def test_signals_report_the_outcome_of_each_event(app: Flask) -> None:
         track("join_guild")
         with pytest.raises(EventRejected):
             track("strict")
-        app.extensions["questlog"].pipeline.log.min_free_bytes = 1 << 60
-        app.extensions["questlog"].pipeline.log._looked = 0.0
+        log = app.extensions["questlog"].pipeline.log
+        monkeypatch.setattr(log, "min_free_bytes", 1 << 60)
+        monkeypatch.setattr(log, "_checked", 0.0)  # as if it had not checked the disk for a while
         with pytest.raises(LogUnavailable):
             track("join_guild")
     assert received == [("accepted", "join_guild"), ("rejected", "missing_field"), ("refused", "join_guild")]
