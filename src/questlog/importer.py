@@ -1,9 +1,9 @@
-"""Reads JSON Lines into the log; an interrupted import goes on where it stopped, to the event.
+"""Imports JSON Lines into the log. An interrupted import resumes exactly where it stopped.
 
-Every event that has no id of its own gets one from the import and its line. A line that is a record (of a
-topic, read with kcat) keeps its id and its received time, and is passed over if it is there. What was acknowledged is
-noted beside the data after each batch; the one batch that may have been logged but not noted is looked
-up by its ids. So nothing is lost and nothing doubled, whenever the power goes.
+An event without an id gets one from the import and its line number. A line that is already a record (exported from a
+topic, for example) keeps its id and received time, and is skipped if it is present. The progress is stored beside the
+data after each batch. One batch may have been logged but not recorded as progress; its ids are looked up. So nothing
+is lost or duplicated, even by a power cut.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _GZIP, _ZSTD, _BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xef\xbb\xbf"
 
 
 @dataclass(slots=True)
-class Noted:
-    """How far an import got: of `lines` lines (`digest` is their SHA-256) `events` were acknowledged."""
+class Progress:
+    """The progress of an import: `lines` lines, whose SHA-256 is `digest`, with `events` acknowledged events."""
 
     source: str
     salt: str
@@ -51,8 +51,8 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrived:
-    """One line: its id, when its record was received (0: it is an event, received now), and what is logged."""
+class _Line:
+    """One line: its id, the received time of its record (0 for an event, which is received now), and its record."""
 
     id: str
     received: int
@@ -61,7 +61,7 @@ class _Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Progress: events of this run, events of earlier runs, and how much of the file is read (bytes, of bytes)."""
+    """Events imported by this run and by earlier ones, and how many bytes of the file have been read."""
 
     events: int
     earlier: int
@@ -70,21 +70,21 @@ class Step:
 
 
 class Lines(Protocol):
-    """What can be imported. What was read of a *fixed* one cannot have changed since, and is not compared."""
+    """Something to import. The lines of a *fixed* one cannot change, so they are not compared on resuming."""
 
     name: str
     size: int | None
     fixed: bool
 
     def read(self) -> int:
-        """Return how much of it has been taken."""
+        """Return how much has been read."""
 
     def lines(self) -> Iterator[bytes]:
-        """Yield each line without its line break; blank ones hold no event."""
+        """Yield each line without its line break. A blank line is not an event."""
 
 
 class Source:
-    """The lines of a file, or of standard input for "-"; gzip and zstd are told by their first bytes."""
+    """The lines of a file, or of standard input for "-". Gzip and zstd are detected by their first bytes."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -107,7 +107,7 @@ class Source:
             self._lines = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader)))
 
     def read(self) -> int:
-        """Return how many bytes of the file have been taken."""
+        """Return how many bytes of the file have been read."""
         return self._file.tell() if self.size is not None else 0
 
     def lines(self) -> Iterator[bytes]:
@@ -119,15 +119,15 @@ class Source:
                 line = self._lines.readline(LONGEST_LINE + 1)
             except (EOFError, OSError, zlib.error, _zstd_error()) as error:
                 raise QuestlogError(
-                    f"{self.name} breaks off or is damaged at line {number}: {error}",
-                    hint="what came before is imported; repair the file and run the same command again",
+                    f"{self.name} is truncated or damaged at line {number}: {error}",
+                    hint="the lines before it are imported; repair the file and run the same command again",
                 ) from error
             if not line:
                 return
             if len(line) > LONGEST_LINE:
                 raise QuestlogError(
                     f"line {number} of {self.name} is longer than {LONGEST_LINE >> 20} MiB",
-                    hint="what came before is imported; JSON Lines has one event a line",
+                    hint="the lines before it are imported; write one event per line",
                 )
             yield line.rstrip(b"\r\n").removeprefix(_BOM if number == 1 else b"")
 
@@ -148,7 +148,7 @@ def _zstd_error() -> type[Exception]:
 def fill_project(
     folder: Path, files: Sequence[str], lines: Sequence[tuple[str, Lines]], stop: StopSignal, shown: Shown
 ) -> BackfillResult:
-    """Import *files* and *lines* (each with the name by which it is remembered) into a new project, and land them."""
+    """Import *files* and *lines* (each with the name of its stored progress) into a new project, and land them."""
     result = BackfillResult()
     with open_pipeline(folder, profile="embedded", data=".questlog") as target:
         for name, source in _sources(files, lines):
@@ -174,9 +174,9 @@ def _sources(files: Sequence[str], lines: Sequence[tuple[str, Lines]]) -> Iterat
 
 
 class Import:
-    """One file on its way into the log. *name* is what it is remembered by; None remembers nothing (a pipe).
+    """The import of one file. Its progress is stored under *name*; None stores no progress (a pipe).
 
-    Into a *fresh* project nothing can have come another way, and records are looked up only when in doubt.
+    In a *fresh* project no record can have arrived another way, so records are looked up only when resuming.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Import:
         self._pipeline, self._source = pipeline, source
         self._name, self._again, self._fresh = name, again, fresh
         self._folder = pipeline.project.data / "imports"
-        self.noted = Noted(source.name, "", 0)
+        self.progress = Progress(source.name, "", 0)
 
     @property
     def _path(self) -> Path:
@@ -193,87 +193,87 @@ class Import:
         return self._folder / (hashlib.sha256(self._name.encode()).hexdigest()[:16] + ".json")
 
     def run(self) -> Iterator[Step]:
-        """Import, yielding after each batch.  1 what is known?  2 skip it  3 look up the batch in doubt  4 go on."""
-        with self._alone():
+        """Import, yielding after each batch.  1 load progress  2 skip  3 look up the batch in doubt  4 continue."""
+        with self._locked():
             in_doubt = self._begin()
             digest = hashlib.sha256()
             lines = self._source.lines()
             self._skip(lines, digest)
-            before = self.noted.events
-            for batch, count in _batches(lines, digest, self.noted.lines):
+            before = self.progress.events
+            for batch, count in _batches(lines, digest, self.progress.lines):
                 arrived = self._arrived(batch)
-                if in_doubt or (not self._fresh and any(one.received for one in arrived)):
-                    known = self._known(arrived)
-                    in_doubt = in_doubt and bool(known)
-                    arrived = [one for one in arrived if (one.id, one.received) not in known]
-                self._pipeline.log.append([one.record for one in arrived])
-                self.noted.lines, self.noted.digest = count, digest.hexdigest()
-                self.noted.events += len(batch)
-                self._note()
-                yield Step(self.noted.events - before, before, self._source.read(), self._source.size)
-            self.noted.finished = True
-            self._note()
+                if in_doubt or (not self._fresh and any(line.received for line in arrived)):
+                    present = self._present(arrived)
+                    in_doubt = in_doubt and bool(present)
+                    arrived = [line for line in arrived if (line.id, line.received) not in present]
+                self._pipeline.log.append([line.record for line in arrived])
+                self.progress.lines, self.progress.digest = count, digest.hexdigest()
+                self.progress.events += len(batch)
+                self._save()
+                yield Step(self.progress.events - before, before, self._source.read(), self._source.size)
+            self.progress.finished = True
+            self._save()
 
     def _begin(self) -> bool:
-        """Return whether this import began earlier. One that did not is noted before its first event is logged."""
+        """Return whether this import began earlier. A new one is stored before its first event is logged."""
         if self._name is not None and self._path.exists() and not self._again:
-            self.noted = Noted(**json.loads(self._path.read_text("utf-8")))
+            self.progress = Progress(**json.loads(self._path.read_text("utf-8")))
             return True
-        self.noted = Noted(self._source.name, secrets.token_hex(6), time.time_ns() // 1_000_000)
-        self._note()
+        self.progress = Progress(self._source.name, secrets.token_hex(6), time.time_ns() // 1_000_000)
+        self._save()
         return False
 
     def _skip(self, lines: Iterator[bytes], digest: hashlib._Hash) -> None:
-        """Pass over what is imported; it must still be what it was."""
-        for _ in range(self.noted.lines):
+        """Skip the lines that are already imported; they must not have changed."""
+        for _ in range(self.progress.lines):
             digest.update(next(lines, b"") + b"\n")
-        if self.noted.lines and not self._source.fixed and digest.hexdigest() != self.noted.digest:
+        if self.progress.lines and not self._source.fixed and digest.hexdigest() != self.progress.digest:
             raise QuestlogError(
-                f"{self._source.name} has changed: its first {self.noted.lines:,} lines are not those imported",
-                hint="--again imports it from its beginning as another file",
+                f"{self._source.name} has changed: its first {self.progress.lines:,} lines are not the imported ones",
+                hint="--again imports it from the beginning, as another file",
             )
 
-    def _arrived(self, batch: list[tuple[int, bytes]]) -> list[_Arrived]:
-        """Return what each line is; of a record that comes twice, the first."""
+    def _arrived(self, batch: list[tuple[int, bytes]]) -> list[_Line]:
+        """Return the record of each line; if a record occurs twice, the first one."""
         plan, now = self._pipeline.plan, time.time_ns() // 1_000_000
-        arrived: dict[tuple[str, int] | int, _Arrived] = {}
+        arrived: dict[tuple[str, int] | int, _Line] = {}
         for number, line in batch:
-            if (found := decode_record(line)) is not None:
-                arrived.setdefault((found.id, found.received), _Arrived(found.id, found.received, line))
+            if (record := decode_record(line)) is not None:
+                arrived.setdefault((record.id, record.received), _Line(record.id, record.received, line))
                 continue
             event_id, chosen, valid = read_id(line, plan)
             if not chosen:
-                event_id = f"import-{self.noted.salt}-{number}"
-            record = encode_record(line, id=event_id, received_ms=now, client_id=chosen, is_json=valid)
-            arrived[number] = _Arrived(event_id, 0, record)
+                event_id = f"import-{self.progress.salt}-{number}"
+            encoded = encode_record(line, id=event_id, received_ms=now, client_id=chosen, is_json=valid)
+            arrived[number] = _Line(event_id, 0, encoded)
         return list(arrived.values())
 
-    def _known(self, arrived: list[_Arrived]) -> set[tuple[str, int]]:
-        """Return which of them are in the tables or the tail: events by their ids, records by received time too."""
+    def _present(self, arrived: list[_Line]) -> set[tuple[str, int]]:
+        """Return which of them are in the tables or the tail: events by id, records by id and received time."""
         question = (
             "select event_id, epoch_ms(received_time) from {} where received_time >= epoch_ms($1::bigint)"
             " and event_id in (select unnest($2::varchar[]))"
         )
-        since = min(one.received or self.noted.started_ms for one in arrived)
-        ids = [one.id for one in arrived]
-        found: set[tuple[str, int]] = set()
+        since = min(line.received or self.progress.started_ms for line in arrived)
+        ids = [line.id for line in arrived]
+        present: set[tuple[str, int]] = set()
         for table in [*self._pipeline.plan.tables, QUARANTINE_TABLE]:
             for event_id, received in self._pipeline.sql(question.format(f'"{table}"'), [since, ids]).rows():
-                found.add((event_id, received))
-                if received >= self.noted.started_ms:
-                    found.add((event_id, 0))
-        return found
+                present.add((event_id, received))
+                if received >= self.progress.started_ms:
+                    present.add((event_id, 0))
+        return present
 
-    def _note(self) -> None:
-        """Write what is known so that it survives a power cut."""
+    def _save(self) -> None:
+        """Store the progress durably."""
         if self._name is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_file(self._path, json.dumps(asdict(self.noted)))
+        write_file(self._path, json.dumps(asdict(self.progress)))
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold this file's lock, so that no other process imports it now."""
+    def _locked(self) -> Iterator[None]:
+        """Hold this file's lock, so that no other process imports it at the same time."""
         if self._name is None:
             yield
             return
@@ -286,7 +286,7 @@ class Import:
 def _batches(
     lines: Iterator[bytes], digest: hashlib._Hash, number: int
 ) -> Iterator[tuple[list[tuple[int, bytes]], int]]:
-    """Yield (line number, event) pairs in batches, with the count of lines read; blank lines hold no event."""
+    """Yield (line number, event) pairs in batches, with the number of lines read so far, blank ones included."""
     batch: list[tuple[int, bytes]] = []
     size = 0
     while True:

@@ -56,8 +56,8 @@ def test_events_wait_for_a_good_key_and_are_sent_with_it(keyed: Collector, tmp_p
     until(lambda: keyed.send({"event_type": "level_failed"}, **probe).status == 401, "the key is revoked")
     client = client_of(keyed, key, queue)
     client.track("level_failed", player_id="ann", level=2)
-    until(lambda: "questlog key list" in client.trouble, "it says what to do")
-    assert "answered 401" in client.trouble and key not in client.trouble
+    until(lambda: "questlog key list" in client.error, "it says what to do")
+    assert "answered 401" in client.error and key not in client.error
     assert not client.shutdown(0.2)
     with client_of(keyed, make_key(keyed.root, "game"), queue) as client:
         assert client.flush(20)
@@ -73,7 +73,7 @@ def test_a_key_with_a_rate_is_sent_with_as_slowly_as_it_must(
             client.track("level_failed", player_id="bob", level=level)
             if level % 20 == 19:
                 client.flush(0.3)
-        assert client.flush(30), client.trouble
+        assert client.flush(30), client.error
         assert client.counts() == {"waiting": 0, "accepted": 60, "duplicate": 0, "quarantined": 0, "rejected": 0}
     assert known(keyed, "bob") == [(level, True) for level in range(60)]
     assert "answered 429" in caplog.text

@@ -53,7 +53,7 @@ def import_(folder: Path, files: tuple[str, ...], name: str | None, again: bool,
         report = {
             "file": file,
             "events": step.events if step else 0,
-            "earlier": work.noted.events - (step.events if step else 0),
+            "earlier": work.progress.events - (step.events if step else 0),
             "seconds": round(time.monotonic() - started, 3),
         }
         reports.append(report)

@@ -1,4 +1,4 @@
-"""WHO sends: `questlog.Client(url, key)` keeps events on disk until the collector has them, each once."""
+"""The Python client: `questlog.Client(url, key)` keeps events on disk until the collector has them, each once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 
 from questlog.client.queue import Queue
-from questlog.client.sender import Problem, Sender, tell
+from questlog.client.sender import Problem, Sender, log_problem
 from questlog.client.transport import Transport
 from questlog.errors import QuestlogError, QueueFull, QueueUnavailable
 from questlog.record import can_be_id, new_id
@@ -27,10 +27,10 @@ _encoder = msgspec.json.Encoder()
 class Client:
     """Sends events to a collector, in the background and in batches.
 
-    `track` returns once the event is in the *queue*, a file that survives a power cut; from there it is sent
-    until the collector has it, by this process or by the next one with the same file. Several processes may
-    share a file. What the collector refuses or puts into quarantine is given to *on_problem*, in the sending
-    thread; without one it is logged. Safe for threads and forks.
+    `track` returns once the event is in the *queue*, a file that survives a power cut. This process, or the next one
+    with the same file, sends it until the collector has it. Several processes may share a file. For each event that
+    the collector rejects or quarantines, *on_problem* is called in the sending thread; by default it is logged.
+    Safe for threads and forks.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Client:
         queue: str | Path | None = None,
         player_id: str | None = None,
         session_id: str | None = None,
-        on_problem: Callable[[Problem], object] = tell,
+        on_problem: Callable[[Problem], object] = log_problem,
         max_queue_mb: int = 256,
         flush_seconds: float = 0.5,
         timeout: float = 30.0,
@@ -52,7 +52,7 @@ class Client:
         self._queue = Queue(path.absolute(), max_bytes=max_queue_mb << 20)
         self._sender = Sender(self._queue, self._transport, on_problem, flush_seconds)
         self._closed = False
-        if self._queue.last():  # what an earlier process left
+        if self._queue.last():  # left by an earlier process
             self._sender.wake()
 
     def __repr__(self) -> str:
@@ -69,13 +69,13 @@ class Client:
         event_time: dt.datetime | None = None,
         **fields: Any,
     ) -> str:
-        """Queue *event* on the disk and return its id; from now on it cannot be lost.
+        """Queue *event* on disk and return its id. From then on it cannot be lost.
 
-        *event_id* is for events that may be tracked again: the same id counts once. Raises `QueueFull` when
-        the file is at its limit, `QueueUnavailable` when it cannot be written; then nothing was queued.
+        Pass an *event_id* if the event may be tracked again: an id counts once. Raises `QueueFull` if the file is at
+        its limit and `QueueUnavailable` if it cannot be written; the event is then not queued.
         """
         if self._closed:
-            raise QuestlogError("this client was shut down", hint="make a new questlog.Client")
+            raise QuestlogError("this client was shut down", hint="create a new questlog.Client")
         body = _body(event, fields)
         body["event_id"] = _checked_id(event_id)
         body["event_time"] = _text_of(event_time)
@@ -85,12 +85,12 @@ class Client:
         return str(body["event_id"])
 
     def identify(self, player_id: str, **traits: Any) -> str:
-        """Say who plays from now on, and queue an event `identify` with what is known of the player."""
+        """Set the player of the following events, and queue an event `identify` with the player's traits."""
         self.player_id = player_id
         return self.track("identify", player_id=player_id, **traits)
 
     def flush(self, timeout: float = 10.0) -> bool:
-        """Send now; return whether everything tracked so far, by all who share the queue, is with the collector."""
+        """Send now; return whether the collector has every event in the queue, including those of other processes."""
         through, deadline = self._queue.last(), time.monotonic() + timeout
         while self._queue.has_up_to(through):
             self._sender.hurry()
@@ -101,7 +101,7 @@ class Client:
         return True
 
     def shutdown(self, timeout: float = 5.0) -> bool:
-        """Take no more events, flush, and stop; what is not sent by then waits on the disk for the next client."""
+        """Accept no more events, flush, and stop. Events that are not sent by then stay on disk for the next client."""
         if self._closed:
             return not self._queue.last()
         self._closed = True
@@ -111,13 +111,13 @@ class Client:
         return sent
 
     def counts(self) -> dict[str, int]:
-        """Return how many events wait, and what became of all that this queue ever held."""
+        """Return how many events are waiting, and the outcomes of all events that this queue ever held."""
         return self._queue.counts()
 
     @property
-    def trouble(self) -> str:
-        """Why nothing is sent at the moment and what to do; "" while all is well."""
-        return self._sender.trouble
+    def error(self) -> str:
+        """Why events are not being sent at the moment, and what to do; "" if they are."""
+        return self._sender.error
 
     def __enter__(self) -> Self:
         return self
@@ -127,9 +127,9 @@ class Client:
 
 
 def _body(event: str, fields: dict[str, Any]) -> dict[str, Any]:
-    taken = [name for name in _SET_BY_US if name in fields]
-    if taken:
-        raise QuestlogError(f"the client itself sets {', '.join(taken)}", hint="give the field another name")
+    reserved = [name for name in _SET_BY_US if name in fields]
+    if reserved:
+        raise QuestlogError(f"the client sets {', '.join(reserved)} itself", hint="give the field another name")
     return {"event_type": event, **fields}
 
 
@@ -141,7 +141,9 @@ def _checked_id(event_id: str | None) -> str:
     if event_id is None:
         return new_id()
     if not can_be_id(event_id):
-        raise QuestlogError(f"an event's id has 1 to 200 characters, not {event_id!r}", hint="event_id=str(order.id)")
+        raise QuestlogError(
+            f"an event id has 1 to 200 characters: {event_id!r} is not valid", hint="event_id=str(order.id)"
+        )
     return event_id
 
 
@@ -158,19 +160,19 @@ def _encode(body: dict[str, Any]) -> bytes:
         encoded = _encoder.encode(body)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise QuestlogError(
-            f"event {body['event_type']!r} has a field that JSON cannot hold: {error}",
-            hint="track() takes text, numbers, truth values, dates, lists and dicts",
+            f"event {body['event_type']!r} has a field that JSON cannot represent: {error}",
+            hint="track() takes strings, numbers, booleans, dates, lists and dicts",
         ) from error
     if len(encoded) > LARGEST_EVENT:
         raise QuestlogError(
-            f"event {body['event_type']!r} has {len(encoded)} bytes; {LARGEST_EVENT} is the most",
+            f"event {body['event_type']!r} has {len(encoded)} bytes; the limit is {LARGEST_EVENT}",
             hint="send what happened, not what it happened to",
         )
     return encoded
 
 
 def _default_queue(url: str) -> Path:
-    """Return a file for programs that run in this folder and send to this *url*, whatever their key is."""
+    """Return the default file for programs that run in this folder and send to *url*, with any key."""
     home = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".local" / "state"
     name = hashlib.sha256(f"{url}\n{Path.cwd()}".encode()).hexdigest()[:16]
     return Path(home, "questlog", f"queue-{name}.db")

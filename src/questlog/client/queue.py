@@ -1,4 +1,4 @@
-"""Events on disk, from `track` until the collector has them: one SQLite file, shared by threads and processes."""
+"""The events on disk, from `track` until the collector has them: one SQLite file for all threads and processes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Result = TypeVar("Result")
 
 
 class Waiting(NamedTuple):
-    """One queued event: its place in the queue, which never comes again, and its JSON."""
+    """One queued event: its sequence number, which is never reused, and its JSON."""
 
     sequence: int
     body: bytes
 
 
 class Queue:
-    """The file. *max_bytes* bounds it; taking out always works."""
+    """The queue file. *max_bytes* limits its size; removing events always works."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
         self.path, self.max_bytes = path, max_bytes
@@ -49,10 +49,10 @@ class Queue:
         self._inode = 0
         self._turn: FileLock | None = None
 
-    # -- putting in and taking out ---------------------------------------------------------------
+    # -- adding and removing -------------------------------------------------------------------
 
     def put(self, body: bytes) -> None:
-        """Return only once the event would survive a power cut; threads share a commit."""
+        """Return only once the event would survive a power cut. Threads share a commit."""
         self._group.submit(body, len(body))
 
     def _commit(self, group: Sequence[Waiter]) -> None:
@@ -64,24 +64,24 @@ class Queue:
             waiter.result = True
 
     def head(self, most: int, max_bytes: int) -> list[Waiting]:
-        """Return the oldest events: *most* and *max_bytes* at most, but one at least if there is any."""
+        """Return the oldest events: at most *most* and *max_bytes*, but at least one if there is any."""
 
         def read(connection: sqlite3.Connection) -> list[Waiting]:
-            found: list[Waiting] = []
+            waiting: list[Waiting] = []
             size = 0
             for sequence, body in connection.execute(
                 "select sequence, body from event order by sequence limit ?", (most,)
             ):
                 size += len(body)
-                if found and size > max_bytes:
+                if waiting and size > max_bytes:
                     break
-                found.append(Waiting(sequence, body))
-            return found
+                waiting.append(Waiting(sequence, body))
+            return waiting
 
         return self._use(read)
 
     def settle(self, done: Sequence[int], counts: Mapping[str, int]) -> None:
-        """Take out the events *done*, and count what became of them, in one step."""
+        """Remove the events *done* and count their outcomes, in one transaction."""
 
         def remove(connection: sqlite3.Connection) -> None:
             connection.executemany("delete from event where sequence = ?", [(sequence,) for sequence in done])
@@ -91,19 +91,19 @@ class Queue:
 
         self._change(remove)
 
-    # -- asking ----------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------
 
     def last(self) -> int:
-        """Return the place of the newest event that waits, 0 if none does."""
+        """Return the sequence number of the newest waiting event, 0 if there is none."""
         return self._use(lambda c: int(c.execute("select coalesce(max(sequence), 0) from event").fetchone()[0]))
 
     def has_up_to(self, sequence: int) -> bool:
-        """Return whether an event at or before this place waits."""
+        """Return whether an event up to this sequence number is waiting."""
         question = "select exists (select 1 from event where sequence <= ?)"
         return self._use(lambda c: bool(c.execute(question, (sequence,)).fetchone()[0]))
 
     def counts(self) -> dict[str, int]:
-        """Return how many events wait, and how many had each outcome."""
+        """Return how many events are waiting, and how many had each outcome."""
 
         def read(connection: sqlite3.Connection) -> dict[str, int]:
             waiting = connection.execute("select count(*) from event").fetchone()[0]
@@ -114,7 +114,7 @@ class Queue:
     # -- whose turn it is to send ----------------------------------------------------------------
 
     def take_turn(self) -> bool:
-        """Return whether this process may send now: of those that share the file, one at a time does."""
+        """Return whether this process may send now. Of the processes that share the file, one sends at a time."""
         if self._turn is not None:
             return True
         lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), mode=0o600)
@@ -126,13 +126,13 @@ class Queue:
         return False
 
     def give_turn(self) -> None:
-        """Let another process send; one that dies gives it too."""
+        """Let another process send. The turn of a process that dies is given up, too."""
         lock, self._turn = self._turn, None
         if lock is not None:
             lock.release()
 
     def close(self) -> None:
-        """Close the file; the next use opens it again."""
+        """Close the file. The next call opens it again."""
         self.give_turn()
         with self._lock:
             self._disconnect()
@@ -140,7 +140,7 @@ class Queue:
     # -- the connection --------------------------------------------------------------------------
 
     def _change(self, change: Callable[[sqlite3.Connection], None]) -> None:
-        """Make a change durable, or raise and leave everything as it was."""
+        """Commit a change durably, or raise and change nothing."""
 
         def run(connection: sqlite3.Connection) -> None:
             connection.execute("begin immediate")
@@ -167,7 +167,7 @@ class Queue:
                 raise QueueUnavailable(f"the queue {self.path}: {error}", hint="give queue= another path") from error
 
     def _is_same_file(self) -> bool:
-        """Return whether the file we write is still the one that others find: a removed one would take events."""
+        """Return whether the open file is still the one at the path: events written to a removed file would be lost."""
         try:
             return os.stat(self.path).st_ino == self._inode
         except FileNotFoundError:
@@ -185,7 +185,7 @@ class Queue:
             except BaseException:
                 connection.close()
                 raise
-            # another process may have made the file, and died before its name was on the disk
+            # another process may have created the file and died before its name was on the disk
             sync_folder(self.path.parent)
             self._inode = os.stat(self.path).st_ino
         except sqlite3.Error as error:
@@ -203,16 +203,17 @@ class Queue:
     def _refusal(self, error: sqlite3.Error) -> QueueUnavailable:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code != sqlite3.SQLITE_FULL and code != sqlite3.SQLITE_BUSY:
-            self._disconnect()  # never try an fsync again on the same descriptor
+            self._disconnect()  # never retry an fsync on the same descriptor
         if code == sqlite3.SQLITE_FULL:
             return QueueFull(
-                f"the queue {self.path} is full: it may hold {self.max_bytes >> 20} MiB, or its disk has no room",
-                hint="see client.trouble for why nothing is sent; max_queue_mb allows more",
+                f"the queue {self.path} is full: its limit is {self.max_bytes >> 20} MiB, or the disk is full",
+                hint="client.error says why events are not being sent; max_queue_mb raises the limit",
                 retry_after=5,
             )
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             return QueueUnavailable(
-                f"the queue {self.path} is damaged: {error}", hint="move the file away; the next event makes a new one"
+                f"the queue {self.path} is damaged: {error}",
+                hint="move the file away; the next event creates one",
             )
         return QueueUnavailable(f"the queue {self.path}: {error}", hint="try again", retry_after=1)
 
@@ -233,7 +234,7 @@ _forking: list[Queue] = []
 
 
 def _before_fork() -> None:
-    """Close the files: SQLite's connections and their locks must not be carried into a child."""
+    """Close the files: a child must not inherit SQLite connections and their locks."""
     _forking[:] = _open_queues
     for queue in _forking:
         queue._lock.acquire()
@@ -248,7 +249,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     for queue in _forking:
-        queue.give_turn()  # only the copy: the turn stays with the parent
+        queue.give_turn()  # closes only the child's copy: the turn stays with the parent
         queue._reset()
     _forking.clear()
 

@@ -19,7 +19,7 @@ _WORTH_PACKING = 1024
 
 
 class Answer(NamedTuple):
-    """What the collector said."""
+    """The collector's response."""
 
     status: int
     body: bytes
@@ -28,18 +28,18 @@ class Answer(NamedTuple):
 
 
 class Unreachable(Exception):
-    """There was no answer: what was sent may have arrived or not."""
+    """There was no response: the events may or may not have arrived."""
 
 
 class Transport:
-    """A connection that is kept while it works. Not for two threads at once."""
+    """A connection that is kept alive. Not safe for concurrent threads."""
 
     def __init__(self, url: str, key: str, timeout: float) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-            raise QuestlogError(f"{url!r} is no collector's address", hint="such as https://events.example.com")
+            raise QuestlogError(f"{url!r} is not a valid collector URL", hint="e.g. https://events.example.com")
         if not key or not key.isascii() or not key.isprintable() or " " in key:
-            raise QuestlogError("the key is empty or holds characters that no key has", hint="questlog key create")
+            raise QuestlogError("the key is empty or has characters that no key has", hint="questlog key create")
         self.url = url
         self._key, self._timeout = key, timeout
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -48,7 +48,7 @@ class Transport:
         self._connection: http.client.HTTPConnection | None = None
 
     def post(self, body: bytes) -> Answer:
-        """Send lines of JSON and return the answer, or raise `Unreachable`."""
+        """Send lines of JSON and return the response, or raise `Unreachable`."""
         headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {self._key}"}
         if len(body) > _WORTH_PACKING:
             body = gzip.compress(body, 5)
@@ -74,7 +74,7 @@ class Transport:
         return Answer(response.status, answer, retry_after, response.headers["Location"] or "")
 
     def abort(self) -> None:
-        """End an exchange that another thread waits in."""
+        """End a request in which another thread is waiting."""
         connection = self._connection
         sock = connection.sock if connection is not None else None
         if sock is not None:
@@ -82,27 +82,27 @@ class Transport:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def forget(self) -> None:
-        """In a forked child: the connection is the parent's, not ours to use or to end."""
+        """Drop the connection without closing it: in a forked child it belongs to the parent."""
         self._connection = None
 
     def close(self) -> None:
-        """Close the connection; the next post opens another."""
+        """Close the connection. The next post opens another one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
 
 def _seconds(text: str | None) -> float | None:
-    """Return what a Retry-After header means, an hour at most: a number of seconds or a date."""
+    """Return the seconds of a Retry-After header (a number or a date), an hour at most."""
     if text is None:
         return None
     text = text.strip()
     if text.isascii() and text.isdigit():
         return min(LONGEST_WAIT, float(text[:9]))
     try:
-        moment = email.utils.parsedate_to_datetime(text)
+        time = email.utils.parsedate_to_datetime(text)
     except ValueError:
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=dt.UTC)
-    return min(LONGEST_WAIT, max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds()))
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=dt.UTC)
+    return min(LONGEST_WAIT, max(0.0, (time - dt.datetime.now(dt.UTC)).total_seconds()))

@@ -1,1 +1,1 @@
-"""Files for `spark-submit`, each a whole program; a folder of their own, since Spark puts it on Python's path."""
+"""Programs for `spark-submit`, in a folder of their own, because Spark adds it to Python's path."""

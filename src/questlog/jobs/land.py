@@ -1,4 +1,4 @@
-"""`spark-submit … land.py -C DIR`: land a project's topic, on the master and with the settings of spark-submit."""
+"""`spark-submit … land.py -C DIR`: land a project's topic with the master and settings of spark-submit."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _JARS = ("spark.jars", "spark.jars.packages", "spark.driver.extraClassPath")
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-C", "folder", default=".", type=click.Path(path_type=Path), help="The project's folder.")
-@click.option("--once", is_flag=True, help="Land what is in the topic now, and end.")
+@click.option("--once", is_flag=True, help="Land what is in the topic now, then exit.")
 def land(folder: Path, once: bool) -> None:
-    """Land the project's topic until told to stop. What spark-submit says goes over the project's settings."""
+    """Land the project's topic until stopped. Options of spark-submit override the project's settings."""
     start_logging(as_json=False)
     stop = threading.Event()
     on_signal(stop.set, signal.SIGINT, signal.SIGTERM)
@@ -42,24 +42,27 @@ def land(folder: Path, once: bool) -> None:
 
 
 def _submitted(project: Project) -> Project:
-    """Return the project with the master and the options that spark-submit was given."""
+    """Return the project with the master and options of spark-submit."""
     from pyspark import SparkConf, SparkContext
 
     SparkContext._ensure_initialized()
-    said = dict(SparkConf().getAll())
-    if not any(key in said for key in _JARS):
+    submitted = dict(SparkConf().getAll())
+    if not any(key in submitted for key in _JARS):
         raise NotInstalled(
-            "spark-submit was given no jars: Iceberg's and Kafka's are needed",
+            "spark-submit needs the jars of Iceberg and Kafka",
             hint='spark-submit --jars "$(questlog land --print jars)" "$(questlog land --print job)"',
         )
-    if said.get("spark.app.name") == Path(__file__).name:  # what Spark says where nobody said anything
-        del said["spark.app.name"]
+    if submitted.get("spark.app.name") == Path(__file__).name:  # Spark's default, not set by anyone
+        del submitted["spark.app.name"]
     settings = project.settings
-    options = {**settings.spark, **said}
+    options = {**settings.spark, **submitted}
     return replace(
         project,
         settings=replace(
-            settings, profile="cluster", spark=options, spark_master=said.get("spark.master", settings.spark_master)
+            settings,
+            profile="cluster",
+            spark=options,
+            spark_master=submitted.get("spark.master", settings.spark_master),
         ),
     )
 

@@ -86,13 +86,13 @@ class IcebergTables:
 
     def position(self, table: str) -> Position:
         """Return the last *through* committed to *table*, or START."""
-        found = self._version(table)
-        return START if found is None else _checkpoint(found.metadata).position
+        version = self._version(table)
+        return START if version is None else _checkpoint(version.metadata).position
 
     def files(self, table: str) -> Sequence[str]:
         """Return the data files a reader may open now."""
-        found = self._version(table)
-        return () if found is None else [e.data_file.file_path for m in found.manifests for e in live_entries(m)]
+        version = self._version(table)
+        return () if version is None else [e.data_file.file_path for m in version.manifests for e in live_entries(m)]
 
     # -- for the lander --------------------------------------------------------------------------
 
@@ -136,9 +136,9 @@ class IcebergTables:
 
     def rows(self, table: str, path: str) -> pa.Table:
         """Return the rows of one of the table's files, with the table's current columns."""
-        found = self._version(table)
-        assert found is not None
-        return read_rows(path, layout_of(found.metadata.schema()))
+        version = self._version(table)
+        assert version is not None
+        return read_rows(path, layout_of(version.metadata.schema()))
 
     def version(self, table: str) -> Version | None:
         """Return the table's current version, or None if there is no such table."""

@@ -64,10 +64,10 @@ def evolve_schema(
             elif _may_move(former.get(name, ""), fields, column, columns.names):
                 moved[name] = former[name]
                 name = former[name]
-        found = fields.get(name)
-        doc = (column.metadata or {}).get(b"comment", b"").decode() or (found.doc if found else None)
-        field_id = found.field_id if found else next(ids)
-        type_ = _merged(found.field_type, column.type, ids, name) if found else _new_type(column.type, ids)
+        existing = fields.get(name)
+        doc = (column.metadata or {}).get(b"comment", b"").decode() or (existing.doc if existing else None)
+        field_id = existing.field_id if existing else next(ids)
+        type_ = _merged(existing.field_type, column.type, ids, name) if existing else _new_type(column.type, ids)
         fields[name] = NestedField(field_id, name, type_, doc=doc)
         former.pop(name, None)
     order = {field.field_id: place for place, field in enumerate(schema.fields)}
@@ -105,12 +105,12 @@ def _merged(old: IcebergType, new: pa.DataType, ids: Iterator[int], path: str) -
     if isinstance(old, StructType) and pa.types.is_struct(new):
         members = {f.name: f for f in old.fields}
         for f in new:
-            found = members.get(f.name)
-            if found is None:
+            member = members.get(f.name)
+            if member is None:
                 members[f.name] = NestedField(next(ids), f.name, _new_type(f.type, ids))
             else:
-                type_ = _merged(found.field_type, f.type, ids, f"{path}.{f.name}")
-                members[f.name] = NestedField(found.field_id, f.name, type_, doc=found.doc)
+                type_ = _merged(member.field_type, f.type, ids, f"{path}.{f.name}")
+                members[f.name] = NestedField(member.field_id, f.name, type_, doc=member.doc)
         return StructType(*members.values())
     if isinstance(old, ListType) and pa.types.is_list(new):
         return ListType(old.element_id, _merged(old.element_type, new.value_type, ids, f"{path}[]"), False)

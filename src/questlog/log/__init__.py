@@ -1,4 +1,4 @@
-"""WHERE events wait: an ordered, durable, replayable record of everything accepted."""
+"""The log: an ordered, durable, replayable record of everything accepted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Protocol
 import msgspec
 
 Position = Mapping[int, int]
-"""Partition -> next offset to read. A partition that is absent starts at its beginning."""
+"""Partition -> next offset to read. A missing partition is read from its beginning."""
 
 START: Position = {}
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One record where it stands in the log. `value` is one line of JSON.
+    """One record and its place in the log. `value` is one line of JSON.
 
-    No dataclass: one is made per event, and a frozen one takes eight times as long.
+    Not a dataclass: one is created per event, and a frozen dataclass takes eight times as long.
     """
 
     partition: int
@@ -39,7 +39,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one read returned; `through` is where the next read starts."""
+    """The result of one read; `through` is where the next read starts."""
 
     entries: Sequence[Entry]
     through: Position
@@ -50,20 +50,20 @@ class Batch:
 
 
 class LogReader(Protocol):
-    """A log as those see it who take records out of it."""
+    """A log as seen by its readers."""
 
     def read(self, after: Position, limit: int, max_bytes: int = 2**62) -> Batch:
-        """Return about *limit* records, *max_bytes* at most, past *after*, in order per partition.
+        """Return about *limit* records past *after*, at most *max_bytes*, in order per partition.
 
-        Empty means nothing new. Raises `LogUnavailable` if the log ends before *after*: it is not the log
-        that position was read from, or an old copy of it.
+        Empty means nothing new. Raises `LogUnavailable` if the log ends before *after*: it is another log, or an old
+        copy of the one that *after* was read from.
         """
 
     def end(self) -> Position:
         """Return the position just past everything durable now."""
 
     def trim(self, before: Position, older_than_ms: int) -> int:
-        """Forget landed records below *before* received before *older_than_ms*; return how many."""
+        """Delete records that are below *before* and were received before *older_than_ms*; return how many."""
 
 
 class Log(LogReader, Protocol):
@@ -74,7 +74,7 @@ class Log(LogReader, Protocol):
 
 
 def merge(*positions: Position) -> dict[int, int]:
-    """Return the element-wise maximum: positions only grow."""
+    """Return the element-wise maximum. Positions only grow."""
     merged: dict[int, int] = {}
     for position in positions:
         for partition, offset in position.items():
@@ -83,10 +83,10 @@ def merge(*positions: Position) -> dict[int, int]:
 
 
 def cut_gaps(gaps: Sequence[Gap], until: Position) -> list[Gap]:
-    """Return the parts of *gaps* that lie below *until*."""
-    found = []
+    """Return the parts of *gaps* below *until*."""
+    cut = []
     for gap in gaps:
         end = min(gap.until, until.get(gap.partition, 0))
         if gap.first < end:
-            found.append(Gap(gap.partition, gap.first, end, gap.reason, gap.received_ms))
-    return found
+            cut.append(Gap(gap.partition, gap.first, end, gap.reason, gap.received_ms))
+    return cut

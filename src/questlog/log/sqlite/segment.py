@@ -127,11 +127,11 @@ def write(connection: sqlite3.Connection, rows: list[Stored]) -> None:
 def read_tail(connection: sqlite3.Connection) -> int:
     """Return the next offset; raise `Damaged` unless its two copies and the last row agree."""
     with _reporting_damage():
-        found = connection.execute("select next, twin from tail").fetchall()
+        ends = connection.execute("select next, twin from tail").fetchall()
         last = connection.execute("select first, count from batches order by first desc limit 1").fetchone()
-    if len(found) != 1 or not all(isinstance(n, int) for n in found[0]) or found[0][0] != ~found[0][1]:
+    if len(ends) != 1 or not all(isinstance(n, int) for n in ends[0]) or ends[0][0] != ~ends[0][1]:
         raise Damaged("the two copies of the end differ")
-    end: int = found[0][0]
+    end: int = ends[0][0]
     if last is not None and last != (last[0], end - last[0]):
         raise Damaged("the last row is missing")
     return end
@@ -187,8 +187,8 @@ def _scan(connection: sqlite3.Connection, start: int, end: int) -> Iterator[Stor
         resumed = False
         while start < end:
             with _reporting_damage():
-                found = cursor.fetchone()
-            row = Stored(*found) if found is not None else None
+                values = cursor.fetchone()
+            row = Stored(*values) if values is not None else None
             if row is None or not is_intact(row) or not row.first <= start < row.end <= end:
                 raise Damaged(f"the row with offset {start} is missing or wrong")
             if resumed and row.first != start:
