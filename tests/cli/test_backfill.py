@@ -1,4 +1,4 @@
-"""`questlog backfill` on a laptop: out of quarantine into tables, once; and new tables from a log or files."""
+"""`questlog backfill` on the embedded profile: from quarantine into tables, and new tables from a log or files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def grow(project: Project) -> None:
 
 
 def command(project: Project, *words: str) -> Any:
-    """Run a command in this process: its report, as JSON."""
+    """Run a command in this process and return its JSON."""
     ran = CliRunner().invoke(cli, ["-C", str(project.folder), *words, "--json"])
     assert ran.exit_code == 0, (ran.output, ran.exception)
     return json.loads(ran.stdout)
@@ -46,7 +46,7 @@ def rows(project: Project, statement: str) -> list[tuple[Any, ...]]:
     return project.pipeline.sql(statement).rows()
 
 
-def test_what_fits_now_leaves_quarantine_for_its_table_and_the_ledger_balances(project: Project) -> None:
+def test_events_that_fit_now_move_from_quarantine_and_the_ledger_balances(project: Project) -> None:
     project.send(HIT, LATE, BIG, "not json", LATE)
     command(project, "land")
     assert status(project)["quarantine"] == {"not_json": 1, "out_of_range": 1, "unknown_event_type": 2}
@@ -73,7 +73,7 @@ def test_what_fits_now_leaves_quarantine_for_its_table_and_the_ledger_balances(p
     assert rows(project, "select count(*) from late") == [(3,)]
 
 
-def test_bounds_name_the_part(project: Project) -> None:
+def test_bounds_limit_the_backfill(project: Project) -> None:
     project.send(LATE, LATE, LATE, LATE)
     command(project, "land")
     grow(project)
@@ -87,7 +87,7 @@ def test_bounds_name_the_part(project: Project) -> None:
     assert (ran.returncode, "is not a valid log position" in ran.stderr) == (1, True)
 
 
-def test_while_a_lander_works_it_says_who_does(project: Project) -> None:
+def test_a_backfill_beside_a_lander_names_the_lander(project: Project) -> None:
     project.send(LATE)
     with project.pipeline.lander() as lander:
         lander.drain()
@@ -97,9 +97,7 @@ def test_while_a_lander_works_it_says_who_does(project: Project) -> None:
     assert backfill(project)["rows"] == {"late": 1}
 
 
-def test_a_backfill_that_dies_before_its_commit_changed_nothing(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backfill_killed_before_its_commit_changes_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.send(LATE, HIT)
     command(project, "land")
     grow(project)
@@ -126,7 +124,7 @@ def _run(project: Project) -> None:
     project.pipeline.backfill().run(OPEN, OPEN, threading.Event(), lambda *_: None)
 
 
-def test_new_tables_from_the_log_are_a_project_of_their_own(project: Project) -> None:
+def test_new_tables_from_the_log_are_their_own_project(project: Project) -> None:
     project.send(HIT, LATE, "not json")
     command(project, "land")
     grow(project)
@@ -166,7 +164,7 @@ def dump(count: int) -> bytes:
     return b"".join(record + b"\n" for record in records)
 
 
-def test_a_topics_dump_keeps_ids_and_times_and_is_never_doubled(project: Project) -> None:
+def test_a_topic_dump_keeps_ids_and_times_and_is_never_duplicated(project: Project) -> None:
     file = project.folder / "dump.jsonl.gz"
     file.write_bytes(gzip.compress(dump(20) + dump(5)))
     new = Project(project.folder / "new")
@@ -181,7 +179,7 @@ def test_a_topics_dump_keeps_ids_and_times_and_is_never_doubled(project: Project
     assert (ran.returncode, "questlog import FILE" in ran.stderr) == (2, True)
 
 
-def test_interrupted_it_goes_on_where_it_stopped(project: Project) -> None:
+def test_an_interrupted_backfill_resumes(project: Project) -> None:
     file, new = project.folder / "events.jsonl", Project(project.folder / "new")
     file.write_text("".join(f'{{"event_type": "hit", "damage": {n}}}\n' for n in range(60_000)))
     child = project.start("backfill", str(file), "--into", str(new.folder))

@@ -1,4 +1,4 @@
-"""The built wheel in an environment that holds nothing but what it declares: no extra, no tool of ours, no source."""
+"""The built wheel in an environment with only its declared dependencies: no extras, no sources."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FROM_EXTRAS = ("flask", "confluent_kafka", "pyspark", "sqlglot", "psutil", "thri
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Bare:
-    """Return the `questlog` command of an environment into which only the wheel was installed."""
+    """Return the `questlog` command of an environment with only the wheel installed."""
     folder = tmp_path_factory.mktemp("bare")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True)
@@ -41,7 +41,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Bare:
 
 
 def declared(found: metadata.Distribution, extras: frozenset[str]) -> set[str]:
-    """Return what *found* needs, and what that needs."""
+    """Return the dependencies of *found*, and their dependencies."""
     names: set[str] = set()
     waiting = [(found, extras)]
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -61,7 +61,7 @@ def declared(found: metadata.Distribution, extras: frozenset[str]) -> set[str]:
 
 
 def link(found: metadata.Distribution, packages: Path) -> None:
-    """Put a distribution that is installed here into *packages* too, as it is."""
+    """Copy an installed distribution into *packages*."""
     for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
         if not (packages / top).exists():
             (packages / top).symlink_to(Path(str(found.locate_file(top))).resolve())
@@ -75,7 +75,7 @@ def run(bare: Bare, folder: Path, *arguments: str) -> subprocess.CompletedProces
 
 @pytest.fixture
 def collector(bare: Bare, tmp_path: Path) -> Iterator[str]:
-    """Start a project and its collector as a stranger would; yield the address it says."""
+    """Start a project and its collector as a new user would; yield the address that it prints."""
     assert run(bare, tmp_path, "init").returncode == 0
     with (tmp_path / "said").open("wb") as said:
         process = subprocess.Popen([bare, "collect", "--port", "0"], cwd=tmp_path, stdout=said, stderr=said)
@@ -88,13 +88,13 @@ def collector(bare: Bare, tmp_path: Path) -> Iterator[str]:
         assert process.wait(30) == 0
 
 
-def test_no_package_of_an_extra_is_there(bare: Bare) -> None:
+def test_a_bare_install_has_no_package_of_an_extra(bare: Bare) -> None:
     for module in FROM_EXTRAS:
         ran = subprocess.run([bare.parent / "python", "-c", f"import {module}"], capture_output=True)
         assert b"ModuleNotFoundError" in ran.stderr
 
 
-def test_a_project_is_made_collected_for_landed_and_asked(bare: Bare, tmp_path: Path, collector: str) -> None:
+def test_a_bare_install_collects_lands_and_queries(bare: Bare, tmp_path: Path, collector: str) -> None:
     event = json.dumps({"event_type": "purchase", "item": "sword"}).encode()
     answer: Any = json.loads(urllib.request.urlopen(f"{collector}/v1/events", event, timeout=20).read())
     assert answer["accepted"] == 1, answer
@@ -109,7 +109,9 @@ def test_a_project_is_made_collected_for_landed_and_asked(bare: Bare, tmp_path: 
 
 
 @pytest.mark.parametrize(("command", "extra"), [(("demo",), "flask"), (("sql", "--check", "select 1"), "cluster")])
-def test_what_needs_an_extra_says_which(bare: Bare, tmp_path: Path, command: tuple[str, ...], extra: str) -> None:
+def test_a_command_that_needs_an_extra_names_it(
+    bare: Bare, tmp_path: Path, command: tuple[str, ...], extra: str
+) -> None:
     ran = run(bare, tmp_path, *command)
     assert ran.returncode != 0
     assert f"questlog[{extra}]" in ran.stderr and "Traceback" not in ran.stderr

@@ -1,4 +1,4 @@
-"""One module and one row are a whole command."""
+"""A command is one module and one row."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def commands_below(group: click.Command) -> Iterator[click.Command]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_explains_itself(name: str) -> None:
+def test_every_command_has_help(name: str) -> None:
     ran = CliRunner().invoke(cli.cli, [name, "--help"])
     assert (ran.exit_code, ran.output.startswith("Usage: ")) == (0, True), ran.output
 

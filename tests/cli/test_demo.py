@@ -1,4 +1,4 @@
-"""`questlog demo`: right answers end with 0, a wrong one does not."""
+"""`questlog demo` exits with 0 if every result is correct, and with 1 otherwise."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ def demo(folder: Path, change: str = "pass") -> subprocess.CompletedProcess[str]
     )
 
 
-def test_the_demo_answers_and_leaves_its_data(tmp_path: Path) -> None:
+def test_the_demo_prints_correct_results_and_keeps_its_data(tmp_path: Path) -> None:
     ran = demo(tmp_path / "demo")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for line in (
@@ -27,10 +27,10 @@ def test_the_demo_answers_and_leaves_its_data(tmp_path: Path) -> None:
         assert line in ran.stdout
     again = [sys.executable, "-m", "questlog", "-C", str(tmp_path / "demo"), "sql", "select count(*) from join_guild"]
     assert "50" in subprocess.run(again, capture_output=True, text=True, check=True).stdout
-    assert demo(tmp_path / "demo").returncode == 0, "a second demo starts anew"
+    assert demo(tmp_path / "demo").returncode == 0, "a second demo starts from scratch"
 
 
-def test_without_flask_the_demo_says_how_to_get_it(tmp_path: Path) -> None:
+def test_without_flask_the_demo_explains_how_to_install_it(tmp_path: Path) -> None:
     ran = demo(tmp_path / "demo", "sys.modules['flask'] = None")
     assert ran.returncode == 1
     assert ran.stderr == "questlog: the demo's game is a Flask app\n  try: pip install 'questlog[flask]'\n"
@@ -38,7 +38,7 @@ def test_without_flask_the_demo_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/usr/bin:/bin", f"{Path(sys.executable).parent}:/usr/bin:/bin"])
-def test_what_the_demo_says_to_try_next_can_be_typed_as_it_stands(
+def test_the_commands_that_the_demo_suggests_work_as_printed(
     tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", path)
@@ -55,12 +55,12 @@ def test_what_the_demo_says_to_try_next_can_be_typed_as_it_stands(
         "demo._send_bad = lambda pipeline: None",
     ],
 )
-def test_a_wrong_answer_is_a_failure(tmp_path: Path, change: str) -> None:
+def test_a_wrong_result_fails_the_demo(tmp_path: Path, change: str) -> None:
     ran = demo(tmp_path / "demo", change)
     assert (ran.returncode, "wrong answer for" in ran.stderr) == (1, True)
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     ran = demo(tmp_path)
     assert (ran.returncode, "holds something else" in ran.stderr) == (1, True)

@@ -1,4 +1,4 @@
-"""What Java says of an error, as one sentence of ours."""
+"""A Java stack trace becomes one sentence."""
 
 import pytest
 
@@ -17,5 +17,5 @@ from questlog.cli import _reason
         ("", ""),
     ],
 )
-def test_the_last_cause_is_what_is_said(said: str, reason: str) -> None:
+def test_the_root_cause_of_a_java_error_is_printed(said: str, reason: str) -> None:
     assert _reason(said) == reason

@@ -1,4 +1,4 @@
-"""`questlog import`: every line once, whatever interrupts it."""
+"""`questlog import` imports every line once, whatever interrupts it."""
 
 import gzip
 import json
@@ -42,7 +42,7 @@ def test_every_line_becomes_a_row(project: Project, kind: str) -> None:
     assert damages(project) == list(range(1000))
 
 
-def test_a_second_time_imports_nothing_unless_told_to(project: Project) -> None:
+def test_a_file_is_imported_again_only_with_again(project: Project) -> None:
     file = project.folder / "events.jsonl"
     file.write_text(LINES)
     project.run("import", str(file))
@@ -56,7 +56,7 @@ def test_a_second_time_imports_nothing_unless_told_to(project: Project) -> None:
     assert len(damages(project)) == 2002
 
 
-def test_a_file_that_changed_is_refused(project: Project) -> None:
+def test_a_changed_file_is_refused(project: Project) -> None:
     file = project.folder / "events.jsonl"
     file.write_text(LINES)
     project.run("import", str(file))
@@ -65,7 +65,7 @@ def test_a_file_that_changed_is_refused(project: Project) -> None:
     assert (ran.returncode, "has changed" in ran.stderr, "--again" in ran.stderr) == (1, True, True)
 
 
-def test_bad_lines_are_in_quarantine_and_blank_ones_are_none(project: Project) -> None:
+def test_bad_lines_are_quarantined_and_blank_lines_skipped(project: Project) -> None:
     file = project.folder / "events.jsonl"
     file.write_bytes(
         b'\xef\xbb\xbf{"event_type": "hit"}\r\n\r\n  \n{"event_type": "hit", "damage": "x"}\n'
@@ -78,7 +78,7 @@ def test_bad_lines_are_in_quarantine_and_blank_ones_are_none(project: Project) -
     assert reasons == [("not_json",), ("wrong_type",)]
 
 
-def test_a_file_that_breaks_off_keeps_what_came_before(project: Project) -> None:
+def test_a_truncated_file_keeps_the_events_before_the_break(project: Project) -> None:
     file = project.folder / "events.gz"
     whole = gzip.compress(LINES.encode(), 0)
     file.write_bytes(whole[: len(whole) // 2])
@@ -90,7 +90,7 @@ def test_a_file_that_breaks_off_keeps_what_came_before(project: Project) -> None
     assert damages(project) == list(range(1000))
 
 
-def test_events_with_ids_of_their_own_keep_them(project: Project) -> None:
+def test_events_keep_their_own_ids(project: Project) -> None:
     file = project.folder / "events.jsonl"
     file.write_text('{"event_type": "hit", "event_id": "mine"}\n' * 2 + '{"event_type": "hit"}\n')
     project.run("import", str(file))
@@ -98,8 +98,8 @@ def test_events_with_ids_of_their_own_keep_them(project: Project) -> None:
     assert ids[0] == "mine" and len(ids) == 2 and ids[1].startswith("import-")
 
 
-def test_kills_at_random_moments_double_nothing_and_lose_nothing(project: Project) -> None:
-    """Batches of ten lines, so that there are many moments; a lander at work makes some of them landed."""
+def test_kills_at_random_moments_duplicate_and_lose_no_event(project: Project) -> None:
+    """Batches of ten lines give many moments to kill at; a running lander lands some of them."""
     chance = random.Random(7)
     file = project.folder / "events.jsonl"
     file.write_text(LINES)
@@ -129,8 +129,8 @@ def _events(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob("*.json")) if folder.exists() else ""
 
 
-def test_the_batch_in_doubt_is_looked_up(project: Project) -> None:
-    """Logged but not noted: the state is put back to before the last batch, as a power cut may."""
+def test_a_batch_in_doubt_is_checked_in_the_log(project: Project) -> None:
+    """Logged but not recorded: the state goes back to before the last batch, as after a power cut."""
     file = project.folder / "events.jsonl"
     file.write_text("".join(LINES.splitlines(True)[:600]))
     assert project.run("import", str(file)).returncode == 0
@@ -142,7 +142,7 @@ def test_the_batch_in_doubt_is_looked_up(project: Project) -> None:
     assert damages(project) == list(range(1000))
 
 
-def test_two_at_once_are_refused(project: Project) -> None:
+def test_two_imports_at_once_are_refused(project: Project) -> None:
     read, write = os.pipe()
     argv = ["import", "--name", "feed", "-"]
     first = subprocess.Popen([sys.executable, "-m", "questlog", "-C", str(project.folder), *argv], stdin=read)
@@ -160,6 +160,6 @@ def test_two_at_once_are_refused(project: Project) -> None:
 
 
 @pytest.mark.parametrize("path", ["missing.jsonl", "."])
-def test_what_cannot_be_read_is_a_sentence(project: Project, path: str) -> None:
+def test_an_unreadable_file_is_a_plain_error(project: Project, path: str) -> None:
     ran = project.run("import", str(project.folder / path))
     assert (ran.returncode, "cannot be read" in ran.stderr, "Traceback" in ran.stderr) == (1, True, False)

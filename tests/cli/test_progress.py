@@ -1,4 +1,4 @@
-"""Long work says how far it is."""
+"""Long work reports its progress."""
 
 import itertools
 import time
@@ -11,7 +11,7 @@ from questlog.pipeline import open_pipeline
 from questlog.record import encode_record
 
 
-def test_a_drain_tells_after_each_batch_how_far_it_is(tmp_path: Path) -> None:
+def test_a_drain_reports_progress_after_each_batch(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text("[events.hit]\n")
     pipeline = open_pipeline(tmp_path, batch_records=10)
     for start in range(0, 30, 10):
@@ -23,7 +23,7 @@ def test_a_drain_tells_after_each_batch_how_far_it_is(tmp_path: Path) -> None:
     assert told == [(10, 30), (20, 30), (30, 30)]
 
 
-def test_without_a_terminal_a_line_comes_every_ten_seconds(
+def test_without_a_terminal_progress_is_a_line_every_ten_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = itertools.count(step=4)

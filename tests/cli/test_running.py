@@ -1,4 +1,4 @@
-"""`up`, `land`, `status`, `tail`, `doctor` and `completion` as processes, stopped and killed with real signals."""
+"""`up`, `land`, `status`, `tail`, `doctor` and `completion` as processes, stopped and killed by real signals."""
 
 import json
 import os
@@ -22,8 +22,8 @@ HIT = '{"event_type": "hit", "damage": 1}'
 def status(project: Project) -> dict[str, Any]:
     ran = project.run("status", "--json")
     assert ran.returncode == 0, ran.stderr
-    found: dict[str, Any] = json.loads(ran.stdout)
-    return found
+    report: dict[str, Any] = json.loads(ran.stdout)
+    return report
 
 
 def landed(project: Project) -> int:
@@ -51,14 +51,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_up_lands_what_comes_until_ctrl_c(project: Project) -> None:
+def test_up_lands_new_events_until_ctrl_c(project: Project) -> None:
     up = project.start("up")
     project.send(HIT, HIT)
     until(lambda: landed(project) == 2)
     project.send(HIT)
     os.killpg(up.pid, signal.SIGINT)  # as a terminal does: to every process of the group
     assert up.wait(60) == 0
-    assert landed(project) == 3, "what was logged before Ctrl-C is landed"
+    assert landed(project) == 3, "events logged before Ctrl-C are landed"
     assert "Traceback" not in project.complained()
     assert not [pid for pid in children(up.pid) if is_alive(pid)]
 
@@ -115,7 +115,7 @@ sys.exit(Supervisor(forked(Path(sys.argv[1]), {name: parts[name] for name in sys
 """
 
 
-def test_a_replaced_lander_is_not_started_again_and_the_other_parts_go_on(tmp_path: Path) -> None:
+def test_a_replaced_lander_is_not_restarted_and_the_other_parts_keep_running(tmp_path: Path) -> None:
     words = [sys.executable, "-c", PARTS, str(tmp_path)]
     alone = subprocess.run([*words, "lander"], capture_output=True, text=True, timeout=60)
     assert (alone.returncode, alone.stderr.count("not restarted")) == (4, 1)
@@ -127,7 +127,7 @@ def test_a_replaced_lander_is_not_started_again_and_the_other_parts_go_on(tmp_pa
     assert (both.wait(60), (tmp_path / "begun").read_text()) == (4, "x")
 
 
-def test_a_second_up_is_refused_and_says_who_is_at_work(project: Project) -> None:
+def test_a_second_up_is_refused_and_names_the_running_process(project: Project) -> None:
     first = project.start("up")
     project.send(HIT)
     until(lambda: landed(project) == 1)
@@ -137,7 +137,7 @@ def test_a_second_up_is_refused_and_says_who_is_at_work(project: Project) -> Non
     assert project.run("land").returncode == 3
 
 
-def test_up_does_not_start_with_a_plan_the_tables_cannot_follow(project: Project) -> None:
+def test_up_refuses_a_plan_that_the_tables_cannot_follow(project: Project) -> None:
     project.send(HIT)
     assert project.run("land").returncode == 0
     plan = project.folder / "plan.toml"
@@ -147,7 +147,7 @@ def test_up_does_not_start_with_a_plan_the_tables_cannot_follow(project: Project
     assert "column damage of table hit holds int" in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_status_counts_every_event_somewhere(project: Project) -> None:
+def test_status_counts_every_event_exactly_once(project: Project) -> None:
     project.send(HIT, '{"event_type": "hit", "damage": -1}', '{"event_type": "miss"}', "{", HIT)
     project.send(*['{"event_type": "hit", "event_id": "same"}'] * 3)
     assert project.run("land").returncode == 0
@@ -166,7 +166,7 @@ def test_status_counts_every_event_somewhere(project: Project) -> None:
     assert "balances: accepted 10 = landed 3 + quarantined 3 + duplicate 2 + damaged 0 + tail 2" in text
 
 
-def test_status_tells_of_a_ledger_that_does_not_balance(project: Project) -> None:
+def test_status_reports_a_ledger_that_does_not_balance(project: Project) -> None:
     project.send(HIT, HIT)
     assert project.run("land").returncode == 0
     with closing(sqlite3.connect(project.pipeline.project.catalog)) as connection:
@@ -194,7 +194,7 @@ def test_tail_follows_events_and_marks_bad_ones(project: Project) -> None:
     assert "Traceback" not in project.complained()
 
 
-def test_tail_shows_only_what_is_asked_for(project: Project) -> None:
+def test_tail_prints_only_the_requested_events(project: Project) -> None:
     project.send(*[f'{{"event_type": "hit", "damage": {n}}}' for n in range(-2, 20)])
     project.send('{"event_type": "mis\x1b[31ms"}')
     shown = project.run("tail", "--no-follow", "-n", "3").stdout
@@ -204,7 +204,7 @@ def test_tail_shows_only_what_is_asked_for(project: Project) -> None:
     assert bad.count("out_of_range damage") == 2 and bad.count("^ bad") == 2
 
 
-def test_doctor_finds_a_sound_project_sound_and_changes_nothing(project: Project) -> None:
+def test_doctor_passes_a_healthy_project_and_changes_nothing(project: Project) -> None:
     project.send(HIT)
     before = sorted(project.folder.rglob("*"))
     ran = project.run("doctor", "--json")
@@ -238,14 +238,14 @@ def test_completion_is_a_script(project: Project, shell: str) -> None:
         assert subprocess.run([shell, "-n"], input=script, text=True).returncode == 0
 
 
-def test_completion_knows_the_commands(project: Project) -> None:
+def test_completion_completes_commands(project: Project) -> None:
     asked = {"_QUESTLOG_COMPLETE": "bash_complete", "COMP_WORDS": "questlog sta", "COMP_CWORD": "1"}
     installed = Path(sys.executable).with_name("questlog")
     ran = subprocess.run([installed], env={**os.environ, **asked}, capture_output=True, text=True)
     assert "status" in ran.stdout
 
 
-def test_no_project_is_a_sentence_with_a_way_on(tmp_path: Path) -> None:
+def test_without_a_project_the_error_has_a_hint(tmp_path: Path) -> None:
     above = [folder for folder in tmp_path.parents if (folder / "plan.toml").exists()]
     assert not above, "it needs a folder with no plan above it; set --basetemp"
     ran = Project(tmp_path).run("status")

@@ -1,4 +1,4 @@
-"""The SQL shell on a real terminal: a process on a pty, typed at as a user would."""
+"""The SQL shell on a real terminal: a process on a pty, with keys typed as a user would."""
 
 import os
 import pty
@@ -30,7 +30,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>()][B0]?|\r")
 
 
 class Terminal:
-    """A shell process with a terminal of its own; what it shows is kept without escape sequences."""
+    """A shell process with its own terminal; its output is kept without escape sequences."""
 
     def __init__(self, folder: Path) -> None:
         self.main, other = pty.openpty()
@@ -46,14 +46,14 @@ class Terminal:
         os.write(self.main, keys.encode())
 
     def wait_until_busy(self, statement: str) -> None:
-        """Type a statement that takes hours, and return when it has used a second of processor time."""
+        """Type a statement that takes hours; return once it has used a second of processor time."""
         process = psutil.Process(self.process.pid)
         before = sum(process.cpu_times()[:2])
         self.type(statement)
         until(lambda: sum(process.cpu_times()[:2]) > before + 1, "the statement runs")
 
     def wait_for(self, text: str, seconds: float = 60) -> str:
-        """Return what was shown up to and with *text*, and forget it."""
+        """Consume and return the output up to and including *text*."""
         deadline = time.monotonic() + seconds
         while text not in self.shown:
             assert time.monotonic() < deadline, f"never showed {text!r} but:\n{self.shown}"
@@ -84,7 +84,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     os.close(found.main)
 
 
-def test_a_statement_may_go_over_several_lines(terminal: Terminal) -> None:
+def test_a_statement_may_span_several_lines(terminal: Terminal) -> None:
     terminal.type("select count(*) as bought\r")
     terminal.wait_for("...>")
     terminal.type("from purchase;\r")
@@ -103,7 +103,7 @@ def test_tab_completes_a_table_and_its_column(terminal: Terminal) -> None:
     terminal.wait_for("price")
 
 
-def test_a_fault_is_told_and_the_shell_goes_on(terminal: Terminal) -> None:
+def test_the_shell_survives_an_error(terminal: Terminal) -> None:
     terminal.type("select * from purchas;\r")
     terminal.wait_for("did you mean purchase?")
     terminal.type("drop table purchase;\r")
@@ -112,7 +112,7 @@ def test_a_fault_is_told_and_the_shell_goes_on(terminal: Terminal) -> None:
     assert "42" in terminal.wait_for("(1 row)")
 
 
-def test_ctrl_c_drops_a_line_and_stops_a_statement(terminal: Terminal) -> None:
+def test_ctrl_c_discards_a_line_and_stops_a_statement(terminal: Terminal) -> None:
     terminal.type("select nonsense\x03")
     terminal.wait_for("questlog>")
     terminal.wait_until_busy("select sum(hash(range)) from range(1000000000000);\r")
@@ -123,7 +123,7 @@ def test_ctrl_c_drops_a_line_and_stops_a_statement(terminal: Terminal) -> None:
     assert "42" in terminal.wait_for("(1 row)")
 
 
-def test_commands_of_the_shell(terminal: Terminal) -> None:
+def test_dot_commands(terminal: Terminal) -> None:
     terminal.type(".help\r")
     terminal.wait_for("Ctrl-D does too")
     terminal.type(".format csv\rselect item from purchase order by 1;\r")
@@ -133,12 +133,12 @@ def test_commands_of_the_shell(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize("keys", ["\x04", ".quit\r", "exit\r", "quit;\r"])
-def test_leaving(terminal: Terminal, keys: str) -> None:
+def test_ways_to_leave_the_shell(terminal: Terminal, keys: str) -> None:
     terminal.type(keys)
     assert terminal.process.wait(60) == 0
 
 
-def test_old_statements_come_back_in_the_next_shell(terminal: Terminal, tmp_path: Path) -> None:
+def test_the_history_survives_the_shell(terminal: Terminal, tmp_path: Path) -> None:
     terminal.type("select 7 * 6 as answer;\r")
     terminal.wait_for("(1 row)")
     terminal.wait_for("questlog>")

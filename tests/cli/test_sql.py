@@ -27,12 +27,12 @@ def test_a_table_is_aligned(project: Project) -> None:
     )
 
 
-def test_several_statements_come_one_after_the_other(project: Project) -> None:
+def test_several_statements_print_their_results_in_order(project: Project) -> None:
     ran = project.run("sql", "select 1 as a; -- first\nselect ';' as b;")
     assert ran.stdout == "a\n-\n1\n(1 row)\n\nb\n-\n;\n(1 row)\n"
 
 
-def test_csv_keeps_null_and_blank_apart(project: Project) -> None:
+def test_csv_distinguishes_null_from_an_empty_string(project: Project) -> None:
     out = project.run("sql", "--format", "csv", TRICKY).stdout
     assert out.splitlines()[0] == "n,text,nothing,blank,price"
     assert list(csv.reader(io.StringIO(out)))[1] == ["1", 'a,"b"\nc', "", "", "12345678901234567.89"]
@@ -47,7 +47,7 @@ def test_json(project: Project, format_: str) -> None:
     assert '"price":12345678901234567.89' in out, "every digit"
 
 
-def test_json_of_values_that_json_has_no_word_for(project: Project) -> None:
+def test_json_of_values_that_json_cannot_express(project: Project) -> None:
     statement = (
         "select 1267650600228229401496703205376::hugeint as n,"
         " 'nan'::double as odd, interval 90 minutes as took, '\\xff'::blob as bytes,"
@@ -60,12 +60,12 @@ def test_json_of_values_that_json_has_no_word_for(project: Project) -> None:
     }  # fmt: skip
 
 
-def test_json_of_nothing_is_json(project: Project) -> None:
+def test_json_of_no_rows_is_valid(project: Project) -> None:
     assert json.loads(project.run("sql", "--json", "select * from hit").stdout) == []
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
-def test_binary_formats_go_to_a_file_or_a_pipe(project: Project, suffix: str) -> None:
+def test_binary_formats_are_written_to_a_file_or_a_pipe(project: Project, suffix: str) -> None:
     project.send(HIT, HIT)
     target = project.folder / f"out.{suffix}"
     assert project.run("sql", "-o", str(target), "select damage, event_time from hit").returncode == 0
@@ -79,13 +79,13 @@ def test_binary_formats_go_to_a_file_or_a_pipe(project: Project, suffix: str) ->
     assert read.to_pylist() == [{"n": 1}]
 
 
-def test_a_file_of_statements_and_standard_input(project: Project) -> None:
+def test_statements_are_read_from_a_file_or_standard_input(project: Project) -> None:
     (project.folder / "q.sql").write_text("select 40 + 2 as answer;\n")
     assert "42" in project.run("sql", "-f", str(project.folder / "q.sql")).stdout
     assert "42" in project.run("sql", input="select 40 + 2 as answer").stdout
 
 
-def test_a_fault_leaves_the_old_output_file(project: Project) -> None:
+def test_an_error_keeps_the_old_output_file(project: Project) -> None:
     target = project.folder / "out.csv"
     target.write_text("old")
     ran = project.run("sql", "-o", str(target), "select * from nothing")
@@ -93,13 +93,13 @@ def test_a_fault_leaves_the_old_output_file(project: Project) -> None:
     assert "Traceback" not in ran.stderr and [p.name for p in project.folder.glob(".out*")] == []
 
 
-def test_nothing_in_a_value_reaches_the_terminal_raw(project: Project) -> None:
+def test_control_characters_in_values_never_reach_the_terminal(project: Project) -> None:
     project.send('{"event_type": "hit", "player_id": "\\u001b[2J\\u0007\\u202e"}')
     out = project.run("sql", "select player_id from hit").stdout
     assert "\\x1b[2J\\x07\\u202e" in out and "\x1b" not in out
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(project: Project) -> None:
+def test_a_reader_that_closes_the_pipe_is_not_an_error(project: Project) -> None:
     command = f"{sys.executable} -m questlog -C {project.folder} sql --format csv 'from range(1000000)' | head -1"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (ran.stdout.strip(), ran.stderr) == ("range", "")
@@ -113,6 +113,6 @@ def test_a_reader_that_has_seen_enough_is_no_error(project: Project) -> None:
         (("-f", "/dev/null", "select 1"), "not both"),
     ],
 )
-def test_wrong_use_is_explained(project: Project, arguments: tuple[str, ...], says: str) -> None:
+def test_incorrect_usage_is_explained(project: Project, arguments: tuple[str, ...], says: str) -> None:
     ran = project.run("sql", *arguments)
     assert (ran.returncode, says in ran.stderr) == (2, True)
