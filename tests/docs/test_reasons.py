@@ -6,9 +6,10 @@ import pytest
 
 from questlog.errors import Reason
 from questlog.log import Entry, Gap
+from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.plan.load import parse_plan
 from questlog.record import encode_record
-from questlog.shape import QUARANTINE, Shaped, shape
+from questlog.shape import Shaped, shape
 from support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "reasons.md").read_text("utf-8")
@@ -35,12 +36,12 @@ def test_the_page_lists_every_reason_in_order() -> None:
 def test_an_example_yields_its_reason(reason: Reason) -> None:
     (example,) = examples(SECTIONS[reason.value])
     found = shaped(example)
-    assert found.tables[QUARANTINE].column("reason").to_pylist() == [reason.value]
+    assert found.tables[QUARANTINE_TABLE].column("reason").to_pylist() == [reason.value]
     assert "What to do: " in SECTIONS[reason.value]
 
 
 def test_a_damaged_range_of_the_log_is_one_row() -> None:
-    row = shaped(gaps=(Gap(0, 3, 9, "torn", 1),)).tables[QUARANTINE].to_pylist()[0]
+    row = shaped(gaps=(Gap(0, 3, 9, "torn", 1),)).tables[QUARANTINE_TABLE].to_pylist()[0]
     assert (row["reason"], row["record"]) == (Reason.LOG_DAMAGED.value, None)
     assert "3 to 8" in row["detail"]
 
@@ -49,7 +50,7 @@ def test_the_first_examples_have_the_outcomes_the_page_describes() -> None:
     (lines,) = examples(HEAD)
     found = shaped(*lines.splitlines())
     assert found.count("purchase_sword") == 1
-    assert found.tables[QUARANTINE].column("reason").to_pylist() == ["wrong_type", "unknown_event_type"]
-    assert found.tables[QUARANTINE].column("field").to_pylist() == ["gems[1]", "event_type"]
+    assert found.tables[QUARANTINE_TABLE].column("reason").to_pylist() == ["wrong_type", "unknown_event_type"]
+    assert found.tables[QUARANTINE_TABLE].column("field").to_pylist() == ["gems[1]", "event_type"]
     (level,) = found.tables["begin_level"].to_pylist()
     assert (level["level"], level["_rescued"]) == (None, '{"level":"two"}')

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from questlog.log import Entry
+from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.plan.load import parse_plan
 from questlog.plan.render import additions, extended
 from questlog.record import encode_record
-from questlog.shape import QUARANTINE, shape
+from questlog.shape import shape
 from questlog.suggest import Suggester
 
 PLAN = """
@@ -51,10 +52,10 @@ def test_a_suggested_plan_accepts_every_event_and_keeps_every_value(sent: list[t
 
     entries = [Entry(0, n, encode_record(raw, id=str(n), received_ms=n), n) for n, raw in enumerate(raws)]
     shaped = shape(entries, plan)
-    refused = shaped.tables[QUARANTINE].to_pylist() if shaped.count(QUARANTINE) else []
+    refused = shaped.tables[QUARANTINE_TABLE].to_pylist() if shaped.count(QUARANTINE_TABLE) else []
     assert {(row["event_type"], row["field"]) for row in refused} <= {("buy", "item")}, "the plan declares text"
     for name, rows in shaped.tables.items():
-        for row in rows.to_pylist() if name != QUARANTINE else ():
+        for row in rows.to_pylist() if name != QUARANTINE_TABLE else ():
             event = plan.events[row["event_type"]]
             left = set(json.loads(row["_rescued"] or "{}"))
             said = {reason.split(":")[0].split(".", 1)[1] for reason in found.left_out if reason.startswith(event.name)}

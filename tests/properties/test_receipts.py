@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from questlog.accept import TOO_LARGE, accept, accept_described, can_reject
 from questlog.log import Entry
 from questlog.plan import Event, Plan
+from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.record import decode_record
-from questlog.shape import QUARANTINE, precheck, shape, validate, validate_entry
+from questlog.shape import precheck, shape, validate, validate_entry
 from support.arrival_strategies import NOW_MS, Arrivals, Sender, arrivals, plans
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -89,12 +90,12 @@ def test_every_event_has_one_receipt_and_it_is_true(arrived: Arrivals, mode: str
     assert len(events) - outcomes["rejected"] == len(accepted.records)
     shaped = shape([Entry(1, n, record, NOW_MS) for n, record in enumerate(accepted.records)], plan)
     assert outcomes["duplicate"] == shaped.duplicates
-    assert outcomes["quarantined"] == shaped.count(QUARANTINE)
-    assert outcomes["accepted"] == sum(t.num_rows for name, t in shaped.tables.items() if name != QUARANTINE)
+    assert outcomes["quarantined"] == shaped.count(QUARANTINE_TABLE)
+    assert outcomes["accepted"] == sum(t.num_rows for name, t in shaped.tables.items() if name != QUARANTINE_TABLE)
     landed = {i: name for name, table in shaped.tables.items() for i in table.column("event_id").to_pylist()}
     for receipt in accepted.receipts:
         if receipt.outcome in ("accepted", "quarantined"):
-            assert (receipt.outcome == "quarantined") is (landed[receipt.event_id] == QUARANTINE)
+            assert (receipt.outcome == "quarantined") is (landed[receipt.event_id] == QUARANTINE_TABLE)
 
 
 @any_size

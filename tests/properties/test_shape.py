@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from questlog.errors import Reason
-from questlog.shape import QUARANTINE, Occurrence, shape
+from questlog.plan.columns import QUARANTINE_TABLE
+from questlog.shape import Occurrence, shape
 from support.arrival_strategies import Arrivals, arrivals, exact
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -28,7 +29,7 @@ def test_every_record_ends_in_exactly_one_place(arrived: Arrivals) -> None:
         table.validate(full=True)
         ids = table.column("event_id").to_pylist()
         assert None not in ids
-        if name == QUARANTINE:
+        if name == QUARANTINE_TABLE:
             assert set(table.column("reason").to_pylist()) <= {reason.value for reason in Reason}
 
 

@@ -9,9 +9,10 @@ import pytest
 
 import questlog.shape
 from questlog.log import Entry
+from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.plan.load import load_plan, parse_plan
 from questlog.record import encode_record
-from questlog.shape import BLOCK, QUARANTINE, Shaped, shape
+from questlog.shape import BLOCK, Shaped, shape
 from support.paths import ROOT
 
 PLAN = parse_plan(
@@ -88,7 +89,7 @@ def test_only_events_that_do_not_fit_leave_the_fast_path(scalar: list[bytes]) ->
     assert sorted(scalar) == sorted([old, bad, other, late])
     assert shaped.count("things") == 97
     assert shaped.tables["things"].column("event_id").to_pylist()[50] == "id-50"
-    assert shaped.tables[QUARANTINE].column("field").to_pylist() == ["price", "place.z", "at"]
+    assert shaped.tables[QUARANTINE_TABLE].column("field").to_pylist() == ["price", "place.z", "at"]
 
 
 def test_a_client_newer_than_the_plan_stays_on_the_fast_path(scalar: list[bytes]) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from questlog.errors import Reason
 from questlog.log import Entry
-from questlog.plan.columns import table_schema
+from questlog.plan.columns import QUARANTINE_TABLE, table_schema
 from questlog.plan.load import parse_plan
 from questlog.record import encode_record
-from questlog.shape import QUARANTINE, Shaped, shape
+from questlog.shape import Shaped, shape
 
 PLAN = parse_plan(
     """
@@ -159,7 +159,7 @@ def assert_valid(shaped: Shaped, accepted: int, plan: Any = PLAN) -> None:
         assert table.schema.equals(table_schema(plan, name))
         table.validate(full=True)
         for row in table.to_pylist():
-            if name == QUARANTINE:
+            if name == QUARANTINE_TABLE:
                 assert row["reason"] in {reason.value for reason in Reason}
 
 
@@ -200,7 +200,7 @@ def outcome(event: bytes, plan: Any = PLAN) -> tuple[str, str] | dict[str, Any]:
     shaped = shape([entry(0, event)], plan)
     ((name, table),) = shaped.tables.items()
     row = table.to_pylist()[0]
-    return (row["reason"], row["field"]) if name == QUARANTINE else row
+    return (row["reason"], row["field"]) if name == QUARANTINE_TABLE else row
 
 
 QUARANTINED = [
@@ -317,7 +317,7 @@ def test_a_log_entry_that_is_not_a_record_is_quarantined(value: bytes) -> None:
     """Every entry of a log is accounted for, whatever it holds."""
     shaped = shape([Entry(3, 8, value, 5)], PLAN)
     assert_valid(shaped, 1)
-    row = shaped.tables[QUARANTINE].to_pylist()[0]
+    row = shaped.tables[QUARANTINE_TABLE].to_pylist()[0]
     assert (row["event_id"], row["record"]) == ("log-3-8", value)
 
 

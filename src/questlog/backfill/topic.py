@@ -14,7 +14,7 @@ from questlog.backfill.bounds import Bound, count_between, slices
 from questlog.backfill.missing import MissingRows
 from questlog.durable import FileLock
 from questlog.errors import LanderBusy, QuestlogError
-from questlog.land import Landed, StopSignal
+from questlog.land import Landed
 from questlog.land.spark.lander import BACKFILL_LOCK, SparkLander
 from questlog.land.spark.session import CATALOG
 from questlog.land.spark.source import TopicSource
@@ -22,6 +22,7 @@ from questlog.log import Position, merge
 from questlog.log.kafka.spool import BUSY_SECONDS
 from questlog.log.kafka.topic import Topic, describe_topic, offsets_at
 from questlog.plan import Plan
+from questlog.stopping import StopSignal
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from questlog.stopping import StopSignal as StopSignal
+from questlog.stopping import StopSignal
 
 Shown = Callable[[int, int], None]
 

@@ -30,8 +30,9 @@ from questlog.land.lease import Lease
 from questlog.land.reader import read_batch
 from questlog.log import LogReader, Position, merge
 from questlog.plan import Plan
+from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.plan.load import parse_plan
-from questlog.shape import QUARANTINE, shape
+from questlog.shape import shape
 from questlog.stopping import StopSignal
 
 POLL_SECONDS = 0.2
@@ -198,7 +199,7 @@ class LandingLoop:
         if landed.records:
             logger.info(
                 "stage=land records=%d quarantined=%d duplicate=%d ms=%d",
-                landed.records, landed.rows.get(QUARANTINE, 0), landed.duplicates,
+                landed.records, landed.rows.get(QUARANTINE_TABLE, 0), landed.duplicates,
                 (time.monotonic() - started) * 1000,
             )  # fmt: skip
         return landed

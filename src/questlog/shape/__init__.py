@@ -19,7 +19,7 @@ import pyarrow as pa
 from questlog.errors import Reason
 from questlog.log import Entry, Gap, Position
 from questlog.plan import Event, Plan
-from questlog.plan.columns import QUARANTINE_TABLE as QUARANTINE
+from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.record import LAST_MS, Line
 from questlog.shape.columns import Part, join_parts, table_of_rows
 from questlog.shape.fast import FastPath, has_headers, read_lines
@@ -28,7 +28,6 @@ from questlog.shape.fields import Row, Rules, Verdict
 from questlog.shape.read import Arrival, read_record
 
 __all__ = [
-    "QUARANTINE",
     "FindSeen",
     "Occurrence",
     "Shaped",
@@ -225,7 +224,7 @@ class _Batch:
         if verdict.row is not None and verdict.event is not None:
             self._put(verdict.event.table, index, entry, verdict.row)
         else:
-            self._put(QUARANTINE, index, entry, self._quarantine_row(entry, arrival, verdict))
+            self._put(QUARANTINE_TABLE, index, entry, self._quarantine_row(entry, arrival, verdict))
 
     def _is_duplicate(self, event_id: str, entry: Entry, received: int) -> bool:
         """Return whether another record within the window carries the id.
@@ -278,7 +277,7 @@ class _Batch:
             "log_offset": gap.first,
             "plan_version": self.rules.plan.version,
         }
-        self._put(QUARANTINE, index, Entry(gap.partition, gap.until - 1, b"", received), row)
+        self._put(QUARANTINE_TABLE, index, Entry(gap.partition, gap.until - 1, b"", received), row)
 
     def _quarantine_row(self, entry: Entry, arrival: Arrival, verdict: Verdict) -> Row:
         assert verdict.reject is not None
