@@ -32,7 +32,7 @@ with stopping() as stop:
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180)
 
 
 def test_a_signal_that_interrupts_a_wait_ends_it() -> None:

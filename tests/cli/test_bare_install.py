@@ -69,7 +69,7 @@ def link(found: metadata.Distribution, packages: Path) -> None:
 
 def run(bare: Bare, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [bare, *arguments], cwd=folder, capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"]}
+        [bare, *arguments], cwd=folder, capture_output=True, text=True, timeout=180, env={"PATH": os.environ["PATH"]}
     )
 
 
@@ -100,7 +100,7 @@ def test_a_bare_install_collects_lands_and_queries(bare: Bare, tmp_path: Path, c
     assert answer["accepted"] == 1, answer
     assert b"sendBeacon" in urllib.request.urlopen(f"{collector}/v1/questlog.js", timeout=20).read()
     assert urllib.request.urlopen(f"{collector}/readyz", timeout=20).status == 200
-    assert b"questlog_tail_events" in urllib.request.urlopen(f"{collector}/metrics", timeout=60).read()
+    assert b"questlog_tail_events" in urllib.request.urlopen(f"{collector}/metrics", timeout=180).read()
     for command in ("land", "doctor"):
         ran = run(bare, tmp_path, command)
         assert ran.returncode == 0, (command, ran.stderr)

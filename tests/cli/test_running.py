@@ -117,7 +117,7 @@ sys.exit(Supervisor(forked(Path(sys.argv[1]), {name: parts[name] for name in sys
 
 def test_a_replaced_lander_is_not_restarted_and_the_other_parts_keep_running(tmp_path: Path) -> None:
     words = [sys.executable, "-c", PARTS, str(tmp_path)]
-    alone = subprocess.run([*words, "lander"], capture_output=True, text=True, timeout=60)
+    alone = subprocess.run([*words, "lander"], capture_output=True, text=True, timeout=180)
     assert (alone.returncode, alone.stderr.count("not restarted")) == (4, 1)
     both = subprocess.Popen([*words, "lander", "forwarder"], stderr=subprocess.PIPE, text=True)
     assert both.stderr is not None

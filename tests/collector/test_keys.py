@@ -260,7 +260,7 @@ def test_an_unreadable_key_store_authorizes_no_one_and_is_a_503(tmp_path: Path) 
             assert int(answer.headers["retry-after"]) > 0
         assert collector.request("GET", "/healthz").status == 200
         command = [sys.executable, "-m", "questlog", "-C", str(tmp_path), "collect", "--port", "0"]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=180)
         assert (
             ran.returncode == 1
             and "cannot read the write keys in keys.db" in ran.stderr

@@ -86,7 +86,7 @@ def test_a_port_in_use_is_reported_with_a_hint(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         Path(tmp_path, "plan.toml").write_text("")
         command = ["-m", "questlog", "-C", str(tmp_path), "collect", "--port", str(other.getsockname()[1])]
-        ran = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60)
+        ran = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=180)
     assert ran.returncode == 1
     assert "in use" in ran.stderr and "another --port" in ran.stderr and "Traceback" not in ran.stderr
     assert "waiting" in ran.stderr, "it reports why it does not exit at once"

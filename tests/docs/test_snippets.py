@@ -55,7 +55,7 @@ def run(snippet: Snippet, folder: Path) -> str:
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
         GROUPS.append(process.pid)
-        code = process.wait(120)
+        code = process.wait(400)
         output.seek(0)
         printed = output.read()
     assert code == 0, f"{snippet.body}\n-> exit {code}\n{printed}"

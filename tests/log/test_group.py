@@ -26,7 +26,7 @@ class Commits:
     def _run(self, waiters: Sequence[Waiter]) -> None:
         self.groups.append([line for waiter in waiters for line in waiter.work])
         self.begun.release()
-        assert self.go_on.acquire(timeout=10)
+        assert self.go_on.acquire(timeout=60)
         for waiter in waiters:
             waiter.result = {1: 1}
 
@@ -52,7 +52,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
 
 def test_work_that_comes_during_a_commit_shares_the_next_one(commits: Commits) -> None:
     threads = [commits.append(b"a")]
-    assert commits.begun.acquire(timeout=10)
+    assert commits.begun.acquire(timeout=60)
     threads += [commits.append(line) for line in (b"b", b"c")]
     commits.go_on.release(2)
     while not commits.commit._is_gathering:  # three threads waited, so the next leader waits for a third
@@ -75,7 +75,7 @@ def test_a_leader_does_not_wait_for_others_while_the_process_is_idle(
 ) -> None:
     monkeypatch.setattr(GroupCommit, "_is_busy", lambda self: False)
     threads = [commits.append(b"a")]
-    assert commits.begun.acquire(timeout=10)
+    assert commits.begun.acquire(timeout=60)
     threads += [commits.append(line) for line in (b"b", b"c")]
     commits.go_on.release(2)
     for thread in threads:
@@ -109,7 +109,7 @@ class LoopCommits:
     def _run(self, waiters: Sequence[Waiter]) -> None:
         self.groups.append([waiter.work for waiter in waiters])
         self.begun.release()
-        assert self.go_on.acquire(timeout=10)
+        assert self.go_on.acquire(timeout=60)
         for waiter in waiters:
             if waiter.work == "bad":
                 waiter.error = ValueError("bad")
@@ -153,7 +153,7 @@ def test_work_that_arrives_during_a_commit_shares_the_next_one_and_groups_are_cu
 
     async def story() -> None:
         futures = [commits.append("a")]
-        await asyncio.to_thread(commits.begun.acquire, timeout=10)
+        await asyncio.to_thread(commits.begun.acquire, timeout=60)
         futures += map(commits.append, ("b", "c", "d"))
         commits.go_on.release(3)
         await asyncio.gather(*futures)
@@ -199,7 +199,7 @@ def test_a_closed_loop_does_not_stop_the_others() -> None:
     commits.commit.submit(closed_later, "b", 1, lost.append)
     closed_later.call_soon(closed_later.stop)
     closed_later.run_forever()  # until the commit is under way
-    assert commits.begun.acquire(timeout=10)
+    assert commits.begun.acquire(timeout=60)
     closed_later.close()
     commits.go_on.release(2)
     run(commits, "c")
@@ -212,14 +212,14 @@ def test_two_loops_share_a_commit() -> None:
     commits = LoopCommits()
     threads = [threading.Thread(target=run, args=(commits, work)) for work in "abc"]
     threads[0].start()
-    assert commits.begun.acquire(timeout=10)
+    assert commits.begun.acquire(timeout=60)
     for thread in threads[1:]:
         thread.start()
     while commits.commit.waiting < 3:
         pass
     commits.go_on.release(3)
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert [sorted(group) for group in commits.groups] == [["a"], ["b", "c"]]
 
 

@@ -236,7 +236,7 @@ def test_a_plan_saved_on_windows_loads(tmp_path: Path) -> None:
 
 def questlog(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "questlog", *map(str, arguments)]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=180)
 
 
 def test_the_command_prints_file_and_line_and_exits_with_1(tmp_path: Path) -> None:

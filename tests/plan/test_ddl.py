@@ -123,7 +123,7 @@ def test_presto_statements_create_iceberg_tables() -> None:
 
 def test_the_command_prints_statements_that_duckdb_runs_unchanged() -> None:
     command = [sys.executable, "-m", "questlog", "plan", "ddl", "--dialect", "duckdb", "-f", "-"]
-    ran = subprocess.run(command, input=TEXT, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(command, input=TEXT, capture_output=True, text=True, timeout=180)
     database = duckdb.connect()
     database.execute(ran.stdout)
     assert len(database.sql("show tables").fetchall()) == 3

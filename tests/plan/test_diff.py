@@ -173,7 +173,7 @@ def test_plans_without_differences_have_one_version(old: Plan, new: Plan) -> Non
 
 def questlog(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "questlog", *map(str, arguments)]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=180)
 
 
 def test_the_command_exits_with_1_if_a_change_is_breaking(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from questlog.plan.parse import WORDS
 
 def questlog(folder: Path, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "questlog", *arguments]
-    return subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, timeout=180)
 
 
 def test_a_new_project_accepts_the_events_of_its_next_steps(tmp_path: Path) -> None:

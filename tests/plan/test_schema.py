@@ -139,7 +139,7 @@ def test_without_events_nothing_is_valid() -> None:
 
 def questlog(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "questlog", *map(str, arguments)]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=180)
 
 
 def test_the_command_prints_one_event_or_all(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_the_envelope_is_found_under_its_common_keys() -> None:
 
 def questlog(folder: Path, *arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "questlog", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, timeout=180)
 
 
 def test_a_plan_suggested_from_real_events_accepts_all_of_them(tmp_path: Path) -> None:

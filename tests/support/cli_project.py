@@ -44,7 +44,7 @@ class Project:
         """Run a command to completion."""
         environment = {**os.environ, **options.pop("environment", {})}
         argv = [sys.executable, "-m", "questlog", "-C", str(self.folder), *arguments]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, env=environment, **options)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=180, env=environment, **options)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command that keeps running."""
