@@ -1,4 +1,4 @@
-"""What a Spark worker reads from the topic's rows: sequences and gaps from headers, or plain records without any."""
+"""How a Spark worker reads the topic's rows: with sequences and gaps in headers, or plain records without headers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def spooled(sequence: int, *more: tuple[str, bytes | None]) -> Headers:
     return [("spool", b"a0"), ("sequence", str(sequence).encode()), *more]
 
 
-def test_a_sequence_that_its_spool_has_passed_is_dropped_and_a_gap_is_counted() -> None:
+def test_a_landed_sequence_is_dropped_and_a_gap_is_counted() -> None:
     rows = batch(
         (0, 7, b"again", spooled(3)), (0, 8, b"new", spooled(4)), (0, 9, b"why", spooled(5, ("gap", b"2"))),
         (1, 0, None, None), (1, 1, b"plain", []), (1, 2, b"odd", [("spool", b"b0"), ("sequence", None)]),
@@ -54,8 +54,8 @@ def test_a_sequence_that_its_spool_has_passed_is_dropped_and_a_gap_is_counted() 
         assert (found.resent, found.lost) == (1, 2)
 
 
-def test_a_batch_becomes_one_parquet_file_a_table_and_its_counts() -> None:
-    """The file's columns are the table's: those of an older plan too."""
+def test_a_batch_becomes_one_parquet_file_per_table_and_its_counts() -> None:
+    """The file has all columns of the table, also those of an older plan."""
     plan = parse_plan(PLAN)
     wider = table_schema(plan, "join_guild").append(pa.field("old", pa.int32()))
     targets = {"join_guild": Target(wider), QUARANTINE_TABLE: Target(table_schema(plan, QUARANTINE_TABLE))}

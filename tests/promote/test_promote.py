@@ -1,4 +1,4 @@
-"""A promotion's parts that need no cluster: what counts as equal, what is asked, what the log keeps meanwhile."""
+"""The parts of a promotion that need no cluster: comparison, questions, the hand-over and what the log keeps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def side(*rows: tuple[Any, ...], columns: str = "a b") -> Side:
         ([(b"\xff", 1)], [(bytearray(b"\xff"), 1)], ([], [])),
     ],
 )  # fmt: skip
-def test_rows_are_equal_whatever_their_order_and_but_for_a_floats_last_digits(
+def test_rows_are_equal_in_any_order_and_up_to_the_last_digits_of_floats(
     ours: list[Any], theirs: list[Any], only: tuple[list[Any], list[Any]]
 ) -> None:
     if isinstance(ours[0][0], bool):
@@ -54,13 +54,13 @@ def test_rows_are_equal_whatever_their_order_and_but_for_a_floats_last_digits(
     assert differences(side(*ours), side(*theirs)) == only
 
 
-def test_columns_are_found_by_name_and_the_time_of_landing_is_each_sides_own() -> None:
+def test_columns_are_matched_by_name_and_landing_times_are_ignored() -> None:
     ours = side((1, "x", 5), columns="a b landed_time")
     assert differences(ours, side((6, "x", 1), columns="landed_time b a")) == ([], [])
 
 
 class Fixed:
-    """An engine that knows one answer."""
+    """An engine with one fixed answer."""
 
     def __init__(self, pipeline: Pipeline, text: str) -> None:
         self._pipeline, self._text = pipeline, text
@@ -80,7 +80,7 @@ def test_a_column_that_one_side_lacks_and_an_error_are_differences(tmp_path: Pat
         assert (answer.equal, "nothing" in answer.cluster.error) == (False, True)
 
 
-def test_saved_queries_are_asked_in_place_of_the_usual_ones(tmp_path: Path) -> None:
+def test_saved_queries_replace_the_standard_ones(tmp_path: Path) -> None:
     usual = [question.name for question in questions(tmp_path, ["join_guild", "quarantine"], {})]
     assert usual == [
         "count join_guild", "count quarantine", "show tables", "describe join_guild", "rows of join_guild",
@@ -94,7 +94,7 @@ def test_saved_queries_are_asked_in_place_of_the_usual_ones(tmp_path: Path) -> N
     assert found[2].sql == "select ';'"
 
 
-def test_of_a_long_table_the_first_rows_by_id_are_compared(tmp_path: Path) -> None:
+def test_only_the_first_rows_of_a_large_table_are_compared(tmp_path: Path) -> None:
     rows = next(q for q in questions(tmp_path, ["t"], {"t": 10_001}) if q.name == "rows of t")
     assert rows.sql == 'select * from "t" order by event_id limit 10000'
 
@@ -104,7 +104,7 @@ def records(count: int) -> list[bytes]:
     return [encode_record(body, id=f"e{n}", received_ms=1) for n in range(count)]
 
 
-def test_a_log_up_to_a_place_ends_there_however_much_follows(tmp_path: Path) -> None:
+def test_a_log_prefix_ends_at_its_position_however_much_follows(tmp_path: Path) -> None:
     logs = [SqliteLog(tmp_path, min_free_bytes=0) for _ in range(2)]  # a partition each
     for _ in range(5):
         for log in logs:
@@ -122,7 +122,7 @@ def test_a_log_up_to_a_place_ends_there_however_much_follows(tmp_path: Path) -> 
         log.close()
 
 
-def test_a_log_that_ends_somewhere_ends_there_for_what_is_lost_too() -> None:
+def test_a_log_prefix_cuts_gaps_at_its_position_too() -> None:
     class Damaged:
         def read(self, after: Position, limit: int, max_bytes: int = 0) -> Batch:
             return Batch((), {1: 30}, (Gap(1, 10, 30, "damaged"),)) if after.get(1, 0) < 30 else Batch((), after)
@@ -137,7 +137,7 @@ def test_a_log_that_ends_somewhere_ends_there_for_what_is_lost_too() -> None:
     assert (batch.gaps, batch.through) == ((Gap(1, 10, 20, "damaged"),), {1: 20})
 
 
-def test_a_hand_over_that_is_not_sealed_lets_nobody_else_forward(tmp_path: Path) -> None:
+def test_only_the_promotion_may_forward_before_the_hand_over_is_sealed(tmp_path: Path) -> None:
     begun = Handover("x", "schema s")
     with Spool(tmp_path, tmp_path / "log", promoting=True) as spool:
         begin(spool, begun, {0: 7})
@@ -152,7 +152,7 @@ def test_a_hand_over_that_is_not_sealed_lets_nobody_else_forward(tmp_path: Path)
         assert (spool.handover, spool.sent) == (None, {})
 
 
-def test_the_laptops_lander_keeps_the_log_that_the_cluster_was_promised(tmp_path: Path) -> None:
+def test_the_laptops_lander_keeps_the_log_that_the_cluster_still_needs(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(PLAN)
     pipeline = open_pipeline(tmp_path, keep_log_hours=0)
     project = pipeline.project
@@ -186,7 +186,7 @@ def test_the_laptops_lander_keeps_the_log_that_the_cluster_was_promised(tmp_path
     log.close()
 
 
-def test_status_says_that_a_promotion_was_begun_and_what_has_come_since(tmp_path: Path) -> None:
+def test_status_shows_a_promotion_and_how_many_records_followed(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(PLAN)
     pipeline = open_pipeline(tmp_path)
     pipeline.log.append(records(10))
@@ -205,7 +205,7 @@ def test_status_says_that_a_promotion_was_begun_and_what_has_come_since(tmp_path
     pipeline.log.close()
 
 
-def test_a_cluster_that_is_not_there_is_said_server_by_server_and_nothing_begins(tmp_path: Path) -> None:
+def test_missing_servers_are_reported_one_by_one_and_nothing_begins(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(PLAN)
     (tmp_path / "questlog.toml").write_text(
         'metastore = "thrift://127.0.0.1:9"\nwarehouse = "hdfs://127.0.0.1:9/w"\n'
@@ -229,7 +229,7 @@ def test_a_cluster_that_is_not_there_is_said_server_by_server_and_nothing_begins
         ('topic = "t"\n[spark]\n', 'profile = "cluster"\ntopic = "t"\n[spark]\n'),
     ],
 )  # fmt: skip
-def test_the_profile_is_written_and_every_other_line_left_alone(tmp_path: Path, before: str | None, after: str) -> None:
+def test_only_the_line_of_the_profile_changes(tmp_path: Path, before: str | None, after: str) -> None:
     path = tmp_path / "questlog.toml"
     if before is not None:
         path.write_text(before)
