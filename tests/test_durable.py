@@ -1,4 +1,4 @@
-"""What durable.py promises: whole files, locks that die with their process, databases that obey."""
+"""What durable.py guarantees: whole files, locks that die with their process, databases that obey their settings."""
 
 import errno
 import os
@@ -101,7 +101,9 @@ def test_every_new_folder_is_synced_in_the_one_above_it(tmp_path: Path, synced: 
         (ValueError("full"), False),
     ],
 )
-def test_a_full_disk_and_a_full_quota_are_told_from_other_errors(error: Exception, full: bool, tmp_path: Path) -> None:
+def test_a_full_disk_and_a_full_quota_are_distinguished_from_other_errors(
+    error: Exception, full: bool, tmp_path: Path
+) -> None:
     assert is_disk_full(error, tmp_path) is full
 
 
@@ -128,7 +130,7 @@ def test_a_lock_is_held_by_one_until_it_is_released(tmp_path: Path) -> None:
     assert not is_locked(tmp_path / "lock")
 
 
-def test_who_waits_gets_the_lock_when_it_is_released(tmp_path: Path) -> None:
+def test_a_waiting_process_gets_the_lock_when_it_is_released(tmp_path: Path) -> None:
     one, other = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
     one.take()
     threading.Timer(0.1, one.release).start()
@@ -168,7 +170,7 @@ def test_a_lock_file_that_was_deleted_is_not_a_lock(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_asking_for_a_lock_creates_no_file(tmp_path: Path) -> None:
+def test_checking_a_lock_creates_no_file(tmp_path: Path) -> None:
     assert not is_locked(tmp_path / "lock")
     assert list(tmp_path.iterdir()) == []
 
@@ -184,7 +186,7 @@ def test_a_database_is_opened_with_settings_that_survive_power_cuts(tmp_path: Pa
 
 
 class Disobedient(sqlite3.Connection):
-    """SQLite as some builds and file systems have it: a setting is accepted and has no effect."""
+    """SQLite as in some builds and on some file systems: a setting is accepted but has no effect."""
 
     ignored = ""
 

@@ -125,7 +125,7 @@ def test_its_write_keys_still_open_the_same_sources(stored: Path) -> None:
     assert (web.ends_ms, old.ends_ms) == (None, 1_790_000_000_000)
 
 
-def test_what_waits_in_a_clients_queue_is_there(stored: Path) -> None:
+def test_the_events_of_a_clients_queue_are_read(stored: Path) -> None:
     queue = Queue(stored / "client.db", max_bytes=1 << 20)
     waiting = [json.loads(event.body) for event in queue.head(10, 1 << 20)]
     assert [event["event_id"] for event in waiting] == ["queued-0", "queued-1", "queued-2"]

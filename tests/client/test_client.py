@@ -1,4 +1,4 @@
-"""`questlog.Client` against a real server on a real socket: what is sent, told, and never doubled."""
+"""`questlog.Client` against a real server on a real socket: what is sent and reported, and that nothing is duplicated."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_events_are_sent_without_a_flush(make: Make, collector: Collector) -> No
      ({"event_id": ""}, "1 to 200 characters"), ({"event_time": dt.datetime(2026, 1, 1)}, "no time zone"),
      ({"x": "y" * (1 << 20)}, "bytes; the limit is 1048576")],
 )  # fmt: skip
-def test_an_event_that_cannot_be_sent_is_told_at_once(make: Make, fields: dict[str, Any], message: str) -> None:
+def test_an_event_that_cannot_be_sent_is_refused_at_once(make: Make, fields: dict[str, Any], message: str) -> None:
     client = make()
     with pytest.raises(QuestlogError, match=message):
         client.track("level_failed", **fields)
@@ -70,19 +70,19 @@ def test_an_event_that_cannot_be_sent_is_told_at_once(make: Make, fields: dict[s
 
 
 @pytest.mark.parametrize("url", ["events.example.com", "ftp://x", "http://", "http://user:pass@x"])
-def test_an_address_that_is_none_is_told_at_once(make: Make, url: str) -> None:
+def test_an_invalid_url_is_refused_at_once(make: Make, url: str) -> None:
     with pytest.raises(QuestlogError, match="not a valid collector URL"):
         make(url=url)
 
 
 @pytest.mark.parametrize("key", ["", "two words", "line\r\nbreak", "schlüssel"])
-def test_a_key_that_is_none_is_told_at_once_without_showing_it(make: Make, key: str) -> None:
+def test_an_invalid_key_is_refused_without_being_shown(make: Make, key: str) -> None:
     with pytest.raises(QuestlogError, match="the key is empty or has") as raised:
         make(key=key)
     assert not key or key not in str(raised.value)
 
 
-def test_the_key_is_in_no_text_about_the_client(make: Make) -> None:
+def test_no_representation_of_the_client_contains_the_key(make: Make) -> None:
     assert KEY not in repr(make())
 
 
@@ -94,7 +94,7 @@ def receipts(*outcomes: tuple[str, str]) -> tuple[int, dict[str, str], bytes]:
     return 200, {}, json.dumps({"receipts": parts}).encode()
 
 
-def test_what_does_not_fit_is_told_and_counted(make: Make, collector: Collector) -> None:
+def test_quarantined_events_are_reported_and_counted(make: Make, collector: Collector) -> None:
     problems: list[Problem] = []
     collector.script = [
         receipts(("accepted", ""), ("duplicate", ""), ("quarantined", "wrong_type"), ("rejected", "too_long"))
@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_told_and_counted(make: Make, collector: Collector)
     ]  # fmt: skip
 
 
-def test_what_the_plan_rejects_is_logged_without_its_fields(
+def test_a_rejected_event_is_logged_without_its_fields(
     make: Make, collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = make()
@@ -119,7 +119,7 @@ def test_what_the_plan_rejects_is_logged_without_its_fields(
     assert "event_type=strict" in caplog.text and "rejected=wrong_type field=level" in caplog.text
 
 
-def test_a_callback_that_fails_stops_nothing(make: Make, collector: Collector) -> None:
+def test_a_failing_callback_does_not_stop_sending(make: Make, collector: Collector) -> None:
     def fails(problem: Problem) -> None:
         raise RuntimeError("a bug in the game")
 
@@ -130,7 +130,7 @@ def test_a_callback_that_fails_stops_nothing(make: Make, collector: Collector) -
     assert settled(client, accepted=1, rejected=1)
 
 
-def test_an_answer_that_was_lost_doubles_nothing(make: Make, collector: Collector) -> None:
+def test_a_lost_response_causes_no_duplicate(make: Make, collector: Collector) -> None:
     collector.script = ["lose the answer", "lose the answer"]
     client = make()
     for level in range(5):
@@ -150,7 +150,7 @@ def test_a_batch_that_is_too_large_is_split(make: Make, collector: Collector) ->
     assert levels(collector) == list(range(40))
 
 
-def test_one_event_that_is_too_large_is_told_and_the_others_go(make: Make, collector: Collector) -> None:
+def test_an_event_that_is_too_large_is_reported_and_the_others_are_sent(make: Make, collector: Collector) -> None:
     problems: list[Problem] = []
     collector.script = [(413, {}, b"max_event_bytes is 9")] * 2
     client = make(on_problem=problems.append, flush_seconds=30)
@@ -175,7 +175,7 @@ def test_one_event_that_is_too_large_is_told_and_the_others_go(make: Make, colle
         ((200, {}, b'{"receipts": [{"outcome": "eaten"}]}'), "it is not a collector"),
     ],
 )
-def test_whatever_else_is_answered_events_stay_and_the_trouble_is_told(
+def test_any_other_response_keeps_the_events_and_sets_the_error(
     make: Make, collector: Collector, caplog: pytest.LogCaptureFixture, answer: Any, said: str
 ) -> None:
     collector.script = [answer] * 10_000
@@ -193,7 +193,7 @@ def test_whatever_else_is_answered_events_stay_and_the_trouble_is_told(
     assert (client.error, levels(collector)) == ("", [1])
 
 
-def test_the_trouble_is_over_before_a_flush_can_return(
+def test_the_error_is_cleared_before_a_flush_returns(
     make: Make, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector.script = [(500, {}, b"")]
@@ -211,7 +211,7 @@ def test_the_trouble_is_over_before_a_flush_can_return(
     assert seen == [""]
 
 
-def test_a_collector_that_asks_to_wait_is_left_alone_even_by_a_flush(make: Make, collector: Collector) -> None:
+def test_even_a_flush_respects_retry_after(make: Make, collector: Collector) -> None:
     collector.script = [(503, {"Retry-After": "1"}, b"full"), (429, {"Retry-After": "1"}, b"slow down")]
     client = make()
     started = time.monotonic()
@@ -227,13 +227,11 @@ def test_a_collector_that_asks_to_wait_is_left_alone_even_by_a_flush(make: Make,
     [("7", 7.0), (" 7 ", 7.0), ("999999999999", 3600.0), ("-1", None), ("soon", None), (None, None),
      ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0)],
 )  # fmt: skip
-def test_retry_after_is_seconds_or_a_date_and_an_hour_at_most(text: str | None, seconds: float | None) -> None:
+def test_retry_after_is_a_number_or_a_date_and_at_most_an_hour(text: str | None, seconds: float | None) -> None:
     assert transport._seconds(text) == seconds
 
 
-def test_the_client_logs_nothing_while_all_is_well(
-    make: Make, collector: Collector, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_successful_client_logs_nothing(make: Make, collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "questlog.client")
     with make() as client:
         client.track("level_failed", level=1)

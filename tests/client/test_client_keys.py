@@ -1,4 +1,4 @@
-"""`questlog.Client` and a collector that asks for write keys: wrong, revoked and slow ones lose nothing."""
+"""`questlog.Client` and a collector with write keys: wrong, revoked and rate-limited keys lose no event."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def known(keyed: Collector, player: str) -> list[tuple[object, ...]]:
     return keyed.sql(question)
 
 
-def test_events_wait_for_a_good_key_and_are_sent_with_it(keyed: Collector, tmp_path: Path) -> None:
+def test_events_wait_for_a_valid_key(keyed: Collector, tmp_path: Path) -> None:
     key = make_key(keyed.root, "game")
     queue = tmp_path / "queue.db"
     with client_of(keyed, key, queue) as client:
@@ -65,7 +65,7 @@ def test_events_wait_for_a_good_key_and_are_sent_with_it(keyed: Collector, tmp_p
     assert known(keyed, "ann") == [(1, True), (2, True)]
 
 
-def test_a_key_with_a_rate_is_sent_with_as_slowly_as_it_must(
+def test_sending_slows_down_to_the_rate_of_the_key(
     keyed: Collector, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with client_of(keyed, make_key(keyed.root, "slow", "--rate", "20"), tmp_path / "queue.db") as client:

@@ -1,4 +1,4 @@
-"""The queue of `questlog.Client`: what its file keeps, and who shares it: threads, forks, processes."""
+"""The queue of `questlog.Client`: durability, limits, and sharing by threads, forks and processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from support.scripted_collector import KEY, Collector, Make, levels, settled
 from support.waiting import until
 
 
-def test_nobody_there_loses_nothing_and_the_next_process_sends(make: Make, collector: Collector) -> None:
+def test_events_survive_an_unreachable_collector_and_the_next_process_sends_them(
+    make: Make, collector: Collector
+) -> None:
     away = make(url=f"http://127.0.0.1:{free_port()}")
     for level in range(3):
         away.track("level_failed", level=level)
@@ -34,7 +36,7 @@ def test_nobody_there_loses_nothing_and_the_next_process_sends(make: Make, colle
     assert levels(collector) == [0, 1, 2]
 
 
-def test_a_sequence_number_never_comes_again(make: Make, collector: Collector) -> None:
+def test_a_sequence_number_is_never_reused(make: Make, collector: Collector) -> None:
     for level in range(3):
         with make() as client:
             client.track("level_failed", level=level)
@@ -42,7 +44,7 @@ def test_a_sequence_number_never_comes_again(make: Make, collector: Collector) -
     assert rows == [(0, 1), (1, 2), (2, 3)]
 
 
-def test_a_full_queue_refuses_and_goes_on_once_it_is_sent(make: Make, collector: Collector, tmp_path: Path) -> None:
+def test_a_full_queue_refuses_events_until_some_are_sent(make: Make, collector: Collector, tmp_path: Path) -> None:
     collector.script = [(503, {}, b"")] * 10_000
     client = make(max_queue_mb=1)
     kept = 0
@@ -60,7 +62,7 @@ def test_a_full_queue_refuses_and_goes_on_once_it_is_sent(make: Make, collector:
     assert levels(collector) == list(range(kept + 1))
 
 
-def test_a_queue_that_was_removed_begins_anew(make: Make, collector: Collector, tmp_path: Path) -> None:
+def test_a_removed_queue_file_is_created_again(make: Make, collector: Collector, tmp_path: Path) -> None:
     client = make()
     client.track("level_failed", level=1)
     assert client.flush()
@@ -71,7 +73,7 @@ def test_a_queue_that_was_removed_begins_anew(make: Make, collector: Collector, 
     assert levels(collector) == [1, 2]
 
 
-def test_a_damaged_queue_is_told_and_left_alone(make: Make, tmp_path: Path) -> None:
+def test_a_damaged_queue_is_reported_and_not_changed(make: Make, tmp_path: Path) -> None:
     (tmp_path / "queue.db").write_bytes(b"no database at all" * 1000)
     with pytest.raises(QueueUnavailable, match="is damaged") as raised:
         make()
@@ -79,13 +81,13 @@ def test_a_damaged_queue_is_told_and_left_alone(make: Make, tmp_path: Path) -> N
     assert (tmp_path / "queue.db").read_bytes().startswith(b"no database")
 
 
-def test_a_folder_that_cannot_be_written_is_told(make: Make, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(make: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(QueueUnavailable, match="File exists"):
         make(queue=tmp_path / "file" / "queue.db")
 
 
-def test_the_queue_is_for_its_owner_alone_and_synced(make: Make, tmp_path: Path) -> None:
+def test_only_its_owner_can_read_the_queue_and_it_is_durable(make: Make, tmp_path: Path) -> None:
     client = make(queue=tmp_path / "new" / "queue.db")
     client.track("level_failed", level=1)
     modes = [(tmp_path / "new" / name).stat().st_mode & 0o777 for name in ("", "queue.db")]
@@ -94,7 +96,7 @@ def test_the_queue_is_for_its_owner_alone_and_synced(make: Make, tmp_path: Path)
     assert [connection.execute(f"pragma {p}").fetchone()[0] for p in ("journal_mode", "synchronous")] == ["wal", 2]
 
 
-def test_without_a_path_the_queue_is_found_again_with_another_key(
+def test_the_default_queue_does_not_depend_on_the_key(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -132,8 +134,8 @@ for level in range(first, first + 50):
 """
 
 
-def test_processes_share_a_queue_and_send_at_their_end(make: Make, collector: Collector, tmp_path: Path) -> None:
-    """They end without a flush: the interpreter's end flushes, and one sends for the others."""
+def test_processes_share_a_queue_and_send_at_exit(make: Make, collector: Collector, tmp_path: Path) -> None:
+    """None of them flushes: the exit of the interpreter does, and one process sends for the others."""
     arguments = [sys.executable, "-c", PROGRAM, collector.url, KEY, str(tmp_path / "queue.db")]
     programs = [subprocess.Popen([*arguments, str(n * 50)]) for n in range(4)]
     assert [program.wait(60) for program in programs] == [0] * 4
@@ -142,7 +144,7 @@ def test_processes_share_a_queue_and_send_at_their_end(make: Make, collector: Co
     assert levels(collector) == list(range(200))
 
 
-def test_a_fork_goes_on_with_a_sender_of_its_own(make: Make, collector: Collector) -> None:
+def test_a_forked_child_has_its_own_sender(make: Make, collector: Collector) -> None:
     client = make()
     client.track("level_failed", level=1)
     assert client.flush()
@@ -172,7 +174,7 @@ def test_two_clients_of_one_process_share_a_queue(make: Make, collector: Collect
     assert settled(second, accepted=2)
 
 
-def test_a_shutdown_does_not_wait_for_a_collector_that_hangs(make: Make, collector: Collector) -> None:
+def test_shutdown_does_not_wait_for_a_hanging_collector(make: Make, collector: Collector) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         client = make(url=f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=600)
         client.track("level_failed", level=1)
@@ -184,7 +186,7 @@ def test_a_shutdown_does_not_wait_for_a_collector_that_hangs(make: Make, collect
     assert levels(collector) == [1]
 
 
-def test_a_write_by_another_process_is_waited_for(make: Make, tmp_path: Path) -> None:
+def test_a_write_waits_for_another_process(make: Make, tmp_path: Path) -> None:
     client = make()
     with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None, check_same_thread=False)) as other:
         other.execute("begin immediate")
@@ -194,8 +196,10 @@ def test_a_write_by_another_process_is_waited_for(make: Make, tmp_path: Path) ->
         timer.join()
 
 
-def test_a_write_that_never_ends_is_told(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as that of a process which was frozen in the middle of it."""
+def test_a_write_lock_that_is_never_released_is_reported(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example, that of a process that was frozen during a commit."""
     monkeypatch.setattr(queue, "_BUSY_SECONDS", 0.1)
     client = make()
     with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as other:

@@ -1,4 +1,4 @@
-"""A column may grow in place; anything that could lose a value is breaking."""
+"""A column can be widened in place; every change that could lose a value is breaking."""
 
 import pytest
 from hypothesis import given
@@ -32,7 +32,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("old", "new", "change"), CHANGES)
-def test_a_change_says_what_the_column_must_do(old: str, new: str, change: str) -> None:
+def test_each_type_change_is_classified(old: str, new: str, change: str) -> None:
     assert column_change(parse_type(old), parse_type(new)) == change
 
 

@@ -1,4 +1,4 @@
-"""A plan may grow while its tables live; no change of plan ever loses a value."""
+"""The tables evolve with the plan, and no change of the plan loses a value."""
 
 import datetime as dt
 from decimal import Decimal
@@ -19,7 +19,7 @@ from questlog.record import encode_record
 
 
 class Game:
-    """A project whose plan's one event, `hit`, has the fields it is given."""
+    """A project with one event, `hit`, whose fields the test sets."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -110,7 +110,7 @@ def test_a_new_event_is_a_table_at_the_next_landing(game: Game) -> None:
 def test_a_wider_type_takes_effect_at_the_next_landing(
     game: Game, old: str, new: str, small: str, large: str, expected: list[Any]
 ) -> None:
-    """Old files keep the old type inside; readers see the new one; merging writes it."""
+    """Old files keep the old type, readers see the new one, and merging writes it."""
     game.plan(value=old)
     game.send(f'{{"value": {small}}}')
     game.land()
@@ -159,8 +159,8 @@ def test_a_rename_and_a_widening_at_once_lose_nothing(game: Game) -> None:
     assert [value for (value,) in game.rows("cost")] == [1, 2**40]
 
 
-def test_old_and_new_plan_may_take_turns(game: Game) -> None:
-    """A rolling deployment: the lander of the old plan still runs after that of the new one did."""
+def test_an_old_and_a_new_plan_can_alternate(game: Game) -> None:
+    """A rolling deployment: a lander with the old plan runs after one with the new plan."""
     old: dict[str, Any] = {"price": "int", "gone": "string"}
     new: dict[str, Any] = {"cost": {"type": "long", "aliases": ["price"]}, "fresh": "string"}
     for number in range(3):
@@ -184,7 +184,7 @@ def open_schema_count(game: Game) -> int:
     return len(catalog.load_table(("questlog", "hit")).metadata.schemas)
 
 
-def test_a_removed_field_keeps_its_data_and_may_come_back(game: Game) -> None:
+def test_a_removed_field_keeps_its_data_and_can_be_restored(game: Game) -> None:
     game.plan(damage="int", weapon="string")
     game.send('{"damage": 1, "weapon": "axe"}')
     game.land()
@@ -198,7 +198,7 @@ def test_a_removed_field_keeps_its_data_and_may_come_back(game: Game) -> None:
     assert [weapon for (weapon,) in game.rows("weapon")] == ["axe", None, "club"]
 
 
-def test_a_name_that_was_renamed_away_may_be_used_for_another_field(game: Game) -> None:
+def test_a_former_name_can_be_used_for_another_field(game: Game) -> None:
     game.plan(price="int")
     game.send('{"price": 1}')
     game.land()
@@ -211,7 +211,7 @@ def test_a_name_that_was_renamed_away_may_be_used_for_another_field(game: Game) 
     assert game.rows("cost", "price") == [(1, None), (2, None), (3, "high")]
 
 
-def test_a_name_that_was_renamed_away_may_come_back_for_another_type_when_its_column_is_gone(game: Game) -> None:
+def test_a_former_name_can_return_with_another_type_once_its_column_is_gone(game: Game) -> None:
     game.plan(price="int")
     game.send('{"price": 1}')
     game.land()
@@ -224,7 +224,7 @@ def test_a_name_that_was_renamed_away_may_come_back_for_another_type_when_its_co
     assert game.rows("cost", "price") == [(1, None), (2, None), (None, "high")]
 
 
-def test_rows_with_a_column_the_table_lacks_are_never_cut_down() -> None:
+def test_rows_with_a_column_that_the_table_lacks_are_refused() -> None:
     rows = pa.table({"price": [1]})
     with pytest.raises(QuestlogError, match="no column for price"):
         aligned(rows, pa.schema([pa.field("cost", pa.int64())]))
@@ -235,7 +235,7 @@ def test_rows_with_a_column_the_table_lacks_are_never_cut_down() -> None:
     ("old", "new", "value"),
     [("string", "int", '"x"'), ("long", "int", "1"), ("decimal(9,2)", "decimal(9,3)", "1"), ("int", "list<int>", "1")],
 )
-def test_a_breaking_change_is_refused_at_start_and_says_what_to_do(game: Game, old: str, new: str, value: str) -> None:
+def test_a_breaking_change_is_refused_at_start_with_a_hint(game: Game, old: str, new: str, value: str) -> None:
     game.plan(value=old)
     game.send(f'{{"value": {value}}}')
     game.land()
@@ -259,7 +259,7 @@ def test_a_rename_that_also_breaks_the_type_is_refused(game: Game) -> None:
         game.land()
 
 
-def test_a_header_whose_column_holds_something_else_is_refused_at_start(game: Game) -> None:
+def test_a_header_whose_column_has_another_type_is_refused_at_start(game: Game) -> None:
     (game.folder / "plan.toml").write_text("[headers]\nkeep = []\n[events.hit.fields]\nhost = 'int'\n")
     game.send('{"host": 1}')
     game.land()
@@ -295,7 +295,7 @@ def test_descriptions_follow_the_plan(game: Game) -> None:
     assert "New words." in schema and "Old words." not in schema
 
 
-def test_nested_columns_come_back_with_their_types(game: Game) -> None:
+def test_nested_columns_keep_their_types(game: Game) -> None:
     type_ = "struct<at:timestamp,tags:list<string>,by:map<string,decimal(9,2)>>"
     game.plan(value=type_)
     game.send('{"value": {"at": "2026-11-24T00:00:00.123Z", "tags": ["a"], "by": {"x": 1.5}}}')

@@ -85,7 +85,7 @@ def test_landing_in_a_moved_project_is_refused_until_the_old_path_leads_to_it(tm
 
 
 @pytest.mark.parametrize("spelling", ["link", "data_link", "relative", "absolute"])
-def test_another_spelling_of_the_same_folder_goes_on_landing(tmp_path: Path, spelling: str) -> None:
+def test_another_spelling_of_the_same_folder_can_still_land(tmp_path: Path, spelling: str) -> None:
     project = make_project(tmp_path / "game")
     land(project, 9)
     settings: dict[str, object] = {}
@@ -135,7 +135,7 @@ def test_maintenance_keeps_a_file_outside_the_lake_folder(tmp_path: Path, caplog
 
 
 def test_no_file_is_written_outside_the_lake_folder(tmp_path: Path) -> None:
-    """Even when a table's own metadata says that it lies elsewhere."""
+    """Not even if a table's own metadata has another location."""
     project = make_project(tmp_path / "game")
     land(project)
     (newest,) = (project / ".questlog" / "lake" / "questlog" / "step").glob("metadata/*.metadata.json")

@@ -1,4 +1,4 @@
-"""The ledger of a project whose log was lost, or moved away, after it was landed."""
+"""The ledger of a project whose log was lost or replaced after it had been landed."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ def send(game: Pipeline, *ids: str) -> None:
 
 
 def accept_loss(game: Pipeline) -> None:
-    """Do what the error says: a log that went backwards needs a person who accepts what is lost."""
+    """Follow the hint: when a log has gone backwards, an operator must accept the loss."""
     with pytest.raises(LogUnavailable, match="the log went backwards") as refused:
         game.sql("select count(*) from hit")
     (gone,) = re.findall(r"\d{10}\.gone", refused.value.hint)
@@ -32,7 +32,7 @@ def accept_loss(game: Pipeline) -> None:
     (game.project.log_folder / gone).touch()
 
 
-def test_what_is_accepted_after_a_lost_log_counts_on_top_of_what_was_landed(game: Pipeline) -> None:
+def test_events_accepted_after_a_lost_log_are_added_to_the_landed_ones(game: Pipeline) -> None:
     send(game, "a", "b", "c")
     with game.lander() as lander:
         lander.drain()
@@ -46,7 +46,7 @@ def test_what_is_accepted_after_a_lost_log_counts_on_top_of_what_was_landed(game
 
 
 def test_a_writer_leaves_an_old_copy_of_the_log_alone(game: Pipeline, tmp_path: Path) -> None:
-    """Restored from a backup, a log is shorter than what was landed: new events must not take landed offsets."""
+    """A log restored from a backup ends before the checkpoint: new events must not reuse landed offsets."""
     send(game, "a")
     game.log.close()  # type: ignore[attr-defined]
     shutil.copytree(game.project.log_folder, tmp_path / "backup")

@@ -1,4 +1,4 @@
-"""What the embedded lander promises beyond the contract of all landers."""
+"""What the embedded lander guarantees beyond the contract of all landers."""
 
 import threading
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def landed(game: Pipeline) -> int:
     return read_ledger(game.project.catalog, game.log.end()).total("landed")
 
 
-def test_what_is_logged_when_it_is_told_to_stop_is_landed_too(game: Pipeline) -> None:
+def test_events_logged_before_a_stop_are_landed(game: Pipeline) -> None:
     stop = threading.Event()
     with game.lander() as lander:
         thread = threading.Thread(target=lander.run, args=(stop,))
@@ -45,7 +45,7 @@ def test_what_is_logged_when_it_is_told_to_stop_is_landed_too(game: Pipeline) ->
     assert landed(game) == 2
 
 
-def test_a_drain_that_is_told_to_stop_ends_after_the_batch_under_way(game: Pipeline) -> None:
+def test_a_stopped_drain_ends_after_the_current_batch(game: Pipeline) -> None:
     send(game, 5)
     stop = threading.Event()
     stop.set()
@@ -54,7 +54,7 @@ def test_a_drain_that_is_told_to_stop_ends_after_the_batch_under_way(game: Pipel
         assert lander.drain().records == 4
 
 
-def test_a_second_lander_is_told_who_holds_the_lease(game: Pipeline) -> None:
+def test_a_refused_lander_learns_who_holds_the_lease(game: Pipeline) -> None:
     with (
         game.lander(),
         pytest.raises(LanderBusy, match=r"process \d+ \(.+\) has been landing") as refused,

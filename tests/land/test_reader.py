@@ -1,4 +1,4 @@
-"""The batch to land: bounded, and exact when a half-landed one must be finished."""
+"""The next batch to land: bounded, and exact when a half-landed one must be completed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from questlog.log import Batch, Entry, Gap, Position
 
 @dataclass
 class Pages:
-    """A log in memory that gives out partition after partition, as the embedded log does."""
+    """A log in memory that returns one partition after another, as the embedded log does."""
 
     partitions: dict[int, list[bytes]]
     gaps: Sequence[Gap] = ()
@@ -33,21 +33,21 @@ def places(batch: Batch) -> list[tuple[int, int]]:
     return [(e.partition, e.offset) for e in batch.entries]
 
 
-def test_a_batch_stops_at_its_records() -> None:
+def test_a_batch_is_bounded_in_records() -> None:
     log = Pages({0: [b"x"] * 30})
     batch = read_batch(log, {0: 5}, 10)  # type: ignore[arg-type]
     assert (places(batch), batch.through) == ([(0, i) for i in range(5, 15)], {0: 15})
 
 
-def test_a_batch_stops_at_its_bytes(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    """Big events make small batches: memory is what must not grow."""
+def test_a_batch_is_bounded_in_bytes(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Large events make small batches, so that memory stays bounded."""
     monkeypatch.setattr(reader, "BATCH_BYTES", 100)
     monkeypatch.setattr(reader, "_READ_RECORDS", 2)
     batch = read_batch(Pages({0: [b"x" * 40] * 30}), {}, 1000)  # type: ignore[arg-type]
     assert len(batch.entries) == 4
 
 
-def test_a_half_landed_batch_is_read_whole_however_much_came_meanwhile() -> None:
+def test_a_half_landed_batch_is_read_exactly_however_much_was_logged_since() -> None:
     """The first partition's new backlog must not push the second's old records out of the batch."""
     log = Pages({0: [b"x"] * 9_000, 1: [b"y"] * 3})
     batch = read_batch(log, {}, 4, {0: 2, 1: 3})  # type: ignore[arg-type]
@@ -55,7 +55,7 @@ def test_a_half_landed_batch_is_read_whole_however_much_came_meanwhile() -> None
     assert batch.through == {0: 2, 1: 3}
 
 
-def test_what_lies_beyond_a_half_landed_batch_is_left_for_the_next() -> None:
+def test_records_beyond_a_half_landed_batch_are_left_for_the_next() -> None:
     log = Pages({0: [b"x"] * 10})
     batch = read_batch(log, {0: 3}, 100, {0: 5})  # type: ignore[arg-type]
     assert (places(batch), batch.through) == ([(0, 3), (0, 4)], {0: 5})

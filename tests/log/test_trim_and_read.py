@@ -1,4 +1,4 @@
-"""A log that is trimmed while it is read from its beginning: what comes is whole, what does not is named as trimmed."""
+"""A log that is trimmed while it is read from its beginning: records are complete, and missing ones are reported as trimmed."""
 
 import sqlite3
 import threading
@@ -20,7 +20,7 @@ RECORDS = 80
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[SqliteLog]:
-    """A log of many small segments, which deletes them as soon as they may go."""
+    """A log of many small segments, which are deleted as soon as they are eligible."""
     log = SqliteLog(tmp_path / "log", min_free_bytes=0, segment_bytes=1, trim_grace_seconds=0)
     for number in range(RECORDS):
         log.append([b"%d" % number])
@@ -29,7 +29,7 @@ def log(tmp_path: Path) -> Iterator[SqliteLog]:
 
 
 @pytest.mark.parametrize("step", [1, 3])
-def test_a_log_may_be_read_from_its_beginning_while_it_is_trimmed(log: SqliteLog, step: int) -> None:
+def test_a_log_can_be_read_from_its_beginning_while_it_is_trimmed(log: SqliteLog, step: int) -> None:
     (partition,) = log.end()
     ended = threading.Event()
 
@@ -53,7 +53,7 @@ def test_a_log_may_be_read_from_its_beginning_while_it_is_trimmed(log: SqliteLog
 
 @pytest.mark.parametrize("moment", ["before it is opened", "as it is opened", "before it is read"])
 @pytest.mark.parametrize("segment", ["a full one", "the last"])
-def test_a_segment_that_is_trimmed_under_a_reader_is_no_damage(
+def test_a_segment_trimmed_during_a_read_is_not_reported_as_damage(
     log: SqliteLog, moment: str, segment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (partition,) = log.end()
@@ -84,7 +84,7 @@ def test_a_segment_that_is_trimmed_under_a_reader_is_no_damage(
     reader.close()
 
 
-def test_a_name_that_leads_nowhere_is_said_after_a_while(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_keep_disappearing_are_reported(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("questlog.log.sqlite.reader._MOVED_SECONDS", 0.1)
     (partition,) = log.end()
     (log.folder / f"{partition:010}-{RECORDS:016}.db").symlink_to("nowhere")
