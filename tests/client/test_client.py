@@ -1,4 +1,4 @@
-"""`questlog.Client` against a real server on a real socket: what is sent and reported, and that nothing is duplicated."""
+"""`questlog.Client` against a real server on a real socket: events are sent and reported, none is duplicated."""
 
 from __future__ import annotations
 

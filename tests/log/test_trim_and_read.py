@@ -1,4 +1,4 @@
-"""A log that is trimmed while it is read from its beginning: records are complete, and missing ones are reported as trimmed."""
+"""A log that is trimmed while it is read: records are complete, and missing ones are reported as trimmed."""
 
 import sqlite3
 import threading
