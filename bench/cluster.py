@@ -131,12 +131,12 @@ def measure_fresh(kind: type[Side], stack: Stack, folder: Path, rate: int, secon
         warm = Players(side, rate, 10)
         warm.start()
         wait_for(lambda: _counted(side, [], []) == warm.total, "the stream to begin", 180)
-        players, lags, failed, taken = Players(side, rate, seconds), list[float](), list[str](), list[float]()
+        players, lags, failed, query_seconds = Players(side, rate, seconds), list[float](), list[str](), list[float]()
         players.start()
         deadline = time.monotonic() + seconds + 90
         while len(lags) < players.total and time.monotonic() < deadline:
             asked = time.monotonic()
-            count, now = _counted(side, failed, taken) - warm.total, time.monotonic()
+            count, now = _counted(side, failed, query_seconds) - warm.total, time.monotonic()
             times = sorted(players.acknowledged)
             lags += [now - when for when in times[len(lags) : max(count, len(lags))]]
             time.sleep(max(0.0, 0.25 - (time.monotonic() - asked)))
@@ -144,13 +144,13 @@ def measure_fresh(kind: type[Side], stack: Stack, folder: Path, rate: int, secon
     if len(lags) < players.total:
         raise SystemExit(f"{side.name}: {players.total - len(lags)} events never became visible")
     return {
-        "events per second": rate, "events": players.total, "polls": len(taken) + len(failed),
-        "polls failed": len(failed), "failures": sorted(set(failed))[:3], "query s": quantiles(taken),
+        "events per second": rate, "events": players.total, "polls": len(query_seconds) + len(failed),
+        "polls failed": len(failed), "failures": sorted(set(failed))[:3], "query s": quantiles(query_seconds),
         "acknowledged to visible s": quantiles(lags), **memory,
     }  # fmt: skip
 
 
-def _counted(side: Side, failed: list[str], taken: list[float]) -> int:
+def _counted(side: Side, failed: list[str], query_seconds: list[float]) -> int:
     asked = time.monotonic()
     try:
         count = side.count("sword_purchases")
@@ -158,7 +158,7 @@ def _counted(side: Side, failed: list[str], taken: list[float]) -> int:
         if "does not exist" not in str(error):
             failed.append(str(error)[:120])
         return 0
-    taken.append(time.monotonic() - asked)
+    query_seconds.append(time.monotonic() - asked)
     return count
 
 
@@ -179,11 +179,11 @@ def measure_start(kind: type[Side], folder: Path) -> dict[str, Any]:
             connection.getresponse().read()
             wait_for(lambda: _counted(side, [], []) == 1, "the first row", 180)
             row = time.monotonic()
-            own = sum(process.sample() for process in processes)
+            ours = sum(process.sample() for process in processes)
             theirs = sum(server.memory_mb for server in stack.status())
     return {
         "servers up s": round(up - began, 1), "first row s": round(row - began, 1), "servers mb": round(theirs),
-        "app and stream mb": round(own), "memory mb": round(own + theirs),
+        "app and stream mb": round(ours), "memory mb": round(ours + theirs),
     }  # fmt: skip
 
 
@@ -248,8 +248,8 @@ def main() -> None:
     for part in PARTS:
         if part in options.what:
             path = options.parts / f"{part}.json"
-            known = json.loads(path.read_text()) if path.exists() and side else {}
-            path.write_text(json.dumps({**known, **measure(part, side, options)}, indent=2))
+            earlier = json.loads(path.read_text()) if path.exists() and side else {}
+            path.write_text(json.dumps({**earlier, **measure(part, side, options)}, indent=2))
             print(f"{part}: {path.read_text()}", flush=True)
     if "save" in options.what:
         parts = {

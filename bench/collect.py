@@ -152,19 +152,19 @@ def servers(folder: Path, stack: ExitStack) -> dict[str, Server]:
     address = broker.stdout.readline().strip()
     servers = {}
     for name in ("questlog", "flask", "granian", "nginx"):
-        place, port = folder / name, free_port()
-        place.mkdir()
-        (place / "plan.toml").write_text(PLAN)
-        (place / "peer.py").write_text(FLASK if name == "flask" else GRANIAN)
-        (place / "nginx.conf").write_text(NGINX.format(folder=place, port=port))
+        home, port = folder / name, free_port()
+        home.mkdir()
+        (home / "plan.toml").write_text(PLAN)
+        (home / "peer.py").write_text(FLASK if name == "flask" else GRANIAN)
+        (home / "nginx.conf").write_text(NGINX.format(folder=home, port=port))
         argv = {
             "questlog": [sys.executable, "-m", "questlog", "collect", "--port", str(port)],
             "flask": [sys.executable, "peer.py", str(port), address],
             "granian": [sys.executable, "-m", "granian", "--interface=rsgi", "--host=127.0.0.1", f"--port={port}",
                         "--workers=1", "--no-ws", "peer:app"],
-            "nginx": ["nginx", "-p", str(place), "-c", str(place / "nginx.conf")],
+            "nginx": ["nginx", "-p", str(home), "-c", str(home / "nginx.conf")],
         }[name]  # fmt: skip
-        servers[name] = stack.enter_context(Server(place, argv, port))
+        servers[name] = stack.enter_context(Server(home, argv, port))
     return servers
 
 

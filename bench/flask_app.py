@@ -143,14 +143,14 @@ def measure(folder: Path, kind: str, rounds: int, seconds: float) -> dict[str, A
     """Measure the three variants on one kind of server, in turn."""
     arguments, close = SERVERS[kind]
     servers = {variant: Server(folder / variant, arguments, variant) for variant in VARIANTS}
-    taken: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
+    measured: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
     try:
         for server in servers.values():
             server.measure(1, close)  # warm up
         for number in range(rounds):
             for variant in VARIANTS if number % 2 else reversed(VARIANTS):
-                taken[variant].append(servers[variant].measure(seconds, close))
-            line = "  ".join(f"{v} {taken[v][-1]['per second']:.0f}" for v in VARIANTS)
+                measured[variant].append(servers[variant].measure(seconds, close))
+            line = "  ".join(f"{v} {measured[v][-1]['per second']:.0f}" for v in VARIANTS)
             print(f"{kind}: {line}", file=sys.stderr, flush=True)
     finally:
         for server in servers.values():
@@ -159,16 +159,16 @@ def measure(folder: Path, kind: str, rounds: int, seconds: float) -> dict[str, A
         (stored,) = questlog.open(str(servers[variant].folder)).sql("select count(*) from sword_purchases").rows()[0]
         if stored != servers[variant].acknowledged:
             raise SystemExit(f"{kind}, {variant}: {servers[variant].acknowledged} acknowledged, {stored} stored")
-    return report(taken, close)
+    return report(measured, close)
 
 
-def report(taken: dict[str, list[dict[str, Any]]], close: bool) -> dict[str, Any]:
+def report(measured: dict[str, list[dict[str, Any]]], close: bool) -> dict[str, Any]:
     """Return medians of each variant, and the ratios to the bare app within each round."""
     summary: dict[str, Any] = {"connections": "one a request" if close else "kept alive"}
-    for variant, rounds in taken.items():
+    for variant, rounds in measured.items():
         summary[variant] = {name: round(statistics.median(each[name] for each in rounds), 2) for name in rounds[0]}
     for variant in VARIANTS[1:]:
-        pairs = zip(taken[variant], taken["bare"], strict=True)
+        pairs = zip(measured[variant], measured["bare"], strict=True)
         ratios = sorted(ours["per second"] / bare["per second"] for ours, bare in pairs)
         summary[f"{variant} / bare"] = {
             "median": round(statistics.median(ratios), 3), "min": round(ratios[0], 3), "max": round(ratios[-1], 3)

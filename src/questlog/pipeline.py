@@ -1,4 +1,4 @@
-"""Puts the stages of a profile together; the only module that knows implementations.
+"""Puts the stages of a profile together; the only module that names implementations.
 
 The two profiles are siblings under one protocol: `EmbeddedPipeline` needs no server, `ClusterPipeline` uses Kafka,
 Spark, a Hive Metastore and Presto. Both append to a SQLite log on this machine.

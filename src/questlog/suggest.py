@@ -140,15 +140,15 @@ class Suggester:
         columns = {table: _field_types(events) for table, events in self._working.tables.items()}
         for name, missing in self._missing.items():
             event = self._working.events[name]
-            found = _Fields(self.plan, event, missing, columns[event.table])
-            notes[name] = found.notes
-            left_out += found.left_out
+            additions = _Fields(self.plan, event, missing, columns[event.table])
+            notes[name] = additions.notes
+            left_out += additions.left_out
             if name in self.plan.events:
-                if found.fields:
-                    fields[name] = tuple(found.fields)
+                if additions.fields:
+                    fields[name] = tuple(additions.fields)
             else:
-                found.notes[""] = f"seen {missing.events:,} times" if missing.events > 1 else "seen once"
-                events.append(replace(event, mode="quarantine", fields=tuple(found.fields)))
+                additions.notes[""] = f"seen {missing.events:,} times" if missing.events > 1 else "seen once"
+                events.append(replace(event, mode="quarantine", fields=tuple(additions.fields)))
         left_out += [f"{reason}: {count:,} of the events" for reason, count in self._skipped.most_common()]
         return Suggestion(self.plan, tuple(events), fields, notes, tuple(left_out), self._read)
 
@@ -161,14 +161,14 @@ class _Fields:
         self.notes: dict[str, str] = {}
         self.left_out: list[str] = []
         self._event, self._missing, self._columns = event, missing, columns
-        known = {name: field.type for field in event.fields for name in (field.name, *field.aliases)}
+        declared = {name: field.type for field in event.fields for name in (field.name, *field.aliases)}
         paths = {getattr(plan.envelope, name) for name in Envelope.__dataclass_fields__} - {""}
         self._unnameable = RESERVED.union(map(header_column, plan.headers), {""})
         # A key that is a name keeps it, whichever came first.
-        self._taken = {*self._unnameable, *known, *columns, *filter(NAME.fullmatch, missing.keys)}
+        self._taken = {*self._unnameable, *declared, *columns, *filter(NAME.fullmatch, missing.keys)}
         for key, seen in missing.keys.items():
-            if key in known:
-                self._leave(key, f"{_values(seen)} not fit its rules" + _better(seen, str(known[key])))
+            if key in declared:
+                self._leave(key, f"{_values(seen)} not fit its rules" + _better(seen, str(declared[key])))
             elif key in paths:
                 self._leave(key, f"{_values(seen)} not fit the envelope, which reads this key")
             else:
@@ -239,14 +239,14 @@ def _free_name(text: str, taken: Iterable[str]) -> str:
 def guess_envelope(raws: Iterable[bytes]) -> Envelope:
     """Return where these events seem to hold what every event has; paths that cannot be guessed are the defaults."""
     bodies = [body for body in map(read_body, raws) if isinstance(body, Body)]
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for name, keys in _COMMON_KEYS.items():
-        key = next((key for key in keys if key not in found.values() and _is_everywhere(bodies, name, key)), None)
+        key = next((key for key in keys if key not in paths.values() and _is_everywhere(bodies, name, key)), None)
         if key is not None:
-            found[name] = key
+            paths[name] = key
     defaults = Envelope()
-    clash = {getattr(defaults, name) for name in _COMMON_KEYS if name not in found} & set(found.values())
-    return Envelope(**{name: key for name, key in found.items() if key not in clash})
+    clash = {getattr(defaults, name) for name in _COMMON_KEYS if name not in paths} & set(paths.values())
+    return Envelope(**{name: key for name, key in paths.items() if key not in clash})
 
 
 def _is_everywhere(bodies: list[Body], name: str, key: str) -> bool:

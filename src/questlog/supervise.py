@@ -94,7 +94,7 @@ class _Run:
     """When it was started; None while it does not run."""
     failures: int = 0
     settled: bool = False
-    """Whether it was ever ready, or was killed from outside. It is then restarted whatever its exit code."""
+    """Whether it was ever ready, or was killed from outside. It is then restarted regardless of its exit code."""
     stop_sent: float | None = None
 
 
@@ -174,7 +174,7 @@ class Supervisor:
             self._code = self._code or max(code, 0)
             run.child.stopped()
             return
-        if code in run.child.final_codes:  # restarting it would replace the new one in turn, for ever
+        if code in run.child.final_codes:  # restarting it would replace the new one in turn, forever
             self._code = code
             run.child.given_up(code)
             if not any(each.started is not None or each.due is not None for each in self._runs.values()):
@@ -230,7 +230,7 @@ def forked(
 
 
 class ForkedChild(Child):
-    """A function in its own process. It exits at once when the supervisor's process is gone, for whatever reason."""
+    """A function in its own process. It exits at once when the supervisor's process is gone for any reason."""
 
     final_codes = (LanderReplaced.exit_code,)
 

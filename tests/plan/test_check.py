@@ -170,7 +170,7 @@ def test_a_fault_of_a_field(field: str, below: str, message: str) -> None:
         ("[events.a.match]\nx = [1]", [(2, "events.a.match.x", "must be text, a number, true or false")]),
         (
             "[events.a]\nmatch = {k = 1}\n[events.b]\nmatch = {k = 1, l = 2}",
-            [(4, "events.b.match", "never counts: everything it matches is already matched by a")],
+            [(4, "events.b.match", "never applies: everything it matches is already matched by a")],
         ),
         ("[routes]\n'get /' = 'a'\n[events.a]", [(2, 'routes."get /"', "did you mean 'GET'?")]),
         ("[routes]\n'STEAL /' = 'a'\n[events.a]", [(2, 'routes."STEAL /"', "the methods are GET")]),

@@ -1,4 +1,4 @@
-"""Earlier events -> rows, under the current plan: what an older plan refused or did not know is added."""
+"""Re-processes earlier events with the current plan, and adds the rows that an older plan did not yield."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from questlog.log import Position
 from questlog.stopping import StopSignal
 
 Shown = Callable[[int, int, int], None]
-"""Called with the number of records read, and of how many offsets how many are done: (records, done, total)."""
+"""Called with the number of records read, the number of offsets done, and their total: (records, done, total)."""
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class BackfillResult:
 
 
 class Backfill(Protocol):
-    """Shapes earlier events again. Interrupted at any point and run again, it adds what is still missing, once."""
+    """Re-processes earlier events. If it is interrupted at any point, the next run adds what is still missing, once."""
 
     def run(self, start: Bound, end: Bound, stop: StopSignal, shown: Shown) -> BackfillResult:
-        """Backfill what lies between the bounds; return what was done, also when told to stop."""
+        """Backfill the records between the bounds; return what was done, even if stopped early."""

@@ -1,4 +1,4 @@
-"""Which part of a log is read again: a start and an end, as offsets of its partitions or as times."""
+"""The part of a log to re-read: a start and an end, as offsets of its partitions or as times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OPEN = ("earliest", "latest")
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One end of a part: offsets by partition, or a time in milliseconds; with neither it is the log's own end."""
+    """One end of a part: offsets by partition, or a time in milliseconds; with neither, the end of the log."""
 
     offsets: Position = field(default_factory=dict)
     ms: int | None = None
@@ -45,7 +45,7 @@ def parse_bound(text: str) -> Bound:
 
 
 def slices(first: Position, until: Position, records: int) -> Iterator[tuple[Position, Position]]:
-    """Yield the offsets between in order, about *records* at a time, spread over all partitions."""
+    """Yield the offsets between the bounds in order, about *records* at a time, spread over all partitions."""
     at = {partition: first.get(partition, 0) for partition in until}
     while left := [partition for partition, end in until.items() if at[partition] < end]:
         share = max(1, records // len(left))
@@ -55,5 +55,5 @@ def slices(first: Position, until: Position, records: int) -> Iterator[tuple[Pos
 
 
 def count_between(first: Position, until: Position) -> int:
-    """Return how many offsets lie between."""
+    """Return how many offsets lie between the bounds."""
     return sum(max(0, end - first.get(partition, 0)) for partition, end in until.items())

@@ -43,7 +43,7 @@ CLAIM_PROPERTY = "questlog.backfill-claim"
 _OLD_CLAIM = "questlog.backfill"
 """The same property up to version 0.1; still written, so that a running backfill of that version is fenced too."""
 ATTEMPTS = 5
-"""How often removing rows from quarantine is tried while the lander merges the files they are in."""
+"""The number of attempts to remove rows from quarantine while the lander merges the files they are in."""
 _DELETES = {"write.delete.mode": "copy-on-write", "write.delete.isolation-level": "snapshot"}
 _IDS = pa.schema([("event_id", pa.string()), ("received_time", pa.timestamp("us"))])
 
@@ -80,7 +80,7 @@ class MissingRows:
     def add(
         self, first: Position, until: Position, stop: StopSignal, shown: Callable[[int, int], None]
     ) -> BackfillResult:
-        """Add what is missing between; a stop waits for the slice under way.
+        """Add the missing rows between the bounds; a stop waits for the slice in progress.
 
         *shown* is called with the number of records read and of offsets left.
         """
@@ -92,7 +92,7 @@ class MissingRows:
         return self.result
 
     def _slice(self, frame: DataFrame) -> None:
-        """1 shape  2 find what is held  3 add events  4 remove them from quarantine  5 add to quarantine, last.
+        """1 shape  2 find existing rows  3 add events  4 remove them from quarantine  5 add to quarantine, last.
 
         In this order a crash at worst leaves an event both in its table and in quarantine, which the next run repairs.
         """
@@ -179,8 +179,8 @@ class MissingRows:
         elsewhere: dict[str, Occurrence] = {}
         for event_id, part, offset, ms in seen:
             earlier = places.get(event_id, ())
-            if earlier and (part, offset) not in {place[:2] for place in earlier}:
-                elsewhere[event_id] = min(earlier, key=lambda place: abs(place[2] - ms))
+            if earlier and (part, offset) not in {position[:2] for position in earlier}:
+                elsewhere[event_id] = min(earlier, key=lambda position: abs(position[2] - ms))
         return elsewhere
 
     # -- the tables ------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ class QuarantineBackfill:
         self._plan, self._catalog, self._warehouse = plan, catalog, warehouse
 
     def run(self, start: Bound, end: Bound, stop: StopSignal, shown: Shown) -> BackfillResult:
-        """Backfill; return what was done, also when told to stop."""
+        """Backfill; return what was done, even if stopped early."""
         result, plan = BackfillResult(), self._plan()
         if not self._catalog.exists():
             return result

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--into",
     default="",
     metavar="NAME",
-    help="Create new tables: in this folder or, on the cluster profile, namespace.",
+    help="Create new tables, in this folder or, on the cluster profile, in this namespace.",
 )
 @click.option("--slice", "records", type=click.IntRange(1), help="Records to process at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -38,7 +38,7 @@ _SUFFIXES = {
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write rows to FILE.")
 @click.option("--max-rows", type=click.IntRange(min=0), help="Print at most this many rows per table; 0 prints all.")
-@click.option("--check", is_flag=True, help="Run nothing: report SQL that is not portable.")
+@click.option("--check", is_flag=True, help="Report SQL that is not portable, without running it.")
 @click.option("-x", "--expanded", is_flag=True, help="Print one line per value.")
 @click.pass_obj
 def sql(

@@ -232,7 +232,7 @@ class Sender:
 def _lines(batch: Sequence[Waiting]) -> bytes:
     """Return the events as lines, each with its sequence number and the time of this attempt."""
     now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
-    return b"\n".join(b'%b,"sequence":%d,"sent_time":"%b"}' % (body[:-1], place, now) for place, body in batch)
+    return b"\n".join(b'%b,"sequence":%d,"sent_time":"%b"}' % (body[:-1], sequence, now) for sequence, body in batch)
 
 
 def _receipts(answer: Answer, events: int) -> list[dict[str, Any]] | None:

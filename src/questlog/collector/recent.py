@@ -1,6 +1,6 @@
 """Recently seen client ids, so that a retry gets a `duplicate` receipt at once.
 
-Landing decides for good, from the log and for as long as the plan says. This memory only reports early what it has.
+Landing decides for good, from the log and for as long as the plan requires. This memory only reports them earlier.
 """
 
 from __future__ import annotations

@@ -33,14 +33,14 @@ class FolderExport:
 
     def run(self, tables: Sequence[str], stop: StopSignal, shown: Shown) -> dict[str, Exported]:
         """Write the changed days of *tables*, or of all tables; return what was written, also if stopped early."""
-        known = {name: columns for name, columns in self._engine.tables().items() if name != EVENTS_VIEW}
-        if unknown := sorted(set(tables) - set(known)):
+        columns = {name: each for name, each in self._engine.tables().items() if name != EVENTS_VIEW}
+        if unknown := sorted(set(tables) - set(columns)):
             raise QuestlogError(f"there is no table {unknown[0]}", hint="questlog sql 'show tables'")
-        names = list(tables) or sorted(known)
-        sources = {name: self._days(name, repr(known[name])) for name in names}
+        names = list(tables) or sorted(columns)
+        sources = {name: self._days(name, repr(columns[name])) for name in names}
         total, done, exported = sum(map(len, sources.values())), 0, {name: Exported() for name in names}
         for name, days in sources.items():
-            key, one = day_key(column.name for column in known[name]), exported[name]
+            key, one = day_key(column.name for column in columns[name]), exported[name]
             for day, source in sorted(days.items()):
                 if stop.is_set():
                     return exported

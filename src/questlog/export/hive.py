@@ -78,11 +78,11 @@ class HiveExport:
         self, spark: SparkSession, metastore: Metastore, tables: Sequence[str], stop: StopSignal, shown: Shown
     ) -> dict[str, Exported]:
         rows = spark.sql(f"show tables in {self._catalog}.{self._namespace}").collect()
-        known = sorted(row.tableName for row in rows)
-        if unknown := sorted(set(tables) - set(known)):
-            raise QuestlogError(f"there is no table {unknown[0]}", hint=f"tables: {', '.join(known)}")
+        existing = sorted(row.tableName for row in rows)
+        if unknown := sorted(set(tables) - set(existing)):
+            raise QuestlogError(f"there is no table {unknown[0]}", hint=f"tables: {', '.join(existing)}")
         metastore.make_database(self._database, self._root)
-        sources = [source for name in tables or known if (source := self._source(spark, name)) is not None]
+        sources = [source for name in tables or existing if (source := self._source(spark, name)) is not None]
         total, done, exported = sum(len(source.days) for source in sources), 0, dict[str, Exported]()
         for source in sources:
             one = exported[source.table] = Exported()

@@ -1,4 +1,4 @@
-"""How far a table is: the checkpoint in the summary of each of its snapshots, written and read in both profiles.
+"""A table's checkpoint: how much of the log it holds. Both profiles keep it in the summary of each snapshot.
 
 A table's checkpoint is the element-wise maximum over all its live snapshots. The newest snapshot alone does not
 count: compaction by another engine carries no checkpoint. Positions, sequences and counts only grow.
@@ -25,8 +25,8 @@ class Checkpoint:
     """What is already committed. `plan` is the version under which the last of it was shaped.
 
     `spools` maps a spool partition to the sequence that follows what is landed of it. `counts` and `epoch` are the
-    cluster lander's. `kept` and `swept` say when table maintenance last ran, and last removed orphan files (ms).
-    `copied` says which promotion the snapshot's rows come from.
+    cluster lander's. `kept` and `swept` are the times (ms) when table maintenance last ran, and last removed orphan
+    files. `copied` names the promotion that the snapshot's rows come from.
     """
 
     position: Position = field(default_factory=dict)
@@ -150,8 +150,8 @@ def table_checkpoint(metadata: Mapping[str, Any]) -> Checkpoint:
 def expirable(metadata: Mapping[str, Any], older_ms: int) -> list[int]:
     """Return the ids of snapshots from before *older_ms* whose checkpoint a later snapshot repeats or exceeds.
 
-    That later snapshot is never in the list, nor in a list made from older or newer metadata. So whoever expires
-    these, however late, removes no position.
+    That later snapshot is never in the list, nor in a list made from older or newer metadata. So expiring these
+    snapshots, however late, removes no position.
     """
     snapshots, merged = read_snapshots(metadata), Checkpoint()
     holder = 0 if any(snapshot.checkpoint for snapshot in snapshots) else len(snapshots)

@@ -164,10 +164,10 @@ class IcebergTables:
         ).fetchone()
         if pointer is None:
             return None
-        location, known = pointer
+        location, published = pointer
         if table not in self._versions or self._versions[table].location != location:
             self._versions[table] = read_version(location)
-        if known != location and self.epoch is not None:
+        if published != location and self.epoch is not None:
             with transaction(self.state) as connection:
                 check_epoch(connection, self.epoch)
                 _adopt_version(connection, table, self._versions[table])

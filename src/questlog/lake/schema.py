@@ -70,7 +70,7 @@ def evolve_schema(
         type_ = _merged(existing.field_type, column.type, ids, name) if existing else _new_type(column.type, ids)
         fields[name] = NestedField(field_id, name, type_, doc=doc)
         former.pop(name, None)
-    order = {field.field_id: place for place, field in enumerate(schema.fields)}
+    order = {field.field_id: index for index, field in enumerate(schema.fields)}
     ordered = sorted(fields.values(), key=lambda field: order.get(field.field_id, field.field_id + len(order)))
     return EvolvedSchema(Schema(*ordered), moved, former, next(ids) - 1)
 

@@ -178,7 +178,7 @@ class GroupCommit(Groups[_ThreadWaiter]):
                 _wake(waiter)
 
     def _leave(self, waiter: _ThreadWaiter) -> None:
-        """Remove a waiter that gives up (Ctrl-C, a killed thread), so that nobody waits for it."""
+        """Remove a waiter that gives up (Ctrl-C, a killed thread), so that no leader waits for it."""
         with self._lock:
             if waiter in self._queue:
                 self._queue.remove(waiter)

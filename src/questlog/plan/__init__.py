@@ -1,4 +1,4 @@
-"""WHAT may be sent: the tracking plan, a file that declares event types and their fields."""
+"""The tracking plan: a file that declares event types and their fields."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def _match_faults(events: Mapping[str, Event]) -> Iterator[Fault]:
             if all(path in match and _same(match[path], value) for path, value in other.match):
                 yield (
                     ("events", event.name, "match"),
-                    f"never counts: everything it matches is already matched by {other.name}, which comes first",
+                    f"never applies: everything it matches is already matched by {other.name}, which comes first",
                 )
                 break
         earlier.append(event)

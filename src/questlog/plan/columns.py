@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 QUARANTINE_TABLE = "quarantine"
 """The table of events that could not be shaped."""
 EVENTS_VIEW = "events"
-"""What queries call all events of every type."""
+"""The view over the events of every type."""
 LANDED_TIME = "landed_time"
 """The one column that shape leaves empty; the lander fills it."""
 

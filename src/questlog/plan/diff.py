@@ -133,11 +133,11 @@ def _rules(old: Plan, new: Plan) -> Iterator[PlanChange]:
             continue
         path = dotted(("events", name))
         yield from _options(path, before, event, ("mode", "description", "owner", "match"))
-        known = {field.name: field for field in before.fields}
+        by_name = {field.name: field for field in before.fields}
         names = {field.name for field in event.fields}
         for field in event.fields:
-            former = known.get(field.name) or next(
-                (known[alias] for alias in field.aliases if alias in known and alias not in names), None
+            former = by_name.get(field.name) or next(
+                (by_name[alias] for alias in field.aliases if alias in by_name and alias not in names), None
             )
             if former is not None:
                 yield from _options(dotted(("events", name, "fields", field.name)), former, field, _FIELD_OPTIONS)

@@ -7,7 +7,7 @@ import re
 import tomllib
 
 Path = tuple[str | int, ...]
-"""Keys from the top; a number is a place in an array."""
+"""Keys from the top; a number is an index of an array."""
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _BLANK = re.compile(r"[ \t]*")

@@ -87,8 +87,8 @@ def _syntax_fault(text: str, error: Exception) -> Fault:
     """Return the first fault of a text that is not TOML; the rest cannot be parsed."""
     if isinstance(error, RecursionError):
         return Fault(1, "", "is nested too deeply")
-    message, _, place = str(error).partition(" (at ")
-    position = re.match(r"line (\d+), column (\d+)", place)
+    message, _, where = str(error).partition(" (at ")
+    position = re.match(r"line (\d+), column (\d+)", where)
     line = int(position.group(1)) if position else text.rstrip().count("\n") + 1
     column = f", column {position.group(2)}" if position else ""
     return Fault(line, "", f"not TOML{column}: {message}")

@@ -10,7 +10,7 @@ from questlog.errors import Reason
 from questlog.types import SCALARS, DoesNotFit, Number, Type, out_of_range, short, wrong_type
 
 EXACT_DIGITS = 15
-"""A double tells all decimal numbers of so many digits apart, so it is as good as the digits."""
+"""A double distinguishes all decimal numbers of this many digits, so it is as exact as the digits."""
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
@@ -69,7 +69,7 @@ def _decimal(type_: Type, value: Any) -> decimal.Decimal:
 
 
 def _digits(value: int | float | str) -> decimal.Decimal:
-    """Return the number that was meant: a float's shortest form, or every digit as sent if there are more."""
+    """Return the intended number: a float's shortest form, or every digit as sent if there are more."""
     if not isinstance(value, float):
         return decimal.Decimal(value)
     shortest = decimal.Decimal(repr(float(value)))

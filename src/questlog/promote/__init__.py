@@ -1,6 +1,6 @@
 """Moves a project from a laptop to a cluster: copies its tables, and forwards its log from where the copy ends.
 
-Each event is in the cluster's tables once, because one sequence per partition of the log says where the copy ends.
+Each event is in the cluster's tables once, because one sequence per partition of the log marks where the copy ends.
 The copy commits these sequences last, in the checkpoint that the cluster's lander starts from. There, a record below
 them is a repeat, whichever process sends it again, and a record above them has not been copied. Nothing is forwarded
 before that commit. The laptop's own tables only ever grow, before and after it.
@@ -156,7 +156,7 @@ class Promotion:
         return CaughtUp(records, through)
 
     def compare(self, through: Position) -> Iterator[Comparison]:
-        """Ask both sides the same questions as of *through*: neither sees what is logged later."""
+        """Ask both sides the same questions as of *through*: neither sees records logged later."""
         laptop = self._embedded.engine_over(LogPrefix(self._embedded.log, through))
         rows = {name: table.rows for name, table in load_state(self._catalog).tables.items()}
         tables = sorted({*self._embedded.plan.tables, *rows, QUARANTINE_TABLE})
@@ -196,7 +196,7 @@ class Promotion:
         return checkpoint.counts.get(f"{COPIED} {self._spool.name}") is not None
 
     def _refuse_used(self, checkpoint: Checkpoint) -> None:
-        """Raise if the target's tables or topic already hold events: they could not be told apart from ours."""
+        """Raise if the target's tables or topic already hold events: they could not be distinguished from ours."""
         from questlog.log.kafka.topic import describe_topic
 
         settings = self._cluster.project.settings

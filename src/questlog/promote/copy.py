@@ -97,7 +97,7 @@ def refuse_strangers(target: CopyTarget, copied: Sequence[SourceTable], by: str)
 def copy_table(target: CopyTarget, source: SourceTable, by: str, memory_mb: int, copied: Copied) -> None:
     """Make the target hold exactly the rows of *source*, reusing what an interrupted copy has written.
 
-    Two attempts: a writer that was killed may commit its last piece after its successor has looked.
+    Two attempts: a writer that was killed may commit its last piece after its successor has checked.
     """
     for _ in range(2):
         done = _done(target, source, by)

@@ -24,7 +24,7 @@ def begin(spool: Spool, handover: Handover, held: Position) -> None:
 
 
 def advance(spool: Spool, state: str, held: Mapping[int, int] | None = None) -> None:
-    """Move the hand-over to *state*; *held* is what the target is known to hold of each partition."""
+    """Move the hand-over to *state*; *held* is how much of each partition the target is known to hold."""
     with spool.rewriting() as db:
         db.execute("update handover set state = ?", (state,))
         for table in ("sent", "landed"):

@@ -1,4 +1,4 @@
-"""The log up to one position: what is logged meanwhile lies behind it."""
+"""The log up to one position, without the records that are logged later."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class DuckDBEngine:
             try:
                 return self._attempt(cursor, statement, params)
             except duckdb.IOException as error:
-                # a merge replaced and deleted a file since its list was read: a new list has its rows in another file
+                # a merge has replaced a file since the list was read: a new list has its rows in another file
                 cursor.close()
                 if attempt + 1 == _ATTEMPTS or not _is_missing_file(error):
                     raise _explained(error) from error
@@ -262,8 +262,8 @@ def _attach(cursor: duckdb.DuckDBPyConnection, snapshot: _Snapshot, reading: Rea
     """Create the views that a statement reads, for this cursor only."""
     columns = snapshot.columns()
     shared = _events(snapshot.plan, columns)
-    known = {name.lower() for name in (*columns, *shared)}
-    for name in sorted(reading.tables - known):
+    names = {name.lower() for name in (*columns, *shared)}
+    for name in sorted(reading.tables - names):
         raise unknown_table(name, (*columns, *shared))
     every = reading.everything or (EVENTS_VIEW in reading.tables and EVENTS_VIEW in shared)
     for name, described in columns.items():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from questlog.stack.servers import Server
 
 UP_SECONDS = 420.0
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +109,23 @@ class Stack:
             return [s for n, s in SERVERS.items() if n in self._only or (s.option and s.option in self._also)]
         return [server for server in SERVERS.values() if not server.option or server.option in self._also]
 
-    def fetch(self, tell: Tell = lambda line: None) -> None:
+    def fetch(self, report: Progress = lambda line: None) -> None:
         """Download the servers, after checking that this machine can run them."""
         from questlog.stack.fetch import fetch
 
         for server in self.servers:
             server.requires()
         for part in dict.fromkeys(server.part for server in self.servers):
-            fetch(part, tell)
+            fetch(part, report)
 
-    def up(self, tell: Tell = lambda line: None, *, while_pid: int = 0) -> None:
+    def up(self, report: Progress = lambda line: None, *, while_pid: int = 0) -> None:
         """Start the servers in the background and return when all of them work.
 
         With *while_pid* they stop when that process exits, however it ends.
         """
         self.settle().run.mkdir(parents=True, exist_ok=True)
         (self.folder / "logs").mkdir(exist_ok=True)
-        self.fetch(tell)
+        self.fetch(report)
         words = [sys.executable, "-m", "questlog.stack", str(self.folder), "--ports", self._ports]
         words += ["--only", ",".join(server.name for server in self.servers), "--while", str(while_pid)]
         with (self.folder / "logs" / "supervisor.log").open("wb") as log:
@@ -133,13 +133,13 @@ class Stack:
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
             )
         try:
-            self._await(started, tell)
+            self._await(started, report)
         except BaseException:
             started.terminate()
             started.wait()
             raise
 
-    def _await(self, started: subprocess.Popen[bytes], tell: Tell) -> None:
+    def _await(self, started: subprocess.Popen[bytes], report: Progress) -> None:
         from questlog.stack.supervisor import StackBusy, read_states
 
         deadline, last = time.monotonic() + UP_SECONDS, ""
@@ -155,28 +155,28 @@ class Stack:
             line = ", ".join(f"{name} {states[name].state}" for name in names if name in states)
             if mine and line != last:
                 last = line
-                tell(line)
+                report(line)
             if mine and all(name in states and states[name].state == "healthy" for name in names):
                 return
             if time.monotonic() > deadline:
                 raise QuestlogError(f"the stack is not up after {UP_SECONDS:g} s: {line}", hint="questlog stack logs")
             time.sleep(0.1)
 
-    def down(self, tell: Tell = lambda line: None) -> bool:
+    def down(self, report: Progress = lambda line: None) -> bool:
         """Stop every process of this stack; return whether any was running."""
         from questlog.stack.servers import SERVERS
 
         ran = False
         supervisor = recall(self.folder / "run" / "supervisor.json")
         if supervisor is not None:
-            tell("stopping the servers")
+            report("stopping the servers")
             ran = True
             end(supervisor, sum(server.stop_seconds for server in SERVERS.values()))
         for server in reversed(list(SERVERS.values())):  # a server whose supervisor was killed
             file = self.folder / "run" / f"{server.name}.json"
             identity = recall(file)
             if identity is not None:
-                tell(f"stopping {server.name}")
+                report(f"stopping {server.name}")
                 ran = True
                 end(identity, server.stop_seconds)
             file.unlink(missing_ok=True)
@@ -197,18 +197,18 @@ class Stack:
     def _ask(self, server: Server) -> Health:
         from questlog.stack.supervisor import read_states
 
-        known = read_states(self.folder / "run").get(server.name)
+        recorded = read_states(self.folder / "run").get(server.name)
         identity = recall(self.folder / "run" / f"{server.name}.json")
         port = known_ports(self.folder)[server.ports[0]]
-        restarts = known.restarts if known else 0
+        restarts = recorded.restarts if recorded else 0
         if identity is None:
-            state = known.state if known and known.state in ("restarting", "failed", "waiting") else "stopped"
-            return Health(server.name, False, state, port, 0, restarts, 0.0, known.trouble if known else "")
+            state = recorded.state if recorded and recorded.state in ("restarting", "failed", "waiting") else "stopped"
+            return Health(server.name, False, state, port, 0, restarts, 0.0, recorded.trouble if recorded else "")
         try:
             outcome, healthy = server.check(self.layout), True
         except Exception as error:  # clients raise errors of many kinds
             outcome, healthy = str(error), False
-        state = "healthy" if healthy else known.state if known and known.state != "healthy" else "sick"
+        state = "healthy" if healthy else recorded.state if recorded and recorded.state != "healthy" else "sick"
         return Health(
             server.name, healthy, state, port, identity.pid, restarts, round(memory_mb(identity.pid), 1), outcome
         )

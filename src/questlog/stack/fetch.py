@@ -32,7 +32,7 @@ _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencie
 _DOWNLOADED = re.compile(r"Downloaded from \S+: \S+/(\S+\.(?:jar|zip|gz)) \(([\d.]+) (B|kB|MB|GB)")
 HOME: Traversable = resources.files("questlog.stack")
 """Holds `poms` and `sums`. The tests have more of them in a folder of their own."""
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 """Called with a line that describes the progress."""
 
 
@@ -71,7 +71,7 @@ def fetched(part: str) -> Path:
     return folder
 
 
-def fetch(part: str, tell: Tell = lambda line: None, home: Traversable = HOME) -> Path:
+def fetch(part: str, report: Progress = lambda line: None, home: Traversable = HOME) -> Path:
     """Download *part* unless it is in the cache. Of two concurrent calls, the second waits for the first."""
     folder = part_folder(part, home)
     if folder.exists():
@@ -82,10 +82,10 @@ def fetch(part: str, tell: Tell = lambda line: None, home: Traversable = HOME) -
         draft = folder.with_name(f"{part}.partial")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        _run_maven(part, draft, tell, home)
-        tell("verifying checksums")
+        _run_maven(part, draft, report, home)
+        report("verifying checksums")
         _check_sums(part, draft, home)
-        tell("unpacking")
+        report("unpacking")
         _FINISH.get(part, _nothing)(draft)
         os.replace(draft, folder)
     return folder
@@ -111,7 +111,7 @@ def find_maven() -> str:
     return program
 
 
-def _run_maven(part: str, target: Path, tell: Tell, home: Traversable) -> None:
+def _run_maven(part: str, target: Path, report: Progress, home: Traversable) -> None:
     """Copy the artifacts of the pom and their dependencies into *target*."""
     with resources.as_file(home / "poms" / f"{part}.xml") as pom:
         command = [
@@ -130,7 +130,7 @@ def _run_maven(part: str, target: Path, tell: Tell, home: Traversable) -> None:
                     if match := _DOWNLOADED.search(line):
                         files += 1
                         size += float(match.group(2)) * {"B": 1e-6, "kB": 1e-3, "MB": 1.0, "GB": 1e3}[match.group(3)]
-                        tell(f"{size:,.0f} MB in {files} files, {match.group(1)}")
+                        report(f"{size:,.0f} MB in {files} files, {match.group(1)}")
             except BaseException:
                 maven.terminate()
                 raise

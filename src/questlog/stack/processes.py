@@ -26,7 +26,7 @@ class Identity:
 
 
 def born(pid: int) -> str:
-    """Return a text that tells this process from every other with the same id, ever; "" if no process has the id.
+    """Return a text that distinguishes this process from every other that ever had its id; "" if no process has the id.
 
     It names the boot and the clock tick of the start: a time of day would change with the machine's clock.
     """

@@ -256,7 +256,7 @@ class ServerChild(Child):
                 act = self.server.check(self._layout)
             except NotInstalled:
                 raise
-            except Exception as error:  # whatever a client raises while the server is starting
+            except Exception as error:  # clients raise errors of many kinds while the server is starting
                 self._note("starting", trouble=str(error))
                 if time.monotonic() - started > START_SECONDS:
                     raise QuestlogError(f"it is not healthy after {START_SECONDS:g} s: {error}") from error

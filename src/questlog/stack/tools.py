@@ -31,8 +31,8 @@ def build(layout: StackLayout, tool: str, arguments: Sequence[str], schema: str)
     if tool in _KAFKA:
         return _kafka(layout, _KAFKA[tool], arguments), {}
     if tool not in _OTHERS:
-        known = ", ".join(sorted({*_KAFKA, *_OTHERS}))
-        raise QuestlogError(f"there is no tool {tool}", hint=f"tools: {known}")
+        names = ", ".join(sorted({*_KAFKA, *_OTHERS}))
+        raise QuestlogError(f"there is no tool {tool}", hint=f"tools: {names}")
     return _OTHERS[tool](layout, arguments, schema)
 
 

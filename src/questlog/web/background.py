@@ -43,7 +43,7 @@ class BackgroundSender:
     def put(self, batch: EventBatch) -> None:
         """Queue a batch. Raises `LogUnavailable` if the log has refused for so long that the queue is full.
 
-        While the process ends, the batch is appended here and now, because nobody would append it later.
+        While the process ends, the batch is appended here and now, because nothing would append it later.
         """
         try:
             is_queued = self.commits.put(batch, batch.size)

@@ -28,7 +28,7 @@ _MAX_GROUP_EVENTS = 5_000
 
 
 class Recorder:
-    """Records what *app* describes, as its *config* says in keys `QUESTLOG_…`.
+    """Records the events that *app* describes; the keys `QUESTLOG_…` of its *config* are the settings.
 
     Safe for threads; a forked child opens its own log. *new_plan* is called with each plan before it takes effect.
     """

@@ -1,7 +1,7 @@
 """Reads requests from a connection's bytes, and refuses framing that two servers could understand differently.
 
 httptools (llhttp) parses; what its grammar accepts and we do not is refused here. A refusal is the last response of
-its connection: after it, where the next request begins is not known.
+its connection: after it, the start of the next request is unknown.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ class Overtaken(Exception):
 class Fence:
     """The condition on one table under which a lander may commit to it; Java evaluates it.
 
-    With *claims* nobody else may have the epoch yet; with *after* the newest checkpoint must be exactly that text.
+    With *claims*, no other lander may have the epoch yet; with *after* the newest checkpoint must be exactly that text.
     """
 
     def __init__(self, epoch: int, *, claims: bool = False, after: str | None = None) -> None:
@@ -287,7 +287,7 @@ def release_locks(spark: SparkSession, namespaces: Collection[str]) -> int:
 
     A Metastore that died during our own commit leaves them too. Call it while no commit of ours is under way. Without
     it the next commit waits until the Metastore times them out, after 300 s by default. A lock with a live holder
-    stays, whoever that is. A REST catalog has no locks.
+    stays. A REST catalog has no locks.
     """
     if spark.conf.get(f"spark.sql.catalog.{CATALOG}.type") == "rest":
         return 0

@@ -1,7 +1,7 @@
 """The cluster's lander: a Spark stream over the topic, each batch shaped once and committed table by table.
 
-Spark's own streaming checkpoint is discarded: the tables say where to resume (ARCHITECTURE.md). A start, and every
-restart after an error, first finishes exactly the batch that was half landed, then streams from the checkpoint.
+Spark's own streaming checkpoint is discarded: the tables determine where to resume (ARCHITECTURE.md). A start, and
+every restart after an error, first finishes exactly the batch that was half landed, then streams from the checkpoint.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS = 2.0
 STOP_SECONDS = 60.0
-"""How long a stop waits for the batch under way."""
+"""How long a stop waits for the batch in progress."""
 BACKFILL_LOCK = "backfill.lock"
 
 logger = logging.getLogger("questlog.land")
@@ -97,7 +97,7 @@ class SparkLander:
     # -- the contract ----------------------------------------------------------------------------
 
     def drain(self, stop: StopSignal | None = None, shown: Shown | None = None) -> Landed:
-        """Land everything that is in the topic now, or until told to stop, then return.
+        """Land everything that is in the topic now, or until asked to stop, then return.
 
         *shown* is called after each batch with the number of records landed, and of how many.
         """
@@ -112,7 +112,7 @@ class SparkLander:
         return self._total
 
     def run(self, stop: StopSignal) -> None:
-        """Land until told to stop. After an outage of a server the lander resumes from the tables by itself."""
+        """Land until asked to stop. After an outage of a server the lander resumes from the tables by itself."""
         logged = ""
         while not stop.is_set():
             try:
@@ -139,7 +139,7 @@ class SparkLander:
     def take_over(self) -> Checkpoint:
         """Become the one lander of these tables; return what they hold."""
         self.catalog.reopen()
-        # a backfill on this machine may be in the middle of a commit: its lock is not a dead lander's
+        # a backfill on this machine may be in the middle of a commit, and its lock must stay
         backfilling, namespaces = is_locked(self._data / BACKFILL_LOCK), (self.tables.namespace, self.state.namespace)
         if not backfilling and (released := release_locks(self._spark, namespaces)):
             logger.info("stage=land released %d lock(s) of dead landers", released)
@@ -193,7 +193,7 @@ class SparkLander:
         self._land(self._source.part(self._spark, self._checkpoint.position, half), plan)
 
     def _stream(self, stop: StopSignal | None, trigger: dict[str, Any]) -> None:
-        """Run one stream until it ends, fails or is told to stop; a stop waits for the batch under way."""
+        """Run one stream until it ends, fails or is asked to stop; a stop waits for the batch in progress."""
         frame = self._source.stream(self._spark, self._checkpoint.position, self._batch_records)
         self._error = None
         with tempfile.TemporaryDirectory(prefix="questlog-spark-") as folder:

@@ -33,7 +33,7 @@ SWEEP_SECONDS = 86_400.0
 ORPHAN_SECONDS = 3 * 86_400.0
 """A file in no snapshot is garbage only when no commit under way can still be writing it."""
 ATTEMPTS = 10
-"""How often a checkpoint is repeated until the stream has not just committed a newer one."""
+"""The number of attempts to repeat a checkpoint while the stream commits newer ones."""
 POLL_SECONDS = 2.0
 RETRY_SECONDS = 30.0
 JOIN_SECONDS = 15.0
@@ -182,7 +182,7 @@ def _ago_ms(seconds: float) -> int:
 
 
 def _is_past(since_ms: int, seconds: float) -> bool:
-    """Return whether *since_ms* is *seconds* ago; a time ahead of our clock is no evidence, and counts as past."""
+    """Return whether *since_ms* is *seconds* ago; a time ahead of our clock proves nothing and counts as past."""
     return not 0 <= _ago_ms(0) - since_ms < seconds * 1000
 
 

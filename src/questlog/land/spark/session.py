@@ -83,7 +83,7 @@ def open_session(
         builder = builder.config(key, value)
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
     with _own_interrupt_handler():
-        # Java's command line is visible to everybody on the machine: only settings that are no secret go into it.
+        # Every user of the machine can read Java's command line, so no secret goes into it.
         plain = {key: value for key, value in settings.items() if not _SECRET.search(key)}
         SparkContext._ensure_initialized(conf=SparkConf(loadDefaults=False).setAll(list(plain.items())))
         spark = builder.getOrCreate()

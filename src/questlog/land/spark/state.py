@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 CHECKPOINTS = "progress"
-"""The table whose snapshots hold the checkpoint. Its name is older than the word."""
+"""The table whose snapshots hold the checkpoint. Its name predates the term."""
 PLANS = "plans"
 HOUR_MS = 3_600_000
 SEEN = pa.schema([("event_id", pa.string()), ("part", pa.int32()), ("offset", pa.int64()), ("received_ms", pa.int64())])
@@ -76,7 +76,7 @@ class LanderState:
         Raises `LanderReplaced` if another lander took over.
         """
         files = [] if seen is None else self._id_files(seen)
-        # without `kept`: it would say that maintenance has seen this commit
+        # without `kept`, which would claim that maintenance has seen this commit
         checkpoint = replace(checkpoint, epoch=self._catalog.epoch, kept=0, swept=0)
         self._catalog.append(self.namespace, CHECKPOINTS, files, checkpoint, fence)
 

@@ -80,7 +80,7 @@ class SparkTables:
     # -- copies ----------------------------------------------------------------------------------
 
     def copy(self, table: str, rows: pa.Table, plan: str, copied: Mapping[str, Any]) -> None:
-        """Add rows that were landed elsewhere; *copied* says which copy they belong to. No position moves."""
+        """Add rows that were landed elsewhere; *copied* names the copy they belong to. No position moves."""
         rows = aligned(rows, arrow_columns(self.metadata(table)))
         files = [File(day, part.num_rows, parquet_bytes(part)) for day, part in split_by_day(rows)]
         checkpoint = Checkpoint(plan=plan, epoch=self.catalog.epoch, copied=copied)

@@ -34,7 +34,7 @@ _CHUNK = 1_000
 
 
 class KafkaLog:
-    """Keeps the contract of `Log` on an existing topic; safe for many threads and processes.
+    """Implements `Log` on an existing topic; safe for many threads and processes.
 
     Each appending process writes to a partition of its own: *claims* is a folder of lock files that the processes of
     one machine share. If there are more processes than partitions, the rest share the last one.
@@ -92,7 +92,7 @@ class KafkaLog:
             raise
 
     def _drop_producer(self, producer: Producer | None) -> None:
-        """Discard undelivered records: the caller was told that they failed."""
+        """Discard undelivered records: `append` has reported them as failed."""
         from confluent_kafka import KafkaException
 
         if producer is None:

@@ -45,7 +45,7 @@ class Forwarder:
         self._checked = float("-inf")
 
     def run(self, stop: StopSignal) -> None:
-        """Forward until told to stop; the records logged by then are forwarded if the brokers accept them at once."""
+        """Forward until asked to stop; the records logged by then are forwarded if the brokers accept them at once."""
         while not stop.is_set():
             count = self._try_step(stop)
             self._spool.heartbeat()
@@ -202,7 +202,7 @@ class Forwarder:
 
 
 def landed_offsets(config: Mapping[str, str], topic: str) -> Position:
-    """Return how far the tables hold each of the topic's partitions: the lander commits that to its consumer group."""
+    """Return the end of what the tables hold of each of the topic's partitions, from the lander's consumer group."""
     from confluent_kafka import KafkaException, TopicPartition
 
     consumer = open_consumer(config, GROUP)

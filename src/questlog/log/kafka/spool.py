@@ -248,9 +248,9 @@ def _name(folder: Path) -> str:
     """
     folder.mkdir(parents=True, exist_ok=True)
     inode = folder.stat().st_ino
-    found = _read_name(folder)
-    if found is not None and found[1] == inode:
-        return found[0]
+    stored = _read_name(folder)
+    if stored is not None and stored[1] == inode:
+        return stored[0]
     name = "".join(secrets.choice(_LETTERS) for _ in range(6))
     # a name lost in a power cut would send everything again under a new one
     write_file(folder / "spool", f"{name} {inode}\n")

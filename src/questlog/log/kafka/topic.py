@@ -89,7 +89,7 @@ def create_topic(
 
 
 def _await_leaders(config: Mapping[str, str], name: str) -> None:
-    """Return once the brokers know the topic: used right away, it would be reported as missing."""
+    """Return once the brokers list the topic: used earlier, it would be reported as missing."""
     deadline = time.monotonic() + WORK_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(LogUnavailable):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from questlog.log import Entry, Gap, Position
 
 GROUP = "questlog"
-"""The consumer group whose committed offsets say how much of the topic the tables hold."""
+"""The consumer group whose committed offsets record how much of the topic the tables hold."""
 SPOOL, SEQUENCE, GAP = "spool", "sequence", "gap"
 """Headers of a forwarded record: its spool partition, its sequence there; of a lost part, how many records it was."""
 

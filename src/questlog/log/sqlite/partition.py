@@ -189,7 +189,7 @@ class Trimmer:
     def trim(self, before: Position, older_than_ms: int) -> int:
         """Delete segments that are landed and old; return how many records they held.
 
-        Every segment before an old one counts as old, so that a clock that was once wrong keeps no segment for ever.
+        Every segment before an old one counts as old, so that a clock that was once wrong keeps no segment forever.
         A segment is deleted `grace_seconds` after it becomes eligible, by the monotonic clock, so that a reader
         whose position is slightly older still finds it.
         """

@@ -205,7 +205,7 @@ def with_values(statement: str, params: Params) -> str:
                 return literal(params[name])
             return literal(params[int(name) - 1])
         except (LookupError, StopIteration, ValueError) as error:
-            raise QueryError(f"there is no value for {match.group()}") from error
+            raise QueryError(f"no value was given for {match.group()}") from error
 
     out = []
     quoted = ("string", "name", "comment")

@@ -124,7 +124,7 @@ def _reader(type_: SqlType) -> Callable[[Any], Any]:
 
 
 def _key_reader(type_: SqlType, read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a function that converts the keys of a map, which are strings in JSON whatever their type."""
+    """Return a function that converts the keys of a map, which are always strings in JSON."""
     if type_.name in ("tinyint", "smallint", "integer", "bigint"):
         return int
     if type_.name == "boolean":

@@ -54,7 +54,7 @@ class FastPath:
 
     @cached_property
     def lenient(self) -> LenientDecoders:
-        """The second try, for events with members that the plan does not know."""
+        """The second try, for events with members that the plan does not declare."""
         return LenientDecoders(self.rules, self.decoders, self.tagged)
 
     def rows(self, indices: Sequence[int], lines: Sequence[Line]) -> tuple[list[Part], list[int]]:
@@ -116,7 +116,7 @@ class FastPath:
         groups: dict[str, list[int]],
         decoded: Iterable[tuple[int, str, Any]],
     ) -> None:
-        """Take in events whose only flaw is members that the plan does not know, and keep those in `_rescued`."""
+        """Add events whose only flaw is undeclared members, and keep those members in `_rescued`."""
         changed = set()
         for index, name, body in decoded:
             text = unknown_members(self.rules.envelope, self.decoders[name], bytes(events.raws[index]))

@@ -1,4 +1,4 @@
-"""The second try of the fast path: events whose only flaw is members that the plan does not know.
+"""The second try of the fast path, for events whose only flaw is members that the plan does not declare.
 
 A client newer than the plan sends nothing but such events.
 """
@@ -53,7 +53,7 @@ class LenientDecoders:
 
 
 def unknown_members(envelope: Envelope, decoder: EventDecoder, event: bytes) -> str | None:
-    """Return the JSON of the members that the plan does not know; None if only the scalar path can find them."""
+    """Return the JSON of the members that the plan does not declare; None if only the scalar path can find them."""
     body = read_body(event)
     if isinstance(body, Reject):
         return None
