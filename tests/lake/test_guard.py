@@ -105,6 +105,22 @@ def test_another_spelling_of_the_same_folder_can_still_land(tmp_path: Path, spel
     assert count(project, **settings) == 21
 
 
+def test_live_files_that_version_0_1_took_for_garbage_under_another_spelling_are_kept(tmp_path: Path) -> None:
+    project, link = make_project(tmp_path / "game"), tmp_path / "link"
+    land(project, 3)
+    link.symlink_to(project / ".questlog")
+    pipeline = open_pipeline(project, data=str(link))
+    tables = IcebergTables(pipeline.project.catalog, pipeline.project.warehouse)
+    for path in (link / "lake" / "questlog" / "step").rglob("*.*"):
+        tables.state.execute("insert into questlog_garbage values (?, 'step', 0, 0)", (str(path),))
+    tables.close()
+    maintain(project, data=str(link))
+    assert count(project) == 3
+    land(project, 9)
+    maintain(project, hours=2)
+    assert count(project) == 12
+
+
 def test_a_data_folder_behind_a_link_may_move_with_it(tmp_path: Path) -> None:
     project = make_project(tmp_path / "game")
     (tmp_path / "disk1").mkdir()

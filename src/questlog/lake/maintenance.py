@@ -91,6 +91,7 @@ class Maintenance:
         state, tables = self._tables.state, self._tables
         before = int(self._clock() * 1000) - self._grace_ms
         paths: list[str] = []
+        live: set[str | None] = set()
         for (table,) in state.execute("select distinct table_name from questlog_garbage").fetchall():
             version = tables.version(table)
             oldest = _oldest_sequence(version) if version is not None else 1 << 62
@@ -100,10 +101,13 @@ class Maintenance:
                 (table, oldest, before, _DELETE_FILES - len(paths)),
             )
             paths += [path for (path,) in rows]
+            if len(tables.roots) > 1:  # an earlier version took live files for garbage under another spelling
+                live |= self._named(table, version)[0]
         for path in paths:
-            if inside(path, tables.roots) is None:
+            name = inside(path, tables.roots)
+            if name is None:
                 logger.error("stage=maintenance kept %s: it is outside the lake folder", path)
-            else:
+            elif name not in live:
                 Path(path).unlink(missing_ok=True)
         if paths:
             with transaction(state) as connection:
