@@ -102,3 +102,18 @@ def test_a_child_that_does_not_stop_is_killed() -> None:
     Supervisor([Stubborn("a", events)], lambda: False).run()
     assert events[-1] == "kill a"
     assert time.monotonic() - started >= 0.05
+
+
+def test_a_child_that_was_ready_just_before_it_failed_is_restarted() -> None:
+    class Brief(FakeChild):
+        def exit_code(self) -> int | None:
+            self._ready = True  # it became ready, and then ended, between two looks at it
+            return super().exit_code()
+
+        def start(self) -> None:
+            super().start()
+            self._ready = False
+
+    events: list[str] = []
+    Supervisor([Brief("a", events, [5], ready=False)], lambda: events.count("start a") < 2).run()
+    assert events.count("start a") == 2

@@ -160,8 +160,8 @@ class Supervisor:
         for run in self._runs.values():
             if run.started is None:
                 continue
-            run.settled = run.settled or run.child.is_ready()
             code = run.child.exit_code()
+            run.settled = run.settled or run.child.is_ready()  # after: it may have been ready just before it ended
             if run.child.failure and not self._stopping:
                 self._code = 1
                 self.stop()
@@ -274,6 +274,7 @@ class ForkedChild(Child):
         done, status = os.waitpid(self._pid, os.WNOHANG)
         if not done:
             return None
+        self.is_ready()  # read what it wrote before the line closes
         if self._line is not None:
             self._line.close()
             self._line = None

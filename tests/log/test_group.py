@@ -208,6 +208,31 @@ def test_a_closed_loop_does_not_stop_the_others() -> None:
     assert commits.commit.waiting == 0
 
 
+def test_work_queued_as_a_commit_ends_is_committed_even_if_the_loop_of_that_commit_is_closed() -> None:
+    class Delayed(LoopCommit):
+        def _add(self, waiter: Any) -> None:
+            if waiter.work == "b":  # it saw a commit under way; let that commit end before "b" is queued
+                commits.go_on.release(2)
+                answered.wait(0.5)
+            super()._add(waiter)
+
+        def _answer(self, group: Sequence[Any], seconds: float) -> None:
+            super()._answer(group, seconds)
+            answered.set()
+
+    answered = threading.Event()
+    commits = LoopCommits()
+    commits.commit = Delayed(commits._run, name="test", max_size=100)
+    closed = asyncio.new_event_loop()
+    commits.commit.submit(closed, "a", 1, lambda error: None)
+    closed.call_soon(closed.stop)
+    closed.run_forever()
+    assert commits.begun.acquire(timeout=10)
+    closed.close()
+    run(commits, "b")
+    assert commits.groups == [["a"], ["b"]]
+
+
 def test_two_loops_share_a_commit() -> None:
     commits = LoopCommits()
     threads = [threading.Thread(target=run, args=(commits, work)) for work in "abc"]
@@ -265,3 +290,28 @@ def test_background_work_is_bounded() -> None:
         background.put("c", 0)
     assert background.close(10)
     assert background.waiting == 0
+
+
+def test_background_work_put_just_before_the_end_is_committed() -> None:
+    class Interrupted(threading.Event):
+        """Lets other work and the end arrive while the thread checks whether to end."""
+
+        def is_set(self) -> bool:
+            if threading.current_thread() is background._thread and not arrived:
+                arrived.append("b")
+                assert background.put("b", 1)
+                self.set()
+            return super().is_set()
+
+    def commit(waiters: Sequence[Waiter]) -> None:
+        groups.append([waiter.work for waiter in waiters])
+        background.stopping = stopping
+
+    groups: list[list[str]] = []
+    arrived: list[str] = []
+    stopping = Interrupted()
+    background = BackgroundCommit(commit, name="test", max_size=9)
+    background.put("a", 1)
+    assert stopping.wait(10)
+    background._thread.join(10)
+    assert groups == [["a"], ["b"]]

@@ -72,7 +72,7 @@ class _WorkerCommit(Groups[W]):
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        while self._queue or not self.stopping.is_set():
+        while not self.stopping.is_set() or self._queue:  # in this order: nothing is queued once it is stopping
             self._wake_ups.get()
             if self._gather_seconds:
                 self.stopping.wait(self._gather_seconds)
@@ -83,7 +83,8 @@ class _WorkerCommit(Groups[W]):
                 self._run(group)
             except BaseException:  # each waiter has its error; the next group may succeed
                 logger.exception("stage=append a group commit was stopped")
-            self._is_awake = False
+            with self._lock:  # `submit` checks this and queues in one step, so that no waiter misses its wake-up
+                self._is_awake = False
             self._answer(group, time.perf_counter() - began)
 
     def _answer(self, group: Sequence[W], seconds: float) -> None:

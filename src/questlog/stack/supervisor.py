@@ -155,14 +155,20 @@ class ServerChild(Child):
         self._thread.start()
 
     def exit_code(self) -> int | None:
-        """Return the exit code; 0 for an adopted process, whose code cannot be read."""
+        """Return the exit code; 0 for an adopted process, whose code cannot be read.
+
+        A server that ended before it was ever healthy has failed, also with code 0 or by a signal: the JVM aborts with
+        SIGABRT, and the kernel kills what needs too much memory.
+        """
         if self._thread.is_alive():
             return None  # the thread itself detects that the process has ended
-        if self._identity is None:
-            return 0 if self._stop.is_set() else 1
         if self._process is not None:
-            return self._process.poll()
-        return None if self._identity.alive() else 0
+            code = self._process.poll()
+        else:
+            code = None if self._identity is not None and self._identity.alive() else 0
+        if code is None or self._healthy or self._stop.is_set():
+            return code
+        return 1
 
     def is_ready(self) -> bool:
         return self._healthy
