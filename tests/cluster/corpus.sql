@@ -117,3 +117,8 @@ select round(stddev(cast(price as double)), 6), round(variance(cast(price as dou
 where price < 100;
 -- true for any
 select player_id, bool_or(price > 20) as dear from purchases where player_id is not null group by player_id order by 1;
+-- none is in the future
+select count(*) from purchases where event_time > current_timestamp;
+-- before the last hour, and before today
+select count(*) filter (where event_time < current_timestamp - interval '1' hour) as earlier,
+count(*) filter (where event_time < current_date) as before_today from purchases;

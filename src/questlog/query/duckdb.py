@@ -239,7 +239,10 @@ def _rows(cursor: duckdb.DuckDBPyConnection, statement: str) -> list[Any]:
 
 
 def _open_database(lake: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
-    """Open an empty in-memory database that may read only the lake's folder, with its settings locked."""
+    """Open an empty in-memory database that may read only the lake's folder, with its settings locked.
+
+    The time zone is set globally: a cursor does not inherit a setting of its connection's session.
+    """
     database = duckdb.connect(
         ":memory:",
         config={
@@ -251,7 +254,7 @@ def _open_database(lake: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
         },
     )
     database.execute(
-        "set timezone = 'UTC'; set parquet_metadata_cache = true;"
+        "set global timezone = 'UTC'; set parquet_metadata_cache = true;"
         f"set allowed_directories = [{quote_text(str(lake) + '/')}];"
         "set enable_external_access = false; set lock_configuration = true"
     )

@@ -52,7 +52,7 @@ class PrestoEngine:
         statement = with_values(only_statement(text), params)
         shown = show(statement, self._plan, self._tables_with_events)
         if shown is not None:
-            return Result(duckdb.connect(":memory:").sql(shown))
+            return Result(_open_memory().sql(shown))
         check_reads(statement)
         if not re.search(rf"\b{EVENTS_VIEW}\b", statement, re.I):
             return _result(self._answer(statement))
@@ -169,7 +169,14 @@ def _is_event_table(columns: Sequence[ViewColumn]) -> bool:
 def _result(answer: PrestoAnswer) -> Result:
     """Return the rows as a DuckDB result, which has the same formats as on a laptop."""
     table = arrow_table(answer.columns, answer.rows)
-    return Result(duckdb.connect(":memory:").from_arrow(table))
+    return Result(_open_memory().from_arrow(table))
+
+
+def _open_memory() -> duckdb.DuckDBPyConnection:
+    """Open an empty database that presents times with a zone in UTC, whatever the zone of this process."""
+    database = duckdb.connect(":memory:")
+    database.execute("set global timezone = 'UTC'")
+    return database
 
 
 def check_reads(statement: str) -> None:
