@@ -195,11 +195,11 @@ class Disobedient(sqlite3.Connection):
 
 
 @pytest.mark.parametrize(
-    ("ignored", "said"),
+    ("ignored", "message"),
     [("journal_mode", "journal_mode=delete, synchronous=2"), ("synchronous", "journal_mode=wal, synchronous=1")],
 )
 def test_a_database_that_ignores_a_setting_is_refused_and_closed(
-    ignored: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ignored: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[sqlite3.Connection] = []
 
@@ -212,7 +212,7 @@ def test_a_database_that_ignores_a_setting_is_refused_and_closed(
     real = sqlite3.connect
     monkeypatch.setattr(Disobedient, "ignored", ignored)
     monkeypatch.setattr(durable.sqlite3, "connect", connect)
-    with pytest.raises(NotDurable, match=said) as raised:
+    with pytest.raises(NotDurable, match=message) as raised:
         open_sqlite(tmp_path / "x.db")
     assert "local file system" in raised.value.hint
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):

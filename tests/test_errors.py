@@ -1,4 +1,4 @@
-"""Errors carry what their reader does next."""
+"""Errors carry a hint for their reader."""
 
 import pytest
 

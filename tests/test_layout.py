@@ -47,7 +47,7 @@ def test_helpers_are_imported_from_the_support_package(path: Path) -> None:
     assert changes == [] or path.name == "fork_server.py"
 
 
-def test_no_test_sleeps_where_it_can_wait_for_a_condition() -> None:
+def test_tests_wait_for_conditions_instead_of_sleeping() -> None:
     found: Counter[str] = Counter()
     for path in FILES:
         for line in path.read_text("utf-8").splitlines():

@@ -21,7 +21,7 @@ def another(row: Field[Any]) -> Any:
 
 
 @pytest.mark.parametrize("row", [*SCALARS, *TABLES])
-def test_a_setting_says_what_it_means(row: Field[Any]) -> None:
+def test_every_setting_has_a_description(row: Field[Any]) -> None:
     assert row.metadata["meaning"].endswith(".")
 
 

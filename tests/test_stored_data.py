@@ -106,7 +106,7 @@ def test_new_events_land_beside_the_old_ones_and_a_remembered_id_is_a_duplicate(
     assert game.sql("select event_id from join_guild where clan = 'cranes'").rows() == [("brand-new",)]
 
 
-def test_an_import_goes_on_where_it_stopped(game: Pipeline) -> None:
+def test_an_interrupted_import_resumes(game: Pipeline) -> None:
     path = str(game.project.root / "players.jsonl")
     with open(path, "a", encoding="utf-8") as file:
         file.write('{"event_type":"join_guild","clan":"foxes","rank":1}\n')

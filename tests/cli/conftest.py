@@ -16,9 +16,9 @@ from support.cli_project import PLAN, Project
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
     (tmp_path / "plan.toml").write_text(PLAN)
-    found = Project(tmp_path)
-    yield found
-    for process in found.started:
+    opened = Project(tmp_path)
+    yield opened
+    for process in opened.started:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

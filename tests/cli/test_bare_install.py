@@ -40,10 +40,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Bare:
     return folder / "env" / "bin" / "questlog"
 
 
-def declared(found: metadata.Distribution, extras: frozenset[str]) -> set[str]:
+def declared(distribution: metadata.Distribution, extras: frozenset[str]) -> set[str]:
     """Return the dependencies of *found*, and their dependencies."""
     names: set[str] = set()
-    waiting = [(found, extras)]
+    waiting = [(distribution, extras)]
     seen: set[tuple[str, frozenset[str]]] = set()
     while waiting:
         each, wanted = waiting.pop()
@@ -60,11 +60,11 @@ def declared(found: metadata.Distribution, extras: frozenset[str]) -> set[str]:
     return names
 
 
-def link(found: metadata.Distribution, packages: Path) -> None:
+def link(distribution: metadata.Distribution, packages: Path) -> None:
     """Copy an installed distribution into *packages*."""
-    for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
+    for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
         if not (packages / top).exists():
-            (packages / top).symlink_to(Path(str(found.locate_file(top))).resolve())
+            (packages / top).symlink_to(Path(str(distribution.locate_file(top))).resolve())
 
 
 def run(bare: Bare, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -77,10 +77,10 @@ def run(bare: Bare, folder: Path, *arguments: str) -> subprocess.CompletedProces
 def collector(bare: Bare, tmp_path: Path) -> Iterator[str]:
     """Start a project and its collector as a new user would; yield the address that it prints."""
     assert run(bare, tmp_path, "init").returncode == 0
-    with (tmp_path / "said").open("wb") as said:
-        process = subprocess.Popen([bare, "collect", "--port", "0"], cwd=tmp_path, stdout=said, stderr=said)
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen([bare, "collect", "--port", "0"], cwd=tmp_path, stdout=output, stderr=output)
     try:
-        while b"no write keys configured" not in (text := (tmp_path / "said").read_bytes()):
+        while b"no write keys configured" not in (text := (tmp_path / "output").read_bytes()):
             assert process.poll() is None, text.decode()
         yield text.decode().split(" on ")[1].split()[0]
     finally:

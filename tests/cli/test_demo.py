@@ -42,8 +42,8 @@ def test_the_commands_that_the_demo_suggests_work_as_printed(
     tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", path)
-    said = demo(tmp_path / "demo").stdout
-    (command,) = (line for line in said.splitlines() if "sql 'select event_type" in line)
+    output = demo(tmp_path / "demo").stdout
+    (command,) = (line for line in output.splitlines() if "sql 'select event_type" in line)
     assert "join_guild" in subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
 
 

@@ -6,7 +6,7 @@ from questlog.cli import _reason
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("message", "reason"),
     [
         (
             "An error occurred while calling o1.sql.\n: java.io.IOException: no space\n\tat x.Y",
@@ -17,5 +17,5 @@ from questlog.cli import _reason
         ("", ""),
     ],
 )
-def test_the_root_cause_of_a_java_error_is_printed(said: str, reason: str) -> None:
-    assert _reason(said) == reason
+def test_the_root_cause_of_a_java_error_is_printed(message: str, reason: str) -> None:
+    assert _reason(message) == reason

@@ -17,10 +17,10 @@ def test_a_drain_reports_progress_after_each_batch(tmp_path: Path) -> None:
     for start in range(0, 30, 10):
         hit = b'{"event_type": "hit"}'
         pipeline.log.append([encode_record(hit, id=f"e{start + n}", received_ms=1) for n in range(10)])
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     with pipeline.lander() as lander:
-        lander.drain(shown=lambda landed, total: told.append((landed, total)))
-    assert told == [(10, 30), (20, 30), (30, 30)]
+        lander.drain(shown=lambda landed, total: progress.append((landed, total)))
+    assert progress == [(10, 30), (20, 30), (30, 30)]
 
 
 def test_without_a_terminal_progress_is_a_line_every_ten_seconds(

@@ -63,8 +63,8 @@ class Terminal:
                 except OSError:
                     assert text in self.shown, f"left without {text!r}:\n{self.shown}"
         end = self.shown.index(text) + len(text)
-        said, self.shown = self.shown[:end], self.shown[end:]
-        return said
+        before, self.shown = self.shown[:end], self.shown[end:]
+        return before
 
 
 @pytest.fixture
@@ -76,12 +76,12 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
         b'{"event_type": "purchase", "item": "bow"}',
     ]
     pipeline.log.append(accept(events, pipeline.plan, received_ms=time.time_ns() // 1_000_000).records)
-    found = Terminal(tmp_path)
-    found.wait_for("questlog>")
-    yield found
-    found.process.kill()
-    found.process.wait()
-    os.close(found.main)
+    shell = Terminal(tmp_path)
+    shell.wait_for("questlog>")
+    yield shell
+    shell.process.kill()
+    shell.process.wait()
+    os.close(shell.main)
 
 
 def test_a_statement_may_span_several_lines(terminal: Terminal) -> None:

@@ -106,13 +106,13 @@ def test_a_reader_that_closes_the_pipe_is_not_an_error(project: Project) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "error"),
     [
         (("--format", "parquet", "select 1; select 2"), "parquet holds the rows of one statement"),
         (("--format", "xml", "select 1"), "'xml' is not one of"),
         (("-f", "/dev/null", "select 1"), "not both"),
     ],
 )
-def test_incorrect_usage_is_explained(project: Project, arguments: tuple[str, ...], says: str) -> None:
+def test_incorrect_usage_is_explained(project: Project, arguments: tuple[str, ...], error: str) -> None:
     ran = project.run("sql", *arguments)
-    assert (ran.returncode, says in ran.stderr) == (2, True)
+    assert (ran.returncode, error in ran.stderr) == (2, True)

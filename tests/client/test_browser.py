@@ -91,7 +91,7 @@ def test_the_next_page_sends_waiting_events(site: Website, browser: Any, collect
     site.faults = [(500, {})] * 1000
     track(browser, 1, 2)
     until(lambda: sent(site), "it tries to send")
-    browser.get("about:blank")  # what the beacon brings is refused too
+    browser.get("about:blank")  # the beacon is refused too
     site.faults = []
     browser.get(site.url)
     until(lambda: settled(browser), "the events are sent")

@@ -47,13 +47,13 @@ def elsewhere(browser: Any, tmp_path: Path) -> Iterator[Elsewhere]:
     with Collector(tmp_path, plan=PLAN) as collector:
         site = Website(collector.port)
         site.page = b"<!doctype html><title>game</title>"
-        found = Elsewhere(collector, site, "")
-        create = ["-m", "questlog", "-C", str(tmp_path), "key", "create", "web", "--origin", found.origin, "--json"]
+        setup = Elsewhere(collector, site, "")
+        create = ["-m", "questlog", "-C", str(tmp_path), "key", "create", "web", "--origin", setup.origin, "--json"]
         made = subprocess.run([sys.executable, *create], capture_output=True, text=True, check=True)
-        found.key = json.loads(made.stdout)["key"]
+        setup.key = json.loads(made.stdout)["key"]
         until(lambda: collector.send({"event_type": "level_failed"}).status == 401, "the collector knows of the key")
         try:
-            yield found
+            yield setup
         finally:
             browser.get("about:blank")
             site.close()

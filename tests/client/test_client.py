@@ -162,7 +162,7 @@ def test_an_event_that_is_too_large_is_reported_and_the_others_are_sent(make: Ma
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message_part"),
     [
         ((401, {}, b"revoked"), "questlog key list"),
         ((403, {}, b"origin"), "questlog key list"),
@@ -176,17 +176,17 @@ def test_an_event_that_is_too_large_is_reported_and_the_others_are_sent(make: Ma
     ],
 )
 def test_any_other_response_keeps_the_events_and_sets_the_error(
-    make: Make, collector: Collector, caplog: pytest.LogCaptureFixture, answer: Any, said: str
+    make: Make, collector: Collector, caplog: pytest.LogCaptureFixture, answer: Any, message_part: str
 ) -> None:
     collector.script = [answer] * 10_000
     client = make()
     client.track("level_failed", level=1)
     until(lambda: len(collector.requests) > 3, "it tries again")
-    assert said in client.error
+    assert message_part in client.error
     assert client.counts()["waiting"] == 1
-    told = [record.message for record in caplog.records if record.name == "questlog.client"]
-    assert client.error in told
-    assert all(one != another for one, another in pairwise(told)), "told once, not at each try"
+    messages = [record.message for record in caplog.records if record.name == "questlog.client"]
+    assert client.error in messages
+    assert all(one != another for one, another in pairwise(messages)), "logged once, not at each try"
     assert KEY not in client.error
     collector.script = []
     assert client.flush()

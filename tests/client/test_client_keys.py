@@ -40,7 +40,7 @@ def client_of(keyed: Collector, key: str, queue: Path) -> questlog.Client:
     return questlog.Client(f"http://127.0.0.1:{keyed.port}", key, queue=queue, flush_seconds=0.01)
 
 
-def known(keyed: Collector, player: str) -> list[tuple[object, ...]]:
+def received(keyed: Collector, player: str) -> list[tuple[object, ...]]:
     question = f"select level, sent_time is not null from level_failed where player_id = '{player}' order by level"
     return keyed.sql(question)
 
@@ -56,13 +56,13 @@ def test_events_wait_for_a_valid_key(keyed: Collector, tmp_path: Path) -> None:
     until(lambda: keyed.send({"event_type": "level_failed"}, **probe).status == 401, "the key is revoked")
     client = client_of(keyed, key, queue)
     client.track("level_failed", player_id="ann", level=2)
-    until(lambda: "questlog key list" in client.error, "it says what to do")
+    until(lambda: "questlog key list" in client.error, "the error has a hint")
     assert "answered 401" in client.error and key not in client.error
     assert not client.shutdown(0.2)
     with client_of(keyed, make_key(keyed.root, "game"), queue) as client:
         assert client.flush(20)
         assert client.counts()["waiting"] == 0
-    assert known(keyed, "ann") == [(1, True), (2, True)]
+    assert received(keyed, "ann") == [(1, True), (2, True)]
 
 
 def test_sending_slows_down_to_the_rate_of_the_key(
@@ -75,5 +75,5 @@ def test_sending_slows_down_to_the_rate_of_the_key(
                 client.flush(0.3)
         assert client.flush(30), client.error
         assert client.counts() == {"waiting": 0, "accepted": 60, "duplicate": 0, "quarantined": 0, "rejected": 0}
-    assert known(keyed, "bob") == [(level, True) for level in range(60)]
+    assert received(keyed, "bob") == [(level, True) for level in range(60)]
     assert "answered 429" in caplog.text

@@ -234,7 +234,7 @@ def page(port: int, path: str) -> str:
         connection.close()
 
 
-def test_a_wrong_password_is_reported_as_one(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:
+def test_a_wrong_password_is_reported_as_such(secure: SecureBroker, stack: Stack, tmp_path: Path) -> None:
     for mechanism in ("PLAIN", "SCRAM-SHA-512"):
         folder = project(tmp_path / mechanism, secure, secure.authority, mechanism, WRONG, stack)
         with pytest.raises(LogUnavailable, match="rejects the credentials") as refused:

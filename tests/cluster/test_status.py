@@ -38,7 +38,7 @@ def silent() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_project_that_has_landed_nothing(game: Project) -> None:
+def test_a_project_without_landed_events(game: Project) -> None:
     report = game.status()
     assert (report["topic"]["records"], report["tables"], report["lake"]) == (0, [], {"schema": game.name})
     done = game.run("status", code=0)

@@ -61,7 +61,7 @@ class Recorder(Connection):
 
 
 class Delayed:
-    """Responds when told to."""
+    """Responds on request."""
 
     def __init__(self) -> None:
         self.due: list[Respond] = []

@@ -1,8 +1,8 @@
-"""Conformance with RFC 9112 (HTTP/1.1): what must be understood is, and framing that is ambiguous ends the connection.
+"""Conformance with RFC 9112 (HTTP/1.1): valid requests are understood, and ambiguous framing ends the connection.
 
 Every case is followed by a canary, a request of its own on the same connection. Where the case is understood, the
 canary is answered too, and nothing else is: no byte of the case was taken for a request. Where the case is refused,
-the canary is not answered, because where it begins can no longer be known.
+the canary is not answered, because its start is then unknown.
 """
 
 from dataclasses import dataclass
@@ -143,7 +143,7 @@ def statuses(received: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("case", UNDERSTOOD, ids=lambda case: f"{case.section} {case.name}")
-def test_it_is_understood_and_the_next_request_is_found(collector: Collector, case: Case) -> None:
+def test_a_valid_request_is_answered_and_so_is_the_next(collector: Collector, case: Case) -> None:
     assert statuses(collector.raw(case.data + CANARY)) == [*case.statuses, 200]
 
 

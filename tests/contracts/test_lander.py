@@ -91,10 +91,10 @@ class Embedded:
         return Counts(ledger.accepted, ledger.waiting, ledger.imbalance, ledger.total("duplicate"), rows, bad)
 
     def ids(self) -> list[tuple[str, str]]:
-        found = []
+        landed = []
         for table in self.counts().rows:
-            found += [(table, *row) for row in self._pipeline.sql(f"select event_id from {table}").rows()]
-        return sorted(found)
+            landed += [(table, *row) for row in self._pipeline.sql(f"select event_id from {table}").rows()]
+        return sorted(landed)
 
     def close(self) -> None:
         self._pipeline.close()
@@ -112,8 +112,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
 
     def new(batch_records: int = 50_000) -> Game:
         made.append(GAMES[request.param](tmp_path / f"game{len(made)}", batch_records))
-        found: Game = made[-1]
-        return found
+        game: Game = made[-1]
+        return game
 
     yield new
     for game in made:

@@ -185,11 +185,11 @@ def test_threads_append_concurrently_without_losing_or_moving_a_record(opener: O
         log.read(START, 50)  # concurrent readers do not interfere
     for thread in threads:
         thread.join()
-    found = {(e.partition, e.offset): e.value for batch in read_all(log) for e in batch.entries}
-    assert len(found) == sum(len(records) for _, records in positions) == sum(log.end().values())
+    by_offset = {(e.partition, e.offset): e.value for batch in read_all(log) for e in batch.entries}
+    assert len(by_offset) == sum(len(records) for _, records in positions) == sum(log.end().values())
     for position, records in positions:
         ((partition, until),) = position.items()
-        assert records == [found[partition, until - len(records) + n] for n in range(len(records))]
+        assert records == [by_offset[partition, until - len(records) + n] for n in range(len(records))]
 
 
 def _write(open_log: Callable[[Path], Log], folder: Path, name: int, count: int) -> None:

@@ -102,7 +102,7 @@ def land(pipeline: Pipeline) -> None:
         lander.drain()
 
 
-def asked(pipeline: Pipeline, question: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+def ask(pipeline: Pipeline, question: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     result = pipeline.sql(question)
     return result.types, result.rows()
 
@@ -113,11 +113,11 @@ def test_values_are_the_same_in_the_tail_and_in_the_tables(pipeline: Pipeline, n
     sample = SAMPLES[name]
     question = f"select distinct {FIELDS} from hit order by all"
     send(pipeline, [fitting(text) for text in sample.fits])
-    tail = asked(pipeline, question)
+    tail = ask(pipeline, question)
     send(pipeline, [fitting(text) for text in sample.fits] * COPIES)
-    assert asked(pipeline, question) == tail
+    assert ask(pipeline, question) == tail
     land(pipeline)
-    assert asked(pipeline, question) == tail
+    assert ask(pipeline, question) == tail
     assert sorted(map(repr, tail[1])) == sorted({repr(row) for row in rows_of(sample)})
     assert pipeline.sql("select count(*) from hit").rows() == [(len(sample.fits) * (COPIES + 1),)]
     assert pipeline.sql("select count(*) from quarantine").rows() == [(0,)]
@@ -213,7 +213,7 @@ def test_create_statements_name_the_type_in_every_dialect(name: str) -> None:
 
 
 @every_type
-def test_the_json_schema_takes_what_fits(name: str) -> None:
+def test_the_json_schema_accepts_values_that_fit(name: str) -> None:
     plan = parse_plan(plan_of(name))
     jsonschema.Draft202012Validator.check_schema(plan_schema(plan))
     validator = jsonschema.Draft202012Validator(event_schema(plan, "hit"))
@@ -252,7 +252,7 @@ def test_bytes_of_quarantine_are_the_record(pipeline: Pipeline, name: str) -> No
     assert [row.name for row in SCALARS.values() if not row.is_declarable] == ["binary"]
     send(pipeline, [misfitting("5")], "quarantined")
     records = [entry.value for entry in pipeline.log.read({}, 10, 1 << 20).entries]
-    tail = asked(pipeline, "select record from quarantine")
+    tail = ask(pipeline, "select record from quarantine")
     assert tail[1] == [(record,) for record in records]
     land(pipeline)
-    assert asked(pipeline, "select record from quarantine") == tail
+    assert ask(pipeline, "select record from quarantine") == tail

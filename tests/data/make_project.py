@@ -60,7 +60,7 @@ QUERIES = (
 
 
 def records(first: int, count: int) -> list[bytes]:
-    """Return records of every fate: four types, refused ones, and repeats of ids that clients chose."""
+    """Return records with every outcome: four types, refused ones, and repeats of ids that clients chose."""
     from questlog.record import encode_record
 
     made = []
@@ -128,7 +128,7 @@ def land() -> None:
 
 
 def land_half() -> None:
-    """Land 8 records of a file; die when the tables hold the next 8 and the checkpoint does not say so yet."""
+    """Land 8 records of a file; die when the tables hold the next 8 and the checkpoint does not cover them yet."""
     import questlog.land.loop as loop
     from questlog.pipeline import open_pipeline
 

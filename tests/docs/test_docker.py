@@ -11,16 +11,18 @@ from support.paths import ROOT
 
 
 def composition() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
-    return found
+    parsed: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    return parsed
 
 
 def test_every_mounted_file_and_volume_exists() -> None:
-    found = composition()
-    mounted = {volume.split(":")[0] for service in found["services"].values() for volume in service.get("volumes", ())}
+    compose = composition()
+    mounted = {
+        volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", ())
+    }
     files = {name for name in mounted if name.startswith("./")}
     assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
-    assert mounted - files == set(found["volumes"])
+    assert mounted - files == set(compose["volumes"])
 
 
 def test_every_server_that_others_depend_on_has_a_health_check() -> None:

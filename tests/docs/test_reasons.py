@@ -33,10 +33,10 @@ def test_the_page_lists_every_reason_in_order() -> None:
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.LOG_DAMAGED])
-def test_an_example_yields_its_reason(reason: Reason) -> None:
+def test_each_example_yields_its_reason(reason: Reason) -> None:
     (example,) = examples(SECTIONS[reason.value])
-    found = shaped(example)
-    assert found.tables[QUARANTINE_TABLE].column("reason").to_pylist() == [reason.value]
+    batch = shaped(example)
+    assert batch.tables[QUARANTINE_TABLE].column("reason").to_pylist() == [reason.value]
     assert "What to do: " in SECTIONS[reason.value]
 
 
@@ -48,9 +48,9 @@ def test_a_damaged_range_of_the_log_is_one_row() -> None:
 
 def test_the_first_examples_have_the_outcomes_the_page_describes() -> None:
     (lines,) = examples(HEAD)
-    found = shaped(*lines.splitlines())
-    assert found.count("purchase_sword") == 1
-    assert found.tables[QUARANTINE_TABLE].column("reason").to_pylist() == ["wrong_type", "unknown_event_type"]
-    assert found.tables[QUARANTINE_TABLE].column("field").to_pylist() == ["gems[1]", "event_type"]
-    (level,) = found.tables["begin_level"].to_pylist()
+    batch = shaped(*lines.splitlines())
+    assert batch.count("purchase_sword") == 1
+    assert batch.tables[QUARANTINE_TABLE].column("reason").to_pylist() == ["wrong_type", "unknown_event_type"]
+    assert batch.tables[QUARANTINE_TABLE].column("field").to_pylist() == ["gems[1]", "event_type"]
+    (level,) = batch.tables["begin_level"].to_pylist()
     assert (level["level"], level["_rescued"]) == (None, '{"level":"two"}')

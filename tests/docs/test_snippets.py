@@ -32,14 +32,14 @@ class Snippet:
 
 
 def snippets(text: str) -> list[Snippet]:
-    found = []
+    blocks = []
     for match in _BLOCK.finditer(text):
         before = match["before"].strip()
         named = _NAMED.search(before)
-        found.append(
+        blocks.append(
             Snippet(match["kind"], match["body"], named["name"] if named else "", before.startswith("<!-- not run:"))
         )
-    return found
+    return blocks
 
 
 def run(snippet: Snippet, folder: Path) -> str:
@@ -74,7 +74,7 @@ def end_background() -> object:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_snippet_of_a_page_does_what_the_page_says(page: Path, tmp_path: Path) -> None:
+def test_every_snippet_of_a_page_runs_as_documented(page: Path, tmp_path: Path) -> None:
     printed = ""
     for snippet in snippets(page.read_text("utf-8")):
         if snippet.skipped:

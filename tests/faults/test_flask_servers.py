@@ -96,13 +96,13 @@ class Server:
 
         Return whether the stop took so long that workers were killed.
         """
-        told = time.monotonic()
+        stopped = time.monotonic()
         if how == "SIGINT":
             os.killpg(self.process.pid, signal.SIGINT)
         else:
             self.process.terminate()
         code = self.process.wait(60)
-        killed = time.monotonic() - told >= LIMIT_SECONDS
+        killed = time.monotonic() - stopped >= LIMIT_SECONDS
         assert errors(self.output.read_text()) == [], self.output.read_text()
         assert code in (0, 1, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGTERM), code
         until(lambda: not self.members(), "all processes have ended")

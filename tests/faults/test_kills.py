@@ -29,8 +29,8 @@ def test_killing_servers_and_landers_loses_and_duplicates_nothing(fork_server: F
         while not all(killer.kills > KILLS // 4 for killer in (*servers, *landers)) or not all(landed):
             for number, (game, client, lander) in enumerate(zip(games, clients, landers, strict=True)):
                 acknowledged = set(client.acknowledged)
-                known = game.marks()
-                assert_promise(known, acknowledged, set(client.sent), "in the next query")
+                counts = game.marks()
+                assert_promise(counts, acknowledged, set(client.sent), "in the next query")
                 landed[number] = game.ledger()["landed"]
                 if landed[number] < len(acknowledged) / 4:  # a busy machine: let landers live until they have landed
                     landed[number], lander.longest = 0, min(1.6 * lander.longest, 20)

@@ -44,8 +44,8 @@ def test_a_crash_at_any_point_changes_no_table_and_no_count(project: Path, tmp_p
         folder = copy(project, tmp_path / f"run{number}")
         in_process(land_and_die, str(folder), point, after, expect=(DIED, 0))
         in_process(land, folder)
-        found = facts(folder)
-        assert found == expected, f"seed {seed}: died {'after' if after else 'before'} effect {point} of {total}"
+        actual = facts(folder)
+        assert actual == expected, f"seed {seed}: died {'after' if after else 'before'} effect {point} of {total}"
         iceberg_agrees(folder)
 
 

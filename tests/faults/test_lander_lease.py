@@ -78,7 +78,8 @@ def backdate(game: Path, seconds: float) -> None:
 
 
 def test_a_frozen_lander_fails_its_commit_after_a_takeover(game: Path, frozen_lander: subprocess.Popen[str]) -> None:
-    """SIGSTOP in a commit, takeover, SIGCONT: nothing is lost or duplicated, and the old lander says why it stops."""
+    """SIGSTOP in a commit, takeover, SIGCONT: nothing is lost or duplicated, and the old lander reports why it
+    stops."""
     with pytest.raises(LanderBusy), open_pipeline(game).lander():
         pass  # too early: its last heartbeat is recent
     backdate(game, 60)
@@ -89,9 +90,9 @@ def test_a_frozen_lander_fails_its_commit_after_a_takeover(game: Path, frozen_la
         output, _ = frozen_lander.communicate(timeout=120)
         assert (frozen_lander.returncode, output.split(":")[0]) == (3, "fenced")
         successor.drain()
-    found = facts(game)
-    assert sum(n for *_, n in found["ledger"]) == 2 * BATCH
-    assert all(n == 1 for ids in (found["join_guild"], found["quarantine"]) for n in ids.values())
+    actual = facts(game)
+    assert sum(n for *_, n in actual["ledger"]) == 2 * BATCH
+    assert all(n == 1 for ids in (actual["join_guild"], actual["quarantine"]) for n in ids.values())
     iceberg_agrees(game)
 
 

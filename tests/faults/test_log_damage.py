@@ -46,13 +46,13 @@ def check_reading(folder: Path, records: Records, *, at_most_lost: int) -> set[i
     """Return the lost offsets; raise unless every other record is delivered intact and every loss is reported."""
     log = SqliteLog(folder, min_free_bytes=0)
     try:
-        found, named, after = dict[int, bytes](), set[int](), START
+        delivered, named, after = dict[int, bytes](), set[int](), START
         while batch := log.read(after, 50):
-            collect(batch, found, named)
+            collect(batch, delivered, named)
             assert batch.through != after
             after = batch.through
-        wrong = {offset for offset, value in found.items() if records.get(offset) != value}
-        lost = set(records) - set(found)
+        wrong = {offset for offset, value in delivered.items() if records.get(offset) != value}
+        lost = set(records) - set(delivered)
         assert not wrong, f"wrong bytes at {sorted(wrong)[:5]}"
         assert lost == named, f"lost without a word: {sorted(lost - named)[:5]}, named but there: {named - lost}"
         assert len(lost) <= at_most_lost, f"{len(lost)} records lost"
@@ -61,10 +61,10 @@ def check_reading(folder: Path, records: Records, *, at_most_lost: int) -> set[i
         log.close()
 
 
-def collect(batch: Batch, found: Records, named: set[int]) -> None:
+def collect(batch: Batch, delivered: Records, named: set[int]) -> None:
     for entry in batch.entries:
-        assert entry.offset not in found, f"offset {entry.offset} came twice"
-        found[entry.offset] = entry.value
+        assert entry.offset not in delivered, f"offset {entry.offset} came twice"
+        delivered[entry.offset] = entry.value
     for gap in batch.gaps:
         assert gap.first < gap.until and gap.reason
         named.update(range(gap.first, gap.until))
@@ -148,9 +148,9 @@ def test_a_missing_wal_never_yields_wrong_records(tmp_path: Path) -> None:
     copy.mkdir()
     shutil.copy(only_segment(tmp_path / "log"), copy)
     log = SqliteLog(copy, min_free_bytes=0)
-    found = {entry.offset: entry.value for entry in log.read(START, 2**40).entries}
-    assert found.items() <= records.items()
-    assert sorted(found) == list(range(len(found)))
+    delivered = {entry.offset: entry.value for entry in log.read(START, 2**40).entries}
+    assert delivered.items() <= records.items()
+    assert sorted(delivered) == list(range(len(delivered)))
     log.close()
 
 
@@ -162,7 +162,7 @@ def test_a_reader_skips_damage_in_a_file_that_is_still_written(tmp_path: Path) -
     path = only_segment(folder)
     for _ in range(20):
         flip(path, chance.randrange(path.stat().st_size), 255)
-    reader, after, found, named = SqliteLog(folder, min_free_bytes=0), START, dict[int, bytes](), set[int]()
+    reader, after, delivered, named = SqliteLog(folder, min_free_bytes=0), START, dict[int, bytes](), set[int]()
     for number in range(200):
         position = log.append([b"later %d" % number])
         ((partition, until),) = position.items()
@@ -171,12 +171,12 @@ def test_a_reader_skips_damage_in_a_file_that_is_still_written(tmp_path: Path) -
     while batch := reader.read(after, 100):
         for entry in batch.entries:
             if entry.partition == int(path.name[:10]):
-                found[entry.offset] = entry.value
+                delivered[entry.offset] = entry.value
         named.update(*(range(gap.first, gap.until) for gap in batch.gaps))
         after = batch.through
-    assert found.items() <= records.items()
-    assert set(records) - set(found) == named
-    assert len(found) > len(records) // 3
+    assert delivered.items() <= records.items()
+    assert set(records) - set(delivered) == named
+    assert len(delivered) > len(records) // 3
     reader.close()
     log.close()
 

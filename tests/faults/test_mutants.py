@@ -79,9 +79,9 @@ def test_the_ledger_detects_one_event_in_ten_thousand_that_did_not_land(tmp_path
 def test_the_final_check_detects_one_event_in_ten_thousand_that_was_not_logged(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('[events.join_guild.fields]\nguild = "string"\n')
     in_process(append_ten_thousand, str(tmp_path))
-    known = Counter(i for (i,) in open_pipeline(tmp_path).sql("select event_id from join_guild").rows())
+    counts = Counter(i for (i,) in open_pipeline(tmp_path).sql("select event_id from join_guild").rows())
     sent = {f"e{n}" for n in range(10_000)}
-    assert faults(known, sent, sent) == {"lost": ["e9999"]}
+    assert faults(counts, sent, sent) == {"lost": ["e9999"]}
 
 
 def ten_thousand() -> list[bytes]:

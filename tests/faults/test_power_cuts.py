@@ -32,19 +32,19 @@ def test_power_cuts_leave_readable_tables_with_every_acknowledged_event_once(
         environment = {**FAST_LANDING, "QUESTLOG_DATA": f"{disk.path}/data", "QUESTLOG_MIN_FREE_MB": "8"}
         game = Game(fork_server, tmp_path / "game", environment=environment)
         with Clients(game, seed=SEED) as clients, ThreadPoolExecutor(2) as at_once:
-            cut, longest, known = 0, 0.7, Counter[str]()
-            while cut < CUTS or len(known) < len(clients.acknowledged) / 4:
+            cut, longest, counts = 0, 0.7, Counter[str]()
+            while cut < CUTS or len(counts) < len(clients.acknowledged) / 4:
                 cut += 1
                 live_until_cut(game, disk, chance, longest)
                 acknowledged = set(clients.acknowledged)
                 readers = ("sql", "iceberg")
-                for reader, known in zip(readers, at_once.map(game.marks, readers), strict=True):
+                for reader, counts in zip(readers, at_once.map(game.marks, readers), strict=True):
                     needed = acknowledged if reader == "sql" else set()
-                    assert_promise(known, needed, set(clients.sent), f"after cut {cut}, read with {reader}")
-                if len(known) < len(acknowledged) / 4:  # a busy machine: let landers live until they have landed
+                    assert_promise(counts, needed, set(clients.sent), f"after cut {cut}, read with {reader}")
+                if len(counts) < len(acknowledged) / 4:  # a busy machine: let landers live until they have landed
                     longest = min(1.1 * longest, 20)
                 if cut % 10 == 0:
-                    print(f"{cut} cuts, {len(acknowledged)} acknowledged, {len(known)} landed", flush=True)
+                    print(f"{cut} cuts, {len(acknowledged)} acknowledged, {len(counts)} landed", flush=True)
         game.run("land")
         assert_promise(game.marks(), clients.acknowledged, clients.sent, "after the last landing")
         assert_landed(game, clients.acknowledged, clients.sent)

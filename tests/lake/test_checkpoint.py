@@ -1,4 +1,4 @@
-"""How far a table is: the spellings of 0.1.0 are read, and expiring snapshots never loses a position."""
+"""Checkpoints: the format of 0.1.0 is read, and expiring snapshots never loses a position."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def table(*snapshots: dict[str, Any]) -> dict[str, Any]:
 def test_a_snapshot_whose_checkpoint_a_later_one_repeats_may_expire() -> None:
     one = Checkpoint({0: 5}, "p", 1, {"a": 5}, {"records": 5})
     two = Checkpoint({0: 9, 1: 2}, "p", 1, {"a": 9}, {"records": 11})
-    found = table(snapshot(1, 10, one), snapshot(2, 20, two), snapshot(3, 30, None), snapshot(4, 40, None))
-    assert expirable(found, 10**6) == [1]
-    assert expirable(found, 10) == []
+    metadata = table(snapshot(1, 10, one), snapshot(2, 20, two), snapshot(3, 30, None), snapshot(4, 40, None))
+    assert expirable(metadata, 10**6) == [1]
+    assert expirable(metadata, 10) == []
 
 
 def test_a_snapshot_with_an_older_checkpoint_lets_none_expire() -> None:
@@ -103,7 +103,7 @@ def test_checkpoints_written_by_0_1_0_are_read() -> None:
     assert read_summary({"operation": "replace"}) is None
 
 
-def test_what_is_written_can_be_read_by_0_1_0() -> None:
+def test_new_checkpoints_can_be_read_by_0_1_0() -> None:
     """Its keys are still there, for the tables and for the lander's own."""
     checkpoint = Checkpoint({1: 9, 0: 5}, "a1b2", 3)
     assert summary_notes(checkpoint) == {"questlog.position": '{"0":5,"1":9}', "questlog.plan-version": "a1b2"}

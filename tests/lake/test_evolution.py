@@ -55,8 +55,8 @@ class Game:
         """Return columns of the table as PyIceberg reads them, in the order of sending."""
         data = self.folder / ".questlog"
         catalog = SqlCatalog("questlog", uri=f"sqlite:///{data}/catalog.db", warehouse=str(data / "lake"))
-        found = catalog.load_table(("questlog", "hit")).scan().to_arrow().to_pylist()
-        return [tuple(row[n] for n in names) for row in sorted(found, key=lambda row: row["received_time"])]
+        stored = catalog.load_table(("questlog", "hit")).scan().to_arrow().to_pylist()
+        return [tuple(row[n] for n in names) for row in sorted(stored, key=lambda row: row["received_time"])]
 
     def quarantined(self) -> int:
         tables = load_state(open_pipeline(self.folder).project.catalog).tables
@@ -135,7 +135,7 @@ def merge_all(game: Game) -> None:
     assert len(load_state(pipeline.project.catalog).tables["hit"].files) == 1
 
 
-def test_a_renamed_field_keeps_its_column_and_the_old_name_is_still_understood(game: Game) -> None:
+def test_a_renamed_field_keeps_its_column_and_senders_can_use_the_old_name(game: Game) -> None:
     game.plan(price="int")
     game.send('{"price": 1}')
     game.land()

@@ -205,7 +205,7 @@ def test_a_sweep_that_would_delete_more_than_it_keeps_stops_and_reports(
     assert "sweep stopped" in caplog.text
 
 
-def test_a_sweep_still_deletes_what_a_failed_commit_left(tmp_path: Path) -> None:
+def test_a_sweep_still_deletes_files_left_by_a_failed_commit(tmp_path: Path) -> None:
     project = make_project(tmp_path / "game")
     land(project, 3)
     left = project / ".questlog" / "lake" / "questlog" / "step" / "data" / "left.parquet"

@@ -1,4 +1,4 @@
-"""Rows that a backfill moves into a table do not change how far the table is."""
+"""Rows that a backfill moves into a table do not change the table's position."""
 
 from __future__ import annotations
 

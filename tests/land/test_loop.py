@@ -54,7 +54,7 @@ def test_a_stopped_drain_ends_after_the_current_batch(game: Pipeline) -> None:
         assert lander.drain().records == 4
 
 
-def test_a_refused_lander_learns_who_holds_the_lease(game: Pipeline) -> None:
+def test_a_refused_lander_names_the_holder_of_the_lease(game: Pipeline) -> None:
     with (
         game.lander(),
         pytest.raises(LanderBusy, match=r"process \d+ \(.+\) has been landing") as refused,

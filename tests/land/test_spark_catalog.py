@@ -15,9 +15,9 @@ from questlog.land.spark.session import catalog_options
     ],
 )
 def test_the_scheme_selects_the_catalog(address: str, kind: str) -> None:
-    said = catalog_options(address, "w")
-    assert (said["spark.sql.catalog.lake.type"], said["spark.sql.catalog.lake.uri"]) == (kind, address)
-    assert ("spark.hadoop.iceberg.hive.lock-heartbeat-interval-ms" in said) == (kind == "hive")
+    options = catalog_options(address, "w")
+    assert (options["spark.sql.catalog.lake.type"], options["spark.sql.catalog.lake.uri"]) == (kind, address)
+    assert ("spark.hadoop.iceberg.hive.lock-heartbeat-interval-ms" in options) == (kind == "hive")
 
 
 def test_an_invalid_address_is_refused_with_both_valid_forms() -> None:

@@ -50,7 +50,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
     return Commits()
 
 
-def test_work_that_comes_during_a_commit_shares_the_next_one(commits: Commits) -> None:
+def test_work_that_arrives_during_a_commit_shares_the_next_one(commits: Commits) -> None:
     threads = [commits.append(b"a")]
     assert commits.begun.acquire(timeout=60)
     threads += [commits.append(line) for line in (b"b", b"c")]
@@ -163,7 +163,7 @@ def test_work_that_arrives_during_a_commit_shares_the_next_one_and_groups_are_cu
     assert commits.commit.waiting == 0
 
 
-def test_a_stopped_commit_fails_its_group_and_the_thread_goes_on() -> None:
+def test_a_stopped_commit_fails_its_group_and_the_thread_continues() -> None:
     commits = LoopCommits()
     commits.go_on.release(2)
 

@@ -86,14 +86,14 @@ def test_the_columns_equal_those_of_questlogs_own_tables(tmp_path: object) -> No
                 params={"name": table},
             ).fetchall()
             assert [name for name, _, _ in described] == [name for name, _ in columns]
-            kinds = [(kind.lower().replace('"', ""), found.lower().replace('"', ""))
-                     for (_, kind, _), (_, found) in zip(described, columns, strict=True)]  # fmt: skip
-            assert [kind for kind, _ in kinds] == [found for _, found in kinds]
+            kinds = [(kind.lower().replace('"', ""), column_type.lower().replace('"', ""))
+                     for (_, kind, _), (_, column_type) in zip(described, columns, strict=True)]  # fmt: skip
+            assert [kind for kind, _ in kinds] == [column_type for _, column_type in kinds]
 
 
 def line(statements: list[str], column: str) -> str:
-    (found,) = [x.strip().rstrip(",") for x in statements[0].splitlines() if x.strip(' `"').startswith(column)]
-    return found
+    (declaration,) = [x.strip().rstrip(",") for x in statements[0].splitlines() if x.strip(' `"').startswith(column)]
+    return declaration
 
 
 def test_spark_statements_create_iceberg_tables() -> None:

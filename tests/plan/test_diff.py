@@ -1,4 +1,4 @@
-"""`plan diff` says what a change does, and the tables then do it."""
+"""`plan diff` predicts what a change does to the tables, and the tables then change that way."""
 
 import json
 import sqlite3
@@ -97,9 +97,9 @@ sum = "decimal(5,2)"
 def test_each_change_has_its_kind(change: tuple[str, str], expected: list[tuple[str, str, str]]) -> None:
     new = OLD.replace(*change) if change[0] else OLD
     assert new != OLD or not expected
-    found = diff_plans(parse_plan(OLD), parse_plan(new))
-    assert [(c.kind, c.path) for c in found] == [(kind, path) for kind, path, _ in expected]
-    for change_, (_, _, what) in zip(found, expected, strict=True):
+    changes = diff_plans(parse_plan(OLD), parse_plan(new))
+    assert [(c.kind, c.path) for c in changes] == [(kind, path) for kind, path, _ in expected]
+    for change_, (_, _, what) in zip(changes, expected, strict=True):
         assert what in change_.what
         assert change_.effect
 
@@ -112,14 +112,14 @@ def test_a_column_taken_over_by_another_event_is_compared() -> None:
 
 def test_a_field_in_a_headers_column_is_compared() -> None:
     new = OLD.replace('["Host"]', "[]").replace('item = "string"', 'item = "string"\nhost = "int"')
-    found = diff_plans(parse_plan(OLD), parse_plan(new))
-    assert ("breaking", "events.buy.fields.host.type") in [(c.kind, c.path) for c in found]
+    changes = diff_plans(parse_plan(OLD), parse_plan(new))
+    assert ("breaking", "events.buy.fields.host.type") in [(c.kind, c.path) for c in changes]
 
 
 def test_the_order_of_matched_events_is_a_change() -> None:
     a, b = "[events.a]\nmatch = {k = 1}\n", "[events.b]\nmatch = {l = 1}\n"
-    (found,) = diff_plans(parse_plan(a + b), parse_plan(b + a))
-    assert (found.kind, found.path, found.what) == ("neutral", "events", "order b, a")
+    (changes,) = diff_plans(parse_plan(a + b), parse_plan(b + a))
+    assert (changes.kind, changes.path, changes.what) == ("neutral", "events", "order b, a")
 
 
 _TYPES = st.sampled_from(
@@ -138,8 +138,8 @@ def small_plans(draw: st.DrawFn) -> Plan:
         lines.append(f"[events.{event}]\ntable = '{table}'\n")
         for name in draw(st.sampled_from(["ab", "abc", "b", "c", "bc"])):
             alias = draw(st.sampled_from(["", "", "", "c", "d"]))
-            said = f", aliases = ['{alias}']" if alias else ""
-            lines.append(f"fields.{name} = {{type = '{draw(_TYPES)}'{said}}}\n")
+            aliases = f", aliases = ['{alias}']" if alias else ""
+            lines.append(f"fields.{name} = {{type = '{draw(_TYPES)}'{aliases}}}\n")
     try:
         return parse_plan("".join(lines))
     except PlanError:

@@ -1,4 +1,4 @@
-"""`questlog init` starts a project that works at once, and never writes over one."""
+"""`questlog init` starts a project that works at once, and never overwrites one."""
 
 import subprocess
 import sys
@@ -27,8 +27,8 @@ def test_a_new_project_accepts_the_events_of_its_next_steps(tmp_path: Path) -> N
     command = next(line for line in ran.stdout.splitlines() if line.strip().startswith("echo"))
     event = command.split("'")[1]
     assert questlog(project, "import", "-", text=event + "\n").returncode == 0
-    asked = questlog(project, "sql", "select item, price, currency from purchases", "--format", "csv")
-    assert asked.stdout.split() == ["item,price,currency", "sword,5.00,gold"]
+    answer = questlog(project, "sql", "select item, price, currency from purchases", "--format", "csv")
+    assert answer.stdout.split() == ["item,price,currency", "sword,5.00,gold"]
 
 
 def test_an_existing_plan_is_never_changed(tmp_path: Path) -> None:

@@ -50,12 +50,12 @@ EXPECTED = [
 
 def paths(document: Any, above: tuple[Any, ...] = ()) -> set[tuple[Any, ...]]:
     items = document.items() if isinstance(document, dict) else enumerate(document)
-    found = set()
+    keys = set()
     for key, value in items:
-        found.add((*above, key))
+        keys.add((*above, key))
         if isinstance(value, dict | list):
-            found |= paths(value, (*above, key))
-    return found
+            keys |= paths(value, (*above, key))
+    return keys
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])

@@ -1,4 +1,4 @@
-"""`plan schema` says in JSON Schema what `shape` does: what is valid becomes a row."""
+"""`plan schema` describes in JSON Schema what `shape` accepts: a valid event becomes a row."""
 
 import json
 import subprocess
@@ -190,8 +190,8 @@ def test_show_prints_events_and_fields() -> None:
     shown = questlog("plan", "show", "-f", "-", text=text).stdout
     assert shown == SHOWN.format(version=parse_plan(text).version)
     assert questlog("plan", "show", "win", "-f", "-", text=text).stdout == SHOWN[SHOWN.index("win ->") :]
-    found = json.loads(questlog("plan", "show", "--json", "-f", "-", text=text).stdout)
-    assert found["events"]["buy"]["fields"]["n"] == {"type": "int", "min": 0}
-    assert found["events"]["buy"]["table"] == "purchases"
-    assert found["events"]["win"]["match"] == {"kind": "W"}
-    assert found["routes"] == {"POST /shop": "buy"}
+    document = json.loads(questlog("plan", "show", "--json", "-f", "-", text=text).stdout)
+    assert document["events"]["buy"]["fields"]["n"] == {"type": "int", "min": 0}
+    assert document["events"]["buy"]["table"] == "purchases"
+    assert document["events"]["win"]["match"] == {"kind": "W"}
+    assert document["routes"] == {"POST /shop": "buy"}

@@ -88,7 +88,7 @@ fields.by = "int"
 
 
 def test_unknown_fields_and_events_are_added_in_place() -> None:
-    found = suggestion(
+    suggested = suggestion(
         PLAN,
         {"event_type": "buy", "item": "axe", "Price": 5},
         {"event_type": "buy", "price": 2.5, "item": "axe"},
@@ -97,12 +97,12 @@ def test_unknown_fields_and_events_are_added_in_place() -> None:
         {"event_type": "Level Up", "to": 2},
         {"event_type": "quarantine", "why": "x"},
     )
-    assert found.read == 6
-    text = additions(found.fields, found.events, found.notes)
+    assert suggested.read == 6
+    text = additions(suggested.fields, suggested.events, suggested.notes)
     assert text == ADDED
     assert parse_plan(text).tables.keys() == {"buy", "join", "kick", "level_up", "quarantine_table"}
-    whole = extended(PLAN, found.merged, found.fields, found.events, found.notes)
-    assert parse_plan(whole) == found.merged
+    whole = extended(PLAN, suggested.merged, suggested.fields, suggested.events, suggested.notes)
+    assert parse_plan(whole) == suggested.merged
     left = iter(whole.splitlines())
     assert all(line in left for line in PLAN.splitlines()), "every line stays, in its order"
 
@@ -157,14 +157,17 @@ why = "string"
     ],
 )
 def test_fields_are_added_to_a_file_of_any_style_or_not_at_all(text: str) -> None:
-    found = suggestion(text, {"event_type": "buy", "price": 5}, {"event_type": "sell"})
-    whole = extended(text, found.merged, found.fields, found.events, found.notes)
+    suggested = suggestion(text, {"event_type": "buy", "price": 5}, {"event_type": "sell"})
+    whole = extended(text, suggested.merged, suggested.fields, suggested.events, suggested.notes)
     if whole:
-        assert parse_plan(whole) == found.merged
+        assert parse_plan(whole) == suggested.merged
         assert text in whole or "\n# next" in text
     else:
         assert "{fields" in text or "fields = {" in text or "buy.fields.item" in text
-    assert parse_plan(additions(found.fields, found.events, found.notes)).events["buy"].fields[0].name == "price"
+    assert (
+        parse_plan(additions(suggested.fields, suggested.events, suggested.notes)).events["buy"].fields[0].name
+        == "price"
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,39 +193,39 @@ def test_fields_are_added_to_a_file_of_any_style_or_not_at_all(text: str) -> Non
     ],
 )
 def test_fields_that_cannot_be_suggested_are_reported(bodies: list[Any], reason: str) -> None:
-    found = suggestion(PLAN, *bodies)
-    assert (found.events, found.fields) == ((), {})
-    assert len(found.left_out) == 1
-    assert found.left_out[0].startswith(reason)
+    suggested = suggestion(PLAN, *bodies)
+    assert (suggested.events, suggested.fields) == ((), {})
+    assert len(suggested.left_out) == 1
+    assert suggested.left_out[0].startswith(reason)
 
 
 def test_events_of_one_table_share_a_column() -> None:
     plan = "[events.a]\ntable = 't'\nfields.n = 'long'\n[events.b]\ntable = 't'"
-    found = suggestion(
+    suggested = suggestion(
         plan,
         {"event_type": "b", "n": 5, "m": 1, "o": 1},
         {"event_type": "a", "m": "x", "o": 2},
         {"event_type": "b", "n": 6},
     )
-    assert [str(field.type) for field in found.fields["b"]] == ["long", "int", "int"]
-    assert [field.name for field in found.fields["a"]] == ["o"]
-    assert found.left_out == (
+    assert [str(field.type) for field in suggested.fields["b"]] == ["long", "int", "int"]
+    assert [field.name for field in suggested.fields["a"]] == ["o"]
+    assert suggested.left_out == (
         "a.m: it is string, but the table's column of that name is int; the field stays in _rescued",
     )
-    assert parse_plan(additions(found.fields, found.events, found.notes))
+    assert parse_plan(additions(suggested.fields, suggested.events, suggested.notes))
 
 
-def test_an_id_in_place_of_the_type_does_not_suggest_countless_events() -> None:
-    found = suggestion("", *({"event_type": f"e{n}"} for n in range(500)))
-    assert len(found.events) == 200
-    assert found.left_out == ("unknown_event_type: 300 of the events",)
+def test_ids_sent_as_event_types_suggest_a_bounded_number_of_events() -> None:
+    suggested = suggestion("", *({"event_type": f"e{n}"} for n in range(500)))
+    assert len(suggested.events) == 200
+    assert suggested.left_out == ("unknown_event_type: 300 of the events",)
 
 
 def test_personal_fields_are_marked_as_pii_and_their_values_hidden() -> None:
-    found = suggestion("", {"event_type": "a", "email": "ann@example.org", "userEmail": "x", "level": "hard"})
-    fields = {field.name: field.pii for field in found.events[0].fields}
+    suggested = suggestion("", {"event_type": "a", "email": "ann@example.org", "userEmail": "x", "level": "hard"})
+    fields = {field.name: field.pii for field in suggested.events[0].fields}
     assert fields == {"email": True, "user_email": True, "level": False}
-    text = additions(found.fields, found.events, found.notes)
+    text = additions(suggested.fields, suggested.events, suggested.notes)
     assert "hard" in text and "ann@" not in text
 
 

@@ -36,14 +36,14 @@ def test_every_process_computes_the_same_version() -> None:
         "print(parse_plan(sys.stdin.read()).version, *(load_plan(path).version for path in sys.argv[1:]))"
     )
     plans = [str(ROOT / "examples" / game / "plan.toml") for game in ("swords", "waves")]
-    found = set()
+    outputs = set()
     for seed in ("0", "1", "4711"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC-{int(seed) % 12}", "LC_ALL": "C"}
         command = [sys.executable, "-c", program, *plans]
         ran = subprocess.run(command, input=TEXT, env=environment, capture_output=True, text=True, check=True)
-        found.add(ran.stdout)
-    assert len(found) == 1
-    versions = found.pop().split()
+        outputs.add(ran.stdout)
+    assert len(outputs) == 1
+    versions = outputs.pop().split()
     assert len(set(versions)) == 3
     assert versions[0] == parse_plan(TEXT).version == "77bf2acf0008", "tables that exist name this version"
 

@@ -72,26 +72,26 @@ class Fixed:
 def test_a_column_that_one_side_lacks_and_an_error_are_differences(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(PLAN)
     with open_pipeline(tmp_path) as pipeline:
-        asked = questions(tmp_path, [], {})
+        standard = questions(tmp_path, [], {})
         one, two = Fixed(pipeline, "select 1 as a"), Fixed(pipeline, "select 1 as a, 2 as b")
-        assert [answer.equal for answer in compare(asked, one, one)] == [True]
-        assert [answer.equal for answer in compare(asked, one, two)] == [False]
-        (answer,) = compare(asked, one, Fixed(pipeline, "select nothing"))
+        assert [answer.equal for answer in compare(standard, one, one)] == [True]
+        assert [answer.equal for answer in compare(standard, one, two)] == [False]
+        (answer,) = compare(standard, one, Fixed(pipeline, "select nothing"))
         assert (answer.equal, "nothing" in answer.cluster.error) == (False, True)
 
 
 def test_saved_queries_replace_the_standard_ones(tmp_path: Path) -> None:
-    usual = [question.name for question in questions(tmp_path, ["join_guild", "quarantine"], {})]
-    assert usual == [
+    standard = [question.name for question in questions(tmp_path, ["join_guild", "quarantine"], {})]
+    assert standard == [
         "count join_guild", "count quarantine", "show tables", "describe join_guild", "rows of join_guild",
         "describe quarantine", "rows of quarantine", "guilds by host", "guilds",
     ]  # fmt: skip
     (tmp_path / "queries").mkdir()
     (tmp_path / "queries" / "daily.sql").write_text("select 1;\nselect ';'")
     (tmp_path / "queries" / "top.sql").write_text("-- the best\nselect 2")
-    found = questions(tmp_path, ["quarantine"], {})
-    assert [question.name for question in found] == ["count quarantine", "daily 1", "daily 2", "top"]
-    assert found[2].sql == "select ';'"
+    saved = questions(tmp_path, ["quarantine"], {})
+    assert [question.name for question in saved] == ["count quarantine", "daily 1", "daily 2", "top"]
+    assert saved[2].sql == "select ';'"
 
 
 def test_only_the_first_rows_of_a_large_table_are_compared(tmp_path: Path) -> None:
@@ -111,12 +111,12 @@ def test_a_log_prefix_ends_at_its_position_however_much_follows(tmp_path: Path) 
             log.append(records(10))
     one, other = sorted(logs[0].end())
     until = {one: 15, other: 40}
-    found, position = [], {}
+    places, position = [], {}
     log = LogPrefix(logs[0], until)
     while batch := log.read(position, 7):
-        found += [(entry.partition, entry.offset) for entry in batch.entries]
+        places += [(entry.partition, entry.offset) for entry in batch.entries]
         position = dict(batch.through)
-    assert sorted(found) == [(p, offset) for p, end in sorted(until.items()) for offset in range(end)]
+    assert sorted(places) == [(p, offset) for p, end in sorted(until.items()) for offset in range(end)]
     assert position == until
     for log in logs:
         log.close()

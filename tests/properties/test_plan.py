@@ -79,13 +79,13 @@ def _sorted(plan: Plan) -> Any:
 
 
 def paths(document: Any, above: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    found = []
+    result = []
     items = document.items() if isinstance(document, dict) else enumerate(document)
     for key, value in items:
-        found.append((*above, key))
+        result.append((*above, key))
         if isinstance(value, dict | list):
-            found += paths(value, (*above, key))
-    return found
+            result += paths(value, (*above, key))
+    return result
 
 
 @given(plans())
@@ -113,7 +113,7 @@ def test_a_value_the_plan_accepts_fits_its_column(data: st.DataObject) -> None:
 
 
 @given(TYPES, TYPES.flatmap(values))
-def test_a_value_its_column_refuses_is_refused_in_the_plan(type_: Type, value: Any) -> None:
+def test_a_value_that_its_column_refuses_is_refused_in_the_plan(type_: Type, value: Any) -> None:
     try:
         convert(type_, value)
     except DoesNotFit:
@@ -160,7 +160,7 @@ def put(body: dict[str, Any], path: str, value: Any) -> None:
     *above, last = path.split(".")
     for key in above:
         inner = body.get(key)
-        found: dict[str, Any] = inner if isinstance(inner, dict) else {}
-        body[key] = found
-        body = found
+        result: dict[str, Any] = inner if isinstance(inner, dict) else {}
+        body[key] = result
+        body = result
     body[last] = value

@@ -1,4 +1,4 @@
-"""Whatever was sent, the suggestion is a plan under which every event becomes a row that keeps every value."""
+"""For any events, the suggestion is a plan under which every event becomes a row that keeps every value."""
 
 from __future__ import annotations
 

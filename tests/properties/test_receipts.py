@@ -118,7 +118,7 @@ def test_without_validation_only_rejected_events_are_left_out(arrived: Arrivals)
 
 @any_size
 @given(arrivals())
-def test_the_precheck_never_passes_what_the_scalar_path_refuses(arrived: Arrivals) -> None:
+def test_the_precheck_never_passes_an_event_that_the_scalar_path_refuses(arrived: Arrivals) -> None:
     for event in events_of(arrived):
         passed = precheck(event, arrived.plan)
         if passed is not None:

@@ -1,4 +1,4 @@
-"""What the embedded engine refuses: whatever is not known to read only. No statement changes a file."""
+"""The embedded engine refuses every statement that is not known to be read-only. No statement changes a file."""
 
 import hashlib
 import time
@@ -197,7 +197,7 @@ def test_no_wrapper_hides_a_statement_that_writes(game: Pipeline) -> None:
     hidden = str(file).translate(str.maketrans("/.", "|~"))
     writes = [write.format(file=file, hidden=hidden, lake=game.project.warehouse) for write in WRITES]
     statements = [wrapper.replace("{write}", write) for wrapper in WRAPPERS for write in writes]
-    # those that hide in a comment are answered: they read
+    # a statement inside a comment is harmless: the rest is answered
     assert_harmless(game, statements, may_answer=True)
 
 

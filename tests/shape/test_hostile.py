@@ -350,7 +350,7 @@ def test_headers_keep_the_bytes_as_sent() -> None:
 
 
 def test_no_header_or_field_sets_a_server_column() -> None:
-    """The server's values are written last (design: decision 10)."""
+    """The server's values are written last, so no event can set them."""
     plan = replace(PLAN, headers=("Host", "Event-Type"))
     event = b'{"event_type":"buy","received_time":1,"plan_version":"x","raw_event":"y","host":"z","_rescued":"r"}'
     shaped = shape([entry(0, event, headers={"Event-Type": "evil", "Host": "real"})], plan)
