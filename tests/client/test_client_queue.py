@@ -28,6 +28,7 @@ def test_events_survive_an_unreachable_collector_and_the_next_process_sends_them
         away.track("level_failed", level=level)
     assert not away.flush(0.1)
     assert "no answer from" in away.error
+    assert away.trouble == away.error, "its name in version 0.1.0"
     assert not away.shutdown(0)
     with pytest.raises(QuestlogError, match="shut down"):
         away.track("level_failed", level=4)

@@ -119,6 +119,11 @@ class Client:
         """Why events are not being sent at the moment, and what to do; "" if they are."""
         return self._sender.error
 
+    @property
+    def trouble(self) -> str:
+        """The name of `error` in version 0.1.0."""
+        return self.error
+
     def __enter__(self) -> Self:
         return self
 
