@@ -212,13 +212,13 @@ def _timestamp(row: Scalar, value: Any) -> int:
     return micros
 
 
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"  # text: compiled at first use, not at every start of the command line
 
 
 def _date(row: Scalar, value: Any) -> dt.date:
     if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
         return value
-    if isinstance(value, str) and _DATE.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_DATE, value):
         try:
             return dt.date.fromisoformat(value)
         except ValueError:
@@ -226,12 +226,12 @@ def _date(row: Scalar, value: Any) -> dt.date:
     raise wrong_type(row, value)
 
 
-_TIME = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9})?)?")
+_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9})?)?"
 
 
 def _time(row: Scalar, value: Any) -> str:
     """Return HH:MM:SS.mmm. Presto misreads Iceberg's `time`; text of one length sorts alike in every engine."""
-    if isinstance(value, str) and _TIME.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_TIME, value):
         value = dt.time.fromisoformat(value)
     if not isinstance(value, dt.time):
         raise wrong_type(row, value)
@@ -297,7 +297,7 @@ _ROWS = (
     Scalar(
         "time", "a time of day, as text: `12:30:00.000`", '`"12:30"`, `"12:30:00.5"`, without a zone',
         arrow="string", iceberg="string", duckdb="VARCHAR", spark="STRING", presto="VARCHAR",
-        json_schema={"type": "string", "pattern": f"^{_TIME.pattern}$"}, convert=_time, is_ordered=True,
+        json_schema={"type": "string", "pattern": f"^{_TIME}$"}, convert=_time, is_ordered=True,
         synonyms=("timeofday", "clock"),
     ),
     Scalar(
@@ -330,13 +330,13 @@ def decoded_type(row: Scalar, low: Any = None, high: Any = None) -> Any:
     return row.decoded if least is most is None else Annotated[row.decoded, msgspec.Meta(ge=least, le=most)]
 
 
-_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]+)?")
+_NUMBER = r"-?[0-9]{1,18}(\.[0-9]+)?"
 
 
 def from_text(text: str, type_: Type) -> Any:
     """Return *text*, of a form or a query string, as the JSON value that *type_* expects; unchanged if it is none."""
     decoded = SCALARS[type_.kind].decoded if type_.kind in SCALARS else None
-    if decoded in (int, float) and _NUMBER.fullmatch(text):
+    if decoded in (int, float) and re.fullmatch(_NUMBER, text):
         return decoded(text) if decoded is float or "." not in text else text
     if decoded is bool and text in ("true", "false"):
         return text == "true"

@@ -14,7 +14,6 @@ from questlog.errors import PlanError
 from questlog.plan import MODES, Envelope, Event, Field, Plan, Type
 from questlog.plan.check import option_faults, shared_faults, shown
 from questlog.plan.columns import ENVELOPE, EVENTS_VIEW, LAST, QUARANTINE_TABLE, header_column
-from questlog.plan.lines import key_lines
 from questlog.plan.parse import NAME, NAME_RULE, nearest
 from questlog.plan.parse import parse_type as parse_type
 from questlog.plan.version import with_version
@@ -79,6 +78,8 @@ def check_plan(text: str) -> tuple[Plan | None, list[Fault]]:
     plan = reader.plan(document, text)
     if not reader.faults:
         return plan, []
+    from questlog.plan.lines import key_lines  # only a faulty plan needs it
+
     lines = key_lines(text)
     return None, sorted(Fault(_line(lines, where), dotted(where), message) for where, message in reader.faults)
 

@@ -25,7 +25,6 @@ from questlog.plan.columns import EVENTS_VIEW, QUARANTINE_TABLE, table_columns
 from questlog.query import Params
 from questlog.query.catalog import TableColumns, event_tables, shared_columns, unknown_table
 from questlog.query.guard import Reading, check_reads
-from questlog.query.pivot import read_pivot
 from questlog.query.result import Result
 from questlog.query.show import show
 from questlog.query.tail import Tail
@@ -34,6 +33,8 @@ from questlog.query.views import ViewColumn, events_sql, view_columns, view_sql
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from questlog.query.pivot import Pivot
 
 _ATTEMPTS = 5
 
@@ -151,7 +152,7 @@ class DuckDBEngine:
 
     def _readable(self, cursor: duckdb.DuckDBPyConnection, statement: str) -> str:
         """Return the text to run, after attaching the tables it reads; the values of a PIVOT are looked up."""
-        pivot = read_pivot(statement)
+        pivot = _pivot(statement)
         if pivot is None:
             reading = check_reads(cursor, statement)
             _attach(cursor, self._snapshot(), reading)
@@ -232,6 +233,14 @@ class DuckDBEngine:
             if self._database is None:
                 self._database = _open_database(self._lake, self._memory_mb)
             return self._database.cursor()
+
+
+def _pivot(statement: str) -> Pivot | None:
+    if "pivot" not in statement.lower():
+        return None
+    from questlog.query.pivot import read_pivot  # few statements need it
+
+    return read_pivot(statement)
 
 
 def _rows(cursor: duckdb.DuckDBPyConnection, statement: str) -> list[Any]:
