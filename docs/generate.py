@@ -71,7 +71,7 @@ def types() -> str:
     head = ["| type | holds | in JSON | DuckDB | Spark | Presto | Iceberg |", "|---|---|---|---|---|---|---|"]
     parts = ["# Field types\n", NOTE + "A plan gives every field one of these types.\n", *head]
     parts += [_type(row) for row in SCALARS.values() if row.is_declarable]
-    parts += ["\n## Types made of others\n", "| type | holds | in JSON |", "|---|---|---|"]
+    parts += ["\n## Composite types\n", "| type | holds | in JSON |", "|---|---|---|"]
     parts += [f"| `{type_}` | {holds} | {accepts} |" for type_, holds, accepts in STRUCTURED]
     return "\n".join([*parts, "\nTypes nest: `map<string,list<decimal(9,2)>>`.", ""])
 
@@ -82,7 +82,7 @@ def _type(row: Scalar) -> str:
 
 
 STRUCTURED = (
-    ("decimal(p,s)", "p digits, s of them behind the point, exact", "a number, or its digits as text"),
+    ("decimal(p,s)", "an exact number of p digits, s of them after the point", "a number, or its digits as text"),
     ("enum", "one of the texts in `enum = [...]`", "text"),
     ("list<T>", "any number of T", "an array"),
     ("map<string,T>", "keys that are data, each with a T", "an object"),
@@ -148,11 +148,11 @@ def collector() -> str:
         f"| `{each.method} {each.path}` | {each.summary} | {', '.join(f'`{body}`' for body in each.bodies)} |"
         for each in ENDPOINTS
     ]
-    parts = ["# The collector", "", NOTE + "What `questlog collect` serves; `/openapi.json` has the same for programs."]
+    parts = ["# The collector", "", NOTE + "What `questlog collect` serves. `/openapi.json` is machine-readable."]
     parts += ["", "| request | what it is | bodies |", "|---|---|---|", *served]
     parts += ["", "## Headers of a request", "", "| header | meaning |", "|---|---|"]
     parts += [f"| `{name}` | {meaning} |" for name, meaning in HEADERS.items()]
-    parts += ["", "## Statuses", "", "After a 200, every event whose receipt does not say `rejected` is on disk."]
+    parts += ["", "## Statuses", "", "After a 200, every event whose receipt is not `rejected` is on disk."]
     parts += [
         "Any other response gives the reason in JSON (`error`, `message`, `hint`); nothing in its request was recorded."
     ]

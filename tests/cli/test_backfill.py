@@ -187,6 +187,6 @@ def test_an_interrupted_backfill_resumes(project: Project) -> None:
     until(begun, "it notes how far it is", 100)
     child.send_signal(signal.SIGINT)
     assert child.wait(100) == 130
-    assert "Traceback" not in project.complained()
+    assert "Traceback" not in project.error_output()
     backfill(project, str(file), "--into", str(new.folder))
     assert rows(new, "select count(*), count(distinct damage) from hit") == [(60_000, 60_000)]

@@ -59,7 +59,7 @@ def test_up_lands_new_events_until_ctrl_c(project: Project) -> None:
     os.killpg(up.pid, signal.SIGINT)  # as a terminal does: to every process of the group
     assert up.wait(60) == 0
     assert landed(project) == 3, "events logged before Ctrl-C are landed"
-    assert "Traceback" not in project.complained()
+    assert "Traceback" not in project.error_output()
     assert not [pid for pid in children(up.pid) if is_alive(pid)]
 
 
@@ -73,7 +73,7 @@ def test_up_restarts_a_killed_lander(project: Project) -> None:
         until(lambda old=lander: [pid for pid in children(up.pid) if pid != old])
     up.send_signal(signal.SIGTERM)
     assert up.wait(60) == 0
-    assert project.complained().count("was killed by SIGKILL") == 3
+    assert project.error_output().count("was killed by SIGKILL") == 3
 
 
 @pytest.mark.parametrize("at", ["its start", "work"])
@@ -191,7 +191,7 @@ def test_tail_follows_events_and_marks_bad_ones(project: Project) -> None:
     assert (line["reason"], line["event_type"]) == ("unknown_event_type", "mis\x1b[31ms")
     tail.send_signal(signal.SIGINT)
     assert tail.wait(60) == 130
-    assert "Traceback" not in project.complained()
+    assert "Traceback" not in project.error_output()
 
 
 def test_tail_prints_only_the_requested_events(project: Project) -> None:

@@ -224,11 +224,11 @@ def test_a_request_is_repeated_while_the_brokers_refer_to_a_dead_one(broker: Bro
         until(lambda: len(admin.list_topics(timeout=5).brokers) == 2, "both brokers are known")
     finally:
         second.kill()
-    asked = 0
+    attempts = 0
     while len(AdminClient(config).list_topics(timeout=5).brokers) == 2:
         assert create_topic(config, "asked-again", partitions=1, replication=1, retention_hours=1) == []
-        asked += 1
-    assert asked, "the moment was missed"
+        attempts += 1
+    assert attempts, "the moment was missed"
 
 
 def test_the_order_is_kept_when_another_broker_becomes_the_leader(broker: Broker, tmp_path: Path) -> None:

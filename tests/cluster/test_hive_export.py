@@ -40,8 +40,8 @@ spark = (SparkSession.builder.master("local[1]").config("spark.ui.enabled", "fal
     .config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
     .config("spark.hadoop.hive.metastore.uris", uri).config("spark.sql.shuffle.partitions", "1")
     .enableHiveSupport().getOrCreate())
-found = [[row.asDict(True) for row in spark.sql(text).collect()] for text in json.load(sys.stdin)]
-print("ANSWERS" + json.dumps(found, default=str))
+answers = [[row.asDict(True) for row in spark.sql(text).collect()] for text in json.load(sys.stdin)]
+print("ANSWERS" + json.dumps(answers, default=str))
 spark.stop()
 """
 
@@ -71,11 +71,11 @@ class Exports:
 
 @pytest.fixture(scope="module")
 def exports(shop: Shop, stack: Stack) -> Iterator[Exports]:
-    found = Exports(shop, stack)
-    found.run("purchases", "join_guild", "quarantine")
-    yield found
+    shop_exports = Exports(shop, stack)
+    shop_exports.run("purchases", "join_guild", "quarantine")
+    yield shop_exports
     for name in ("purchases", "join_guild", "quarantine"):
-        found.drop(name)
+        shop_exports.drop(name)
 
 
 def plain(value: Any) -> Any:
@@ -116,9 +116,9 @@ def test_sparks_hive_support_answers_like_the_iceberg_tables(exports: Exports) -
         env={**os.environ, "PYSPARK_PYTHON": sys.executable},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
-    (found,) = (json.loads(line[7:]) for line in ran.stdout.splitlines() if line.startswith("ANSWERS"))
+    (answers,) = (json.loads(line[7:]) for line in ran.stdout.splitlines() if line.startswith("ANSWERS"))
     iceberg = {name: f"lake.{exports.schema}.{name}" for name in tables}
-    for text, rows in zip(QUESTIONS, found, strict=True):
+    for text, rows in zip(QUESTIONS, answers, strict=True):
         wanted = [row.asDict(True) for row in exports.shop.spark.sql(text.format(**iceberg)).collect()]
         assert lines(rows) == lines(json.loads(json.dumps(wanted, default=str))), text
 

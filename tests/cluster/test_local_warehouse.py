@@ -44,8 +44,8 @@ def test_presto_reads_tables_on_a_local_path_before_and_after_maintenance(game: 
         lander.drain()
     files = [path for path in (game.folder / "ware").rglob("*.parquet") if "/join_guild/" in str(path)]
     assert len(files) >= 3
-    asked = PrestoServer(stack.addresses.presto, "iceberg", game.name)
-    assert run(asked, "select guild, count(*) from join_guild group by guild", 120).rows == [["wolves", 3]]
+    server = PrestoServer(stack.addresses.presto, "iceberg", game.name)
+    assert run(server, "select guild, count(*) from join_guild group by guild", 120).rows == [["wolves", 3]]
 
 
 def test_a_path_without_a_scheme_is_local_for_every_server(tmp_path: Path) -> None:

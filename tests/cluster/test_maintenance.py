@@ -187,8 +187,10 @@ def test_a_driver_frozen_during_maintenance_does_no_harm_when_it_wakes_after_a_t
                 land(game, new, GUILD)
 
             frozen_before(maintenance, moment, meanwhile)
-            own = old.state.namespace
-            order = [(own, "progress")] if moment == "expire_ids" else [(game.name, "join_guild"), (own, "progress")]
+            state = old.state.namespace
+            order = (
+                [(state, "progress")] if moment == "expire_ids" else [(game.name, "join_guild"), (state, "progress")]
+            )
             for namespace, name in order:
                 try:
                     maintenance.maintain(namespace, name)
@@ -198,9 +200,9 @@ def test_a_driver_frozen_during_maintenance_does_no_harm_when_it_wakes_after_a_t
                     assert moment != "expire_snapshots" or name == "progress"
             if moment in ("expire_ids", "repeat_checkpoint"):
                 with pytest.raises(LanderReplaced):
-                    maintenance.maintain(own, "progress")
-            known = {r.event_id for r in game.spark.table(f"lake.{own}.progress").collect()}
-            assert known == {"at hour 0", "at hour 120"}
+                    maintenance.maintain(state, "progress")
+            remaining = {r.event_id for r in game.spark.table(f"lake.{state}.progress").collect()}
+            assert remaining == {"at hour 0", "at hour 120"}
             assert new.state.checkpoint().epoch == new.catalog.epoch
             land(game, new, GUILD)
     assert game.land().records == 0

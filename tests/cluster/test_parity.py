@@ -170,11 +170,11 @@ def test_both_profiles_give_equal_rows(
         for name in ours.column_names:
             left, right = ours.column(name).to_pylist(), theirs.column(name).to_pylist()
             if left != right:
-                place = next(n for n, (a, b) in enumerate(zip(left, right, strict=True)) if a != b)
-                assert (table, name, ours.slice(place, 1).to_pylist()) == (
+                index = next(n for n, (a, b) in enumerate(zip(left, right, strict=True)) if a != b)
+                assert (table, name, ours.slice(index, 1).to_pylist()) == (
                     table,
                     name,
-                    theirs.slice(place, 1).to_pylist(),
+                    theirs.slice(index, 1).to_pylist(),
                 )
         total += ours.num_rows
         quarantined += ours.num_rows if table == "quarantine" else 0

@@ -43,9 +43,9 @@ def engine(
         from questlog.stack.fetch import fetch
 
         fetch("trino")
-    found = SecureEngine(request.param, tmp_path_factory.mktemp(request.param), stack, {USER: PASSWORD})
-    yield found
-    found.kill()
+    server = SecureEngine(request.param, tmp_path_factory.mktemp(request.param), stack, {USER: PASSWORD})
+    yield server
+    server.kill()
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def folder(engine: SecureEngine, stack: Stack, shop: Shop, tmp_path: Path) -> Pa
 
 
 def opened(folder: Path) -> ClusterPipeline:
-    found = open_pipeline(folder)
-    assert isinstance(found, ClusterPipeline)
-    return found
+    pipeline = open_pipeline(folder)
+    assert isinstance(pipeline, ClusterPipeline)
+    return pipeline
 
 
 def test_sql_answers_as_on_a_laptop_without_leaking_the_password(
@@ -79,8 +79,8 @@ def test_sql_answers_as_on_a_laptop_without_leaking_the_password(
         for _, text in [*QUERIES[:3], ("view", "select count(*) from events"), ("tables", "show tables")]:
             assert plain_rows(pipeline.sql(text).rows()) == plain_rows(shop.embedded.sql(text).rows())
         assert pipeline.engine.committed(30).tables == {}  # nothing landed here: the shop's tables are copies
-    said = caplog.text + "".join(capfd.readouterr()) + repr(pipeline.engine) + engine.log
-    assert PASSWORD not in said
+    output = caplog.text + "".join(capfd.readouterr()) + repr(pipeline.engine) + engine.log
+    assert PASSWORD not in output
 
 
 def test_the_commands_read_the_password_from_the_environment_and_never_show_it(
@@ -89,7 +89,7 @@ def test_the_commands_read_the_password_from_the_environment_and_never_show_it(
     settings = folder / "questlog.toml"
     settings.write_text(settings.read_text().replace('password = { file = "secret" }\n', ""))
     (folder / "secret").unlink()
-    words: dict[str, str] = {}
+    outputs: dict[str, str] = {}
     for command in ("sql --json select(count(*))from(events)", "status --json", "doctor --json"):
         ran = subprocess.Popen(
             [sys.executable, "-m", "questlog", "-C", str(folder), *command.split()],
@@ -100,23 +100,23 @@ def test_the_commands_read_the_password_from_the_environment_and_never_show_it(
             assert PASSWORD not in processes()
             time.sleep(0.1)  # samples the process list
         assert ran.stdout is not None
-        words[command.split()[0]] = ran.stdout.read()
-    assert shop.embedded.sql("select count(*) from events").rows() == [tuple(json.loads(words["sql"])[0].values())]
-    assert "trouble" not in json.loads(words["status"])["lake"]
-    assert [command for command, said in words.items() if PASSWORD in said] == []
+        outputs[command.split()[0]] = ran.stdout.read()
+    assert shop.embedded.sql("select count(*) from events").rows() == [tuple(json.loads(outputs["sql"])[0].values())]
+    assert "trouble" not in json.loads(outputs["status"])["lake"]
+    assert [command for command, output in outputs.items() if PASSWORD in output] == []
     kept = [path for path in folder.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
     assert kept == []
 
 
 def processes() -> str:
     """Return the command lines of all processes, as `ps` shows them."""
-    found = []
+    lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            found.append(path.read_bytes().decode("utf-8", "replace"))
+            lines.append(path.read_bytes().decode("utf-8", "replace"))
         except OSError:
             continue
-    return "\n".join(found)
+    return "\n".join(lines)
 
 
 def test_a_wrong_password_is_reported_at_once(engine: SecureEngine, folder: Path) -> None:

@@ -172,8 +172,8 @@ def test_every_event_arrives_once_while_the_game_keeps_running(game: Game) -> No
     landed = game.forward_and_land()
     assert landed.duplicates == 1
     assert game.ids() == sorted(game.sent)
-    told = CliRunner().invoke(cli, ["-C", str(game.folder), "status", "--json"], env={"QUESTLOG_PROFILE": "cluster"})
-    report = json.loads(told.stdout)
+    status = CliRunner().invoke(cli, ["-C", str(game.folder), "status", "--json"], env={"QUESTLOG_PROFILE": "cluster"})
+    report = json.loads(status.stdout)
     assert (report["balanced"], report["ledger"]["added"], report["spool"]["waiting"]) == (True, 0, 0)
     (game.embedded.project.data / "forward.db").unlink()  # the forwarder forgets, and sends the whole log again
     assert game.forward_and_land().records == 0

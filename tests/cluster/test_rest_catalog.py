@@ -92,13 +92,13 @@ def test_trino_answers_from_the_same_catalog(game: Game, stack: Stack, catalog: 
     (tmp_path / "trino").mkdir()
     engine = Engine("trino", tmp_path / "trino", stack, TRINO.format(url=catalog.url, etc=tmp_path / "trino" / "etc"))
     try:
-        asked = open_engine({"url": engine.url}, game.name, lambda: game.pipeline.plan, seconds=120)
-        engine.wait(asked.run, "join_guild")
-        assert asked.run("select guild, count(*) from join_guild group by guild").rows() == [("wolves", 3)]
-        assert asked.run("select count(*) from events").rows() == [(3,)]
-        names = [name for name, *_ in asked.run("show tables").rows()]
+        trino = open_engine({"url": engine.url}, game.name, lambda: game.pipeline.plan, seconds=120)
+        engine.wait(trino.run, "join_guild")
+        assert trino.run("select guild, count(*) from join_guild group by guild").rows() == [("wolves", 3)]
+        assert trino.run("select count(*) from events").rows() == [(3,)]
+        names = [name for name, *_ in trino.run("show tables").rows()]
         assert names == ["events", "join_guild", "quarantine", "sword_purchases"]
-        held = asked.committed(120)
-        assert (held.landed, held.quarantined_records, held.half_landed) == (3, 3, False)
+        committed = trino.committed(120)
+        assert (committed.landed, committed.quarantined_records, committed.half_landed) == (3, 3, False)
     finally:
         engine.kill()

@@ -126,10 +126,10 @@ def test_landing_writes_to_the_bucket_and_trino_reads_it(
     words = {"catalog": catalog.url, "s3": s3.url, "user": USER, "secret": SECRET}
     engine = Engine("trino", tmp_path / "trino", stack, TRINO.format(**words))
     try:
-        asked = open_engine({"url": engine.url}, project.name, lambda: None, seconds=120)  # type: ignore[arg-type, return-value]
-        engine.wait(asked.run, "join_guild")
-        assert asked.run("select guild, count(*) from join_guild group by guild").rows() == [("wolves", 4)]
-        assert asked.run("select reason from quarantine").rows() == [("not_json",)]
+        trino = open_engine({"url": engine.url}, project.name, lambda: None, seconds=120)  # type: ignore[arg-type, return-value]
+        engine.wait(trino.run, "join_guild")
+        assert trino.run("select guild, count(*) from join_guild group by guild").rows() == [("wolves", 4)]
+        assert trino.run("select reason from quarantine").rows() == [("not_json",)]
     finally:
         engine.kill()
 

@@ -245,18 +245,18 @@ def test_members_and_descriptions_follow_the_plan(game: Game) -> None:
 def test_the_tables_are_announced_until_the_query_engine_answers(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first event: the plan's tables exist already."""
     monkeypatch.setattr("questlog.land.spark.maintenance.RETRY_SECONDS", 0.1)
-    told, stop = list[int](), threading.Event()
+    calls, stop = list[int](), threading.Event()
 
     def announce() -> None:
-        told.append(len(told))
-        if len(told) < 3:
+        calls.append(len(calls))
+        if len(calls) < 3:
             raise OSError("nobody listens")
 
     with game.lander(announce=announce) as lander:
         thread = threading.Thread(target=lander.run, args=(stop,))
         thread.start()
         try:
-            until(lambda: len(told) == 3, seconds=120)
+            until(lambda: len(calls) == 3, seconds=120)
         finally:
             stop.set()
             thread.join(90)

@@ -30,24 +30,24 @@ def questlog(stack: Stack, *words: str, seconds: float = 120, path: str = "") ->
 
 def processes_of(folder: Path) -> list[int]:
     """Return the other processes with *folder* in their command line."""
-    found = []
+    pids = []
     for process in psutil.process_iter(["cmdline"]):
         if process.pid != os.getpid() and any(str(folder) in word for word in process.info["cmdline"] or ()):
-            found.append(process.pid)
-    return found
+            pids.append(process.pid)
+    return pids
 
 
 def test_every_server_passes_its_health_check(stack: Stack) -> None:
     answer = questlog(stack, "status", "--json")
-    found = {each["name"]: each for each in json.loads(answer.stdout)}
+    servers = {each["name"]: each for each in json.loads(answer.stdout)}
     assert answer.returncode == 0
-    assert list(found) == SERVERS
-    acts = {name: each["found"] for name, each in found.items()}
+    assert list(servers) == SERVERS
+    acts = {name: each["found"] for name, each in servers.items()}
     assert [acts["kafka"], acts["namenode"], acts["datanode"]] == [
         "produced and consumed", "listed /", "wrote and read a file",
     ]  # fmt: skip
     assert acts["metastore"].endswith("databases") and acts["presto"].endswith("of the Iceberg catalog")
-    assert sum(each["memory_mb"] for each in found.values()) < 3500
+    assert sum(each["memory_mb"] for each in servers.values()) < 3500
 
 
 def test_the_tools_find_the_servers(stack: Stack) -> None:
@@ -56,8 +56,8 @@ def test_the_tools_find_the_servers(stack: Stack) -> None:
     assert "tools" in questlog(stack, "exec", "kafka-topics", "--list").stdout.split()
     assert questlog(stack, "exec", "hadoop", "fs", "-mkdir", "-p", "/tools").returncode == 0
     assert "/tools" in questlog(stack, "exec", "hadoop", "fs", "-ls", "/").stdout
-    asked = questlog(stack, "exec", "presto", "--execute", "show catalogs", "--output-format", "TSV")
-    assert {"hive", "iceberg"} <= set(asked.stdout.split()), asked.stderr
+    ran = questlog(stack, "exec", "presto", "--execute", "show catalogs", "--output-format", "TSV")
+    assert {"hive", "iceberg"} <= set(ran.stdout.split()), ran.stderr
 
 
 @pytest.mark.parametrize("name", SERVERS)

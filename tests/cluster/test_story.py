@@ -81,10 +81,10 @@ def test_the_metastore_lists_the_tables(game: Project) -> None:
     client = Client(TBinaryProtocol.TBinaryProtocol(transport))
     tables = {"default", "join_guild", "quarantine", "sword_purchases"}
     assert set(client.get_all_tables(game.name)) - {"events"} == tables
-    found = client.get_table(game.name, "sword_purchases")
-    assert found.parameters["table_type"] == "ICEBERG"
-    assert found.sd.location == f"{game.stack.addresses.warehouse}/{game.name}.db/sword_purchases"
-    assert {column.name: column.comment for column in found.sd.cols}["price"] == "The price."
+    table = client.get_table(game.name, "sword_purchases")
+    assert table.parameters["table_type"] == "ICEBERG"
+    assert table.sd.location == f"{game.stack.addresses.warehouse}/{game.name}.db/sword_purchases"
+    assert {column.name: column.comment for column in table.sd.cols}["price"] == "The price."
     transport.close()
 
 
@@ -181,16 +181,16 @@ def test_a_collectors_metrics_show_the_same(game: Project) -> None:
     figures: dict[str, str] = {}
     with beside(collector, game.folder, environment()):
         log = game.folder / "beside.log"
-        said = re.compile(r"collecting for .* on http://127.0.0.1:(\d+)")
-        until(lambda: said.search(log.read_text()) is not None, "the collector listens")
-        port = int(said.findall(log.read_text())[-1])
+        address = re.compile(r"collecting for .* on http://127.0.0.1:(\d+)")
+        until(lambda: address.search(log.read_text()) is not None, "the collector listens")
+        port = int(address.findall(log.read_text())[-1])
 
-        def told() -> bool:
+        def updated() -> bool:
             _, text = get(port, "/metrics")
             figures.update(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("questlog_"))
             return "questlog_ledger_balanced" in figures
 
-        until(told, "the figures are told", seconds=60)
+        until(updated, "the figures are up to date", seconds=60)
     assert figures['questlog_landed_events{table="join_guild"}'] == "50.0"
     assert {name: figures[name] for name in (
         "questlog_spool_waiting_events", "questlog_topic_waiting_events", "questlog_topic_lag_seconds",
@@ -215,10 +215,10 @@ def test_the_fields_to_monitor_are_in_the_report(game: Project) -> None:
     report = complete(game)
     assert {"trouble", "topic.lag_seconds", "lake.committed_seconds", "balanced"} <= named
     for field in named:
-        found: Any = report
+        value: Any = report
         for part in field.split("."):
-            assert part in found, field
-            found = found[part]
+            assert part in value, field
+            value = value[part]
 
 
 def test_tail_shows_the_topics_last_events(game: Project) -> None:

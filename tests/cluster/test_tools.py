@@ -28,7 +28,7 @@ def run(stack: Stack, *words: str, seconds: float = 120, **more: str) -> str:
         capture_output=True,
         text=True,
         timeout=seconds,
-        input=more.pop("said", None),
+        input=more.pop("stdin", None),
         env={**os.environ, **more},
     )
     assert done.returncode == 0, done.stderr
@@ -46,9 +46,20 @@ def topic(stack: Stack, name: str) -> str:
     """A topic of two partitions and five records, sent with kcat."""
     run(stack, "kafka-topics", "--create", "--topic", name, "--partitions", "2")
     run(
-        stack, "kcat", "-P", "-t", name, "-p", "0", "-K", ":", "-H", "spool=a.1", said="k1:one\nk2:zwei ü\n:empty key\n"
+        stack,
+        "kcat",
+        "-P",
+        "-t",
+        name,
+        "-p",
+        "0",
+        "-K",
+        ":",
+        "-H",
+        "spool=a.1",
+        stdin="k1:one\nk2:zwei ü\n:empty key\n",
     )
-    run(stack, "kcat", "-P", "-t", name, "-p", "1", said="four\nfive\n")
+    run(stack, "kcat", "-P", "-t", name, "-p", "1", stdin="four\nfive\n")
     return name
 
 
@@ -56,12 +67,12 @@ def test_kafkas_own_tools(stack: Stack, topic: str) -> None:
     described = run(stack, "kafka-topics", "--describe", "--topic", topic)
     assert "PartitionCount: 2" in described
     assert run(stack, "kafka-get-offsets", "--topic", topic).split() == [f"{topic}:0:3", f"{topic}:1:2"]
-    said = ("--topic", topic, "--from-beginning", "--max-messages", "5", "--group", topic)
-    read = run(stack, "kafka-console-consumer", *said)
+    options = ("--topic", topic, "--from-beginning", "--max-messages", "5", "--group", topic)
+    read = run(stack, "kafka-console-consumer", *options)
     assert sorted(read.split("\n")) == ["", "empty key", "five", "four", "one", "zwei ü"]
     group = run(stack, "kafka-consumer-groups", "--describe", "--group", topic)
     assert len(re.findall(rf"^{topic}\s+{topic}\s+\d+\s+(\d+)\s+\1\s+0\s", group, re.M)) == 2, group
-    run(stack, "kafka-console-producer", "--topic", topic, said="six\n")
+    run(stack, "kafka-console-producer", "--topic", topic, stdin="six\n")
     assert sum(int(line.rsplit(":", 1)[1]) for line in run(stack, "kafka-get-offsets", "--topic", topic).split()) == 6
     run(stack, "kafka-configs", "--alter", "--topic", topic, "--add-config", "retention.ms=3600000")
     assert "retention.ms=3600000" in run(stack, "kafka-configs", "--describe", "--topic", topic)
@@ -145,8 +156,8 @@ def test_every_tool_reads_the_table_of_a_spark_job(stack: Stack, name: str, tmp_
     """spark-submit writes an Iceberg table; spark-sql, pyspark, Presto's own command line and HDFS see it."""
     (tmp_path / "job.py").write_text(JOB)
     assert "rows 5" in run(stack, "spark-submit", *SMALL, str(tmp_path / "job.py"), name, seconds=240)
-    asked = f"select sum(id) as total, min(seen) as seen from lake.{name}.numbers"
-    assert run(stack, "spark-sql", *SMALL, "-e", asked, seconds=240).split("\t") == ["10", "2026-03-01 00:00:00\n"]
+    query = f"select sum(id) as total, min(seen) as seen from lake.{name}.numbers"
+    assert run(stack, "spark-sql", *SMALL, "-e", query, seconds=240).split("\t") == ["10", "2026-03-01 00:00:00\n"]
     answer = run(stack, "presto", "--schema", name, "--execute", "select sum(id), min(seen) from numbers")
     assert answer == '"10","2026-03-01 00:00:00.000"\n'
     assert ".parquet" in run(stack, "hadoop", "fs", "-ls", "-R", f"/warehouse/{name}.db/numbers/data")
@@ -202,8 +213,8 @@ def test_presto_gets_server_catalog_and_schema(stack: Stack, tmp_path: Path) -> 
         "exec",
         "presto",
     ]
-    asked = "select (select current_user), count(*) > 0 from schemata"
-    done = subprocess.run([*command, "--execute", asked], capture_output=True, text=True, timeout=120)
+    query = "select (select current_user), count(*) > 0 from schemata"
+    done = subprocess.run([*command, "--execute", query], capture_output=True, text=True, timeout=120)
     assert done.stdout == '"questlog","true"\n', done.stderr
     done = subprocess.run(
         [*command, "--user", "ann", "--output-format", "JSON", "--execute", "select current_user as me"],

@@ -52,9 +52,9 @@ def test_the_number_of_partitions_of_an_existing_topic_never_changes(project: Pa
 
 
 def test_a_missing_topic_is_named(project: Path) -> None:
-    with pytest.raises(QuestlogError, match="does not exist") as told:
+    with pytest.raises(QuestlogError, match="does not exist") as raised:
         run(project, "describe")
-    assert told.value.hint == "questlog topic create"
+    assert raised.value.hint == "questlog topic create"
 
 
 def test_unreachable_brokers_are_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

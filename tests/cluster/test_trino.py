@@ -34,8 +34,8 @@ FIVE = [
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -55,32 +55,32 @@ def trino(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 
 
 @pytest.fixture(scope="module")
-def asked(shop: Shop, trino: Stack) -> Iterator[Pipeline]:
+def through_trino(shop: Shop, trino: Stack) -> Iterator[Pipeline]:
     """The shop's project on the cluster profile, with Trino as its query engine."""
     options = {"url": addresses(trino.folder).trino}
     with open_pipeline(
         shop.embedded.project.root, profile="cluster", namespace=shop.server.schema, presto=options
-    ) as found:
-        yield found
+    ) as pipeline:
+        yield pipeline
 
 
 @pytest.mark.parametrize("statement", FIVE)
-def test_the_five_statements_answer_as_on_a_laptop(shop: Shop, asked: Pipeline, statement: str) -> None:
-    assert asked.sql(statement).rows() == shop.embedded.sql(statement).rows()
+def test_the_five_statements_answer_as_on_a_laptop(shop: Shop, through_trino: Pipeline, statement: str) -> None:
+    assert through_trino.sql(statement).rows() == shop.embedded.sql(statement).rows()
 
 
 @pytest.mark.parametrize(("name", "sql"), QUERIES, ids=[name for name, _ in QUERIES])
-def test_trino_agrees_on_the_corpus(shop: Shop, asked: Pipeline, name: str, sql: str) -> None:
-    assert plain_rows(asked.sql(sql).rows()) == plain_rows(shop.embedded.sql(sql).rows())
+def test_trino_agrees_on_the_corpus(shop: Shop, through_trino: Pipeline, name: str, sql: str) -> None:
+    assert plain_rows(through_trino.sql(sql).rows()) == plain_rows(shop.embedded.sql(sql).rows())
 
 
-def test_each_engine_keeps_a_view_of_all_events_that_it_can_read(shop: Shop, asked: Pipeline) -> None:
+def test_each_engine_keeps_a_view_of_all_events_that_it_can_read(shop: Shop, through_trino: Pipeline) -> None:
     """The catalog has one view of that name, in the dialect of the engine that wrote it last."""
     count = "select count(*) from events"
     expected = shop.embedded.sql(count).rows()
-    assert asked.sql(count).rows() == expected
+    assert through_trino.sql(count).rows() == expected
     assert shop.presto.run(count).rows() == expected
-    assert asked.sql(count).rows() == expected
+    assert through_trino.sql(count).rows() == expected
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_each_engine_keeps_a_view_of_all_events_that_it_can_read(shop: Shop, ask
         ("drop table purchases", "drop is refused: only statements that read"),
     ],
 )
-def test_an_error_explains_the_cause(asked: Pipeline, statement: str, message: str) -> None:
+def test_an_error_explains_the_cause(through_trino: Pipeline, statement: str, message: str) -> None:
     with pytest.raises(QueryError) as refused:
-        asked.sql(statement)
+        through_trino.sql(statement)
     assert message in str(refused.value)
 
 

@@ -109,7 +109,7 @@ def worker_of(collector: Process) -> int:
     """Return the worker process, once it exists."""
     children = Path(f"/proc/{collector.pid}/task/{collector.pid}/children")
     until(lambda: collector.wait(0) is not None or (children.exists() and children.read_text().strip()), "a worker")
-    assert collector.wait(0) is None, collector.complained()
+    assert collector.wait(0) is None, collector.error_output()
     return int(children.read_text().split()[0])
 
 

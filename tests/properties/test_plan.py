@@ -105,9 +105,9 @@ def test_every_key_is_located_on_its_line(plan: Plan) -> None:
 def test_a_value_the_plan_accepts_fits_its_column(data: st.DataObject) -> None:
     """A default is checked when the plan is loaded, so it cannot fail at the first event without the field."""
     type_ = data.draw(TYPES)
-    own, foreign = data.draw(values(type_)), data.draw(TYPES.flatmap(values))
-    assert misfit(type_, own) == ""
-    convert(type_, own)
+    fitting, foreign = data.draw(values(type_)), data.draw(TYPES.flatmap(values))
+    assert misfit(type_, fitting) == ""
+    convert(type_, fitting)
     if misfit(type_, foreign) == "":
         convert(type_, foreign)
 

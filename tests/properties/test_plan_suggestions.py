@@ -44,11 +44,11 @@ def test_a_suggested_plan_accepts_every_event_and_keeps_every_value(sent: list[t
     suggester = Suggester(parse_plan(PLAN))
     for raw in raws:
         suggester.add(raw)
-    found = suggester.finish()
-    parse_plan(additions(found.fields, found.events, found.notes))
-    whole = extended(PLAN, found.merged, found.fields, found.events, found.notes)
+    suggested = suggester.finish()
+    parse_plan(additions(suggested.fields, suggested.events, suggested.notes))
+    whole = extended(PLAN, suggested.merged, suggested.fields, suggested.events, suggested.notes)
     plan = parse_plan(whole)
-    assert plan == found.merged
+    assert plan == suggested.merged
 
     entries = [Entry(0, n, encode_record(raw, id=str(n), received_ms=n), n) for n, raw in enumerate(raws)]
     shaped = shape(entries, plan)
@@ -58,8 +58,10 @@ def test_a_suggested_plan_accepts_every_event_and_keeps_every_value(sent: list[t
         for row in rows.to_pylist() if name != QUARANTINE_TABLE else ():
             event = plan.events[row["event_type"]]
             left = set(json.loads(row["_rescued"] or "{}"))
-            said = {reason.split(":")[0].split(".", 1)[1] for reason in found.left_out if reason.startswith(event.name)}
-            assert left <= said, "only fields reported as left out remain"
+            named = {
+                reason.split(":")[0].split(".", 1)[1] for reason in suggested.left_out if reason.startswith(event.name)
+            }
+            assert left <= named, "only fields reported as left out remain"
 
     again = Suggester(plan)
     for raw in raws:

@@ -23,9 +23,9 @@ any_size = settings(max_examples=300, suppress_health_check=SLOW)
 
 def events_of(arrived: Arrivals) -> list[bytes]:
     """Return the bytes of the events as a client would send them."""
-    found = [decode_record(entry.value) for entry in arrived.entries]
+    records = [decode_record(entry.value) for entry in arrived.entries]
     return [
-        entry.value if record is None else record.raw() for record, entry in zip(found, arrived.entries, strict=True)
+        entry.value if record is None else record.raw() for record, entry in zip(records, arrived.entries, strict=True)
     ]
 
 

@@ -25,13 +25,13 @@ def test_an_event_is_matched_to_a_route_that_werkzeug_would_choose(rules: list[s
     path = "/" + "/".join(parts)
     routes = Routes({f"GET {rule}": rule for rule in rules})
     router = Map([Rule(rule, endpoint=rule) for rule in rules]).bind("game.example")
-    found = routes.match("GET", path)
+    match = routes.match("GET", path)
     try:
         rule, values = router.match(path)
     except (HTTPException, RequestRedirect):
-        assert found is None
+        assert match is None
         return
-    assert found is not None
+    assert match is not None
     single = Routes({f"GET {rule}": rule}).match("GET", path)
     assert single == RouteMatch(rule, dict(values))
 
@@ -40,8 +40,8 @@ def test_fixed_text_takes_precedence_over_numbers_and_numbers_over_any_text() ->
     rules = ["/level/<path:rest>", "/level/<name>", "/level/<int:number>", "/level/boss"]
     routes = Routes({f"GET {rule}": rule for rule in rules})
     paths = ["/level/boss", "/level/3", "/level/moat", "/level/moat/2", "/level"]
-    found = [routes.match("GET", path) for path in paths]
-    assert [each and each.event for each in found] == [rules[3], rules[2], rules[1], rules[0], None]
+    matches = [routes.match("GET", path) for path in paths]
+    assert [each and each.event for each in matches] == [rules[3], rules[2], rules[1], rules[0], None]
 
 
 def test_routes_are_accepted_in_the_syntax_of_fastapi_and_django() -> None:
@@ -61,6 +61,6 @@ def test_a_number_of_too_many_digits_stays_text() -> None:
 @given(st.lists(WORDS, min_size=2, max_size=5))
 def test_the_first_of_two_path_variables_matches_as_much_as_in_django(parts: list[str]) -> None:
     path = "/".join(parts)
-    found = Routes({"GET /<path:first>/<path:second>": "event"}).match("GET", f"/{path}")
+    match = Routes({"GET /<path:first>/<path:second>": "event"}).match("GET", f"/{path}")
     rest, _, values = RoutePattern("<path:first>/<path:second>", is_endpoint=True).match(path)
-    assert (found, rest) == (RouteMatch("event", values), "")
+    assert (match, rest) == (RouteMatch("event", values), "")

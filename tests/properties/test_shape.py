@@ -38,19 +38,19 @@ def test_every_record_ends_in_exactly_one_place(arrived: Arrivals) -> None:
 def test_the_batch_size_never_changes_a_row(arrived: Arrivals, data: st.DataObject) -> None:
     """The number of records a lander reads at a time does not affect the tables."""
     whole = shape(arrived.entries, arrived.plan, committed=arrived.held)
-    known: dict[str, Occurrence] = {}
+    occurrences: dict[str, Occurrence] = {}
     parts: dict[str, list[pa.Table]] = {}
     duplicates = held = start = 0
     while start < len(arrived.entries):
         end = data.draw(st.integers(start + 1, len(arrived.entries)))
-        shaped = shape(arrived.entries[start:end], arrived.plan, committed=arrived.held, seen=known.get)
-        known.update({event_id: (partition, offset, ms) for event_id, partition, offset, ms in shaped.seen})
+        shaped = shape(arrived.entries[start:end], arrived.plan, committed=arrived.held, seen=occurrences.get)
+        occurrences.update({event_id: (partition, offset, ms) for event_id, partition, offset, ms in shaped.seen})
         for name, table in shaped.tables.items():
             parts.setdefault(name, []).append(table)
         duplicates, held, start = duplicates + shaped.duplicates, held + shaped.committed, end
     assert exact({name: pa.concat_tables(tables) for name, tables in parts.items()}) == exact(whole.tables)
     assert (duplicates, held) == (whole.duplicates, whole.committed)
-    assert known == {event_id: tuple(place) for event_id, *place in whole.seen}
+    assert occurrences == {event_id: tuple(place) for event_id, *place in whole.seen}
 
 
 @any_size

@@ -33,14 +33,14 @@ def fast_from(records: int, block: int = 4_096) -> Iterator[None]:
 
 def assert_same(arrived: Arrivals, block: int = 4_096) -> None:
     """Shape on both paths, and compare every value, count and order."""
-    known = {"mine": (9, 9, 1_790_000_000_000)}
-    found = []
+    seen = {"mine": (9, 9, 1_790_000_000_000)}
+    results = []
     for records in (0, 2**62):
         with fast_from(records, block):
-            found.append(
-                whole(shape(arrived.entries, arrived.plan, committed=arrived.held, gaps=arrived.gaps, seen=known.get))
+            results.append(
+                whole(shape(arrived.entries, arrived.plan, committed=arrived.held, gaps=arrived.gaps, seen=seen.get))
             )
-    assert found[0] == found[1]
+    assert results[0] == results[1]
 
 
 @settings(max_examples=700, suppress_health_check=SLOW)
@@ -95,7 +95,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "a clock is never corrected": (
         fast, "event_times", lambda device, sent, received: pc.coalesce(device, received)
     ),
-    "a request's sent time is forgotten": (fast, "sent_times", lambda found, requests: found),
+    "a request's sent time is forgotten": (fast, "sent_times", lambda events, requests: events),
     "bounds are forgotten": (decoders, "_CONSTRAINED", {**decoders._CONSTRAINED, int: _whole_without_bounds}),
     "the type is guessed from the name alone": (
         decoders, "_is_tagged", lambda rules: "." not in rules.envelope.event_type

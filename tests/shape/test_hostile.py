@@ -283,13 +283,13 @@ def test_an_unusual_value_that_fits_is_stored_exactly(field: str, value: bytes, 
     """Lenient acceptance must not change a value."""
     row = outcome(b'{"event_type":"buy","%s":%s}' % (field.encode(), value))
     assert isinstance(row, dict)
-    found = row[field]
+    actual = row[field]
     if isinstance(expected, str):
-        found = str(found)
-    assert found == expected
+        actual = str(actual)
+    assert actual == expected
     assert row["_rescued"] is None
     if isinstance(expected, float):
-        assert math.copysign(1, found) == math.copysign(1, expected)
+        assert math.copysign(1, actual) == math.copysign(1, expected)
 
 
 def test_every_digit_of_a_long_decimal_is_stored() -> None:

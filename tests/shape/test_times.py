@@ -22,8 +22,8 @@ PLAN = parse_plan("[events.hit]\n")
 
 def row(body: bytes, sent_ms: int | None = None) -> Mapping[str, Any]:
     record = encode_record(body, id="e", received_ms=NOON, sent_ms=sent_ms)
-    (found,) = shape([Entry(0, 0, record, NOON)], PLAN).tables["hit"].to_pylist()
-    return {name: _ms(value) for name, value in found.items()}
+    (values,) = shape([Entry(0, 0, record, NOON)], PLAN).tables["hit"].to_pylist()
+    return {name: _ms(value) for name, value in values.items()}
 
 
 def _ms(value: Any) -> Any:
@@ -34,14 +34,14 @@ def _ms(value: Any) -> Any:
 def test_a_clock_that_is_wrong_by_any_amount_is_corrected(wrong: int) -> None:
     """The event happened five minutes before it was sent, whatever the device's clock says."""
     happened, sent = NOON + wrong - 300_000, NOON + wrong
-    found = row(b'{"event_type":"hit","event_time":%d,"sent_time":%d}' % (happened, sent))
+    values = row(b'{"event_type":"hit","event_time":%d,"sent_time":%d}' % (happened, sent))
     times = ("event_time", "device_time", "sent_time", "received_time", "landed_time", "clock_skew_ms")
-    assert [found[name] for name in times] == [NOON - 300_000, happened, sent, NOON, None, -wrong]
+    assert [values[name] for name in times] == [NOON - 300_000, happened, sent, NOON, None, -wrong]
 
 
 def test_an_events_own_sent_time_takes_precedence_over_its_requests() -> None:
-    own = row(b'{"event_type":"hit","event_time":%d,"sent_time":%d}' % (NOON, NOON + 5), sent_ms=NOON + HOUR)
-    assert (own["sent_time"], own["event_time"]) == (NOON + 5, NOON - 5)
+    event_first = row(b'{"event_type":"hit","event_time":%d,"sent_time":%d}' % (NOON, NOON + 5), sent_ms=NOON + HOUR)
+    assert (event_first["sent_time"], event_first["event_time"]) == (NOON + 5, NOON - 5)
     request = row(b'{"event_type":"hit","event_time":%d}' % NOON, sent_ms=NOON + HOUR)
     assert (request["sent_time"], request["event_time"], request["clock_skew_ms"]) == (NOON + HOUR, NOON - HOUR, -HOUR)
 
@@ -58,8 +58,8 @@ def test_an_impossible_wait_corrects_nothing() -> None:
 
 def test_an_invalid_sent_time_is_quarantined() -> None:
     record = encode_record(b'{"event_type":"hit","sent_time":"soon"}', id="e", received_ms=NOON)
-    (found,) = shape([Entry(0, 0, record, NOON)], PLAN).tables["quarantine"].to_pylist()
-    assert (found["reason"], found["field"]) == ("bad_envelope", "sent_time")
+    (values,) = shape([Entry(0, 0, record, NOON)], PLAN).tables["quarantine"].to_pylist()
+    assert (values["reason"], values["field"]) == ("bad_envelope", "sent_time")
 
 
 def test_a_row_has_its_landed_time(tmp_path: Path) -> None:

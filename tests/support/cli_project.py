@@ -57,6 +57,6 @@ class Project:
         self.started.append(process)
         return process
 
-    def complained(self) -> str:
+    def error_output(self) -> str:
         """Return the standard error of the commands that were started."""
         return (self.folder / "err").read_text()

@@ -85,7 +85,7 @@ class Process:
         """Return its standard output."""
         return self.output.read_text(errors="replace")
 
-    def complained(self) -> str:
+    def error_output(self) -> str:
         """Return the end of its standard error."""
         return Path(f"{self.output}.err").read_text(errors="replace")[-3000:]
 
@@ -184,7 +184,7 @@ class Game:
     def _finish(self, *argv: str) -> str:
         process = self.fork_server.start(self.root, *argv, environment=self.environment)
         code = process.wait(120)
-        assert code == 0, f"{argv} -> {code}\n{process.complained()}"
+        assert code == 0, f"{argv} -> {code}\n{process.error_output()}"
         return process.said()
 
     @property

@@ -83,7 +83,7 @@ def sql(
 
 
 def _check(text: str, as_json: bool) -> None:
-    """Print what is not portable, one line each, as compilers do; exit with 1 if there is anything."""
+    """Print each construct that is not portable on a line, as compilers do; exit with 1 if there is any."""
     from questlog.query.portable import check_portable
 
     problems = check_portable(text)

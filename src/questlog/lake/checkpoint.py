@@ -22,9 +22,9 @@ _OPTIONAL = ("kept", "swept", "copied")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What is already committed. `plan` is the version under which the last of it was shaped.
+    """The committed part of the log. `plan` is the version under which the last of it was shaped.
 
-    `spools` maps a spool partition to the sequence that follows what is landed of it. `counts` and `epoch` are the
+    `spools` maps a spool partition to the sequence after its last landed record. `counts` and `epoch` are the
     cluster lander's. `kept` and `swept` are the times (ms) when table maintenance last ran, and last removed orphan
     files. `copied` names the promotion that the snapshot's rows come from.
     """

@@ -28,8 +28,8 @@ class Landed:
 class Lander(Protocol):
     """Moves the log into the tables, each record once, even if it is killed in the middle.
 
-    Use as a context: whoever enters it lands. A second lander on the same machine is refused with `LanderBusy`.
-    In a cluster, one on another machine takes over, and the older one fails at its next commit.
+    Use as a context manager, which makes this process the lander. A second lander on the same machine is refused with
+    `LanderBusy`. In a cluster, one on another machine takes over, and the older one fails at its next commit.
     """
 
     def drain(self, stop: StopSignal | None = None, shown: Shown | None = None) -> Landed:

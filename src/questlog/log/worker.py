@@ -162,7 +162,7 @@ class LoopCommit(_WorkerCommit[_LoopWaiter]):
             waiters = group if len(loops) == 1 else [waiter for waiter in group if waiter.loop is loop]
             try:
                 loop.call_soon_threadsafe(self._settle, waiters, seconds)
-            except RuntimeError:  # the loop is closed, so nobody is waiting
+            except RuntimeError:  # the loop is closed, so no coroutine is waiting
                 with self._lock:
                     self._remove(waiters)
 
@@ -180,7 +180,7 @@ class LoopCommit(_WorkerCommit[_LoopWaiter]):
 
 
 class BackgroundCommit(_WorkerCommit[Waiter]):
-    """Commits work that nobody waits for. *commit* itself retries, and hurries once `stopping` is set."""
+    """Commits work without making its caller wait. *commit* itself retries, and hurries once `stopping` is set."""
 
     def put(self, work: Any, size: int) -> bool:
         """Queue *work*; return False if this is closed. Raises `LogUnavailable` if too much is waiting."""

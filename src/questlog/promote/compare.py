@@ -73,7 +73,7 @@ def _counts(table: str) -> Question:
 
 
 def _standard(tables: Sequence[str], rows: dict[str, int]) -> Iterator[Question]:
-    """Yield the statements that an analyst types first, for whatever tables there are."""
+    """Yield the statements that an analyst types first, for the tables that exist."""
     yield Question("show tables", "show tables")
     for name in tables:
         quoted = quote_name(name)
@@ -140,7 +140,7 @@ def _picked(side: Side, row: Row, names: Sequence[str]) -> list[Any]:
 
 
 def _key(value: Any) -> str:
-    """Return a sort key that is the same for both engines, whatever Python type each of them returns."""
+    """Return a sort key that is the same for both engines, even if they return different Python types."""
     if isinstance(value, bool) or value is None:
         return repr(value)
     if isinstance(value, int | float | Decimal):

@@ -1,7 +1,7 @@
 """Bytes -> typed rows. Pure: no clock, no disk; a bad event becomes a quarantine row, never an exception.
 
 The scalar path (`fields.py`) shapes one event at a time and defines what is right. The fast path (`fast/`) shapes
-whole batches into the same rows and leaves to the scalar path whatever it is not certain of.
+whole batches into the same rows, and leaves any event that it is not certain of to the scalar path.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class _Batch:
                 self._validate(index, entry, arrival)
 
     def add_by_columns(self, fast: FastPath) -> None:
-        """Shape every record, block by block.  1 drop duplicates  2 fast path  3 scalar path for what is left."""
+        """Shape every record, block by block.  1 drop duplicates  2 fast path  3 scalar path for the rest."""
         for start in range(0, len(self.entries), BLOCK):
             lines = read_lines(map(_value_of, self.entries[start : start + BLOCK]))
             indices: Sequence[int] = range(start, start + len(lines))

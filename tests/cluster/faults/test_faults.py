@@ -123,7 +123,7 @@ def two_drivers(system: System, chance: Chance) -> None:
 
 
 def driver_frozen_while_another_takes_over(system: System, chance: Chance) -> None:
-    """It wakes after the other one has landed; whatever it was about to do, it commits nothing more."""
+    """It wakes after the other one has landed; it commits nothing more, at whatever point it was frozen."""
     begun = len(system.lander.log_text())
     frozen = [psutil.Process(system.lander.process.pid), *system.lander.children()]
     for process in frozen:

@@ -125,8 +125,8 @@ def _starts(consumer: Consumer, options: argparse.Namespace) -> list[Any]:
         _fail(f"Topic {options.topic} error: {metadata.error.str()}")
     numbers = [options.partition] if options.partition is not None else sorted(metadata.partitions)
     if time := re.fullmatch(r"s@(\d+)", options.offset):
-        asked = [TopicPartition(options.topic, n, int(time[1])) for n in numbers]
-        return list(consumer.offsets_for_times(asked, timeout=_ANSWER_SECONDS))
+        times = [TopicPartition(options.topic, n, int(time[1])) for n in numbers]
+        return list(consumer.offsets_for_times(times, timeout=_ANSWER_SECONDS))
     named = {"beginning": OFFSET_BEGINNING, "end": OFFSET_END}.get(options.offset)
     if named is None and not re.fullmatch(r"-?\d+", options.offset):
         _fail(f"-o {options.offset}: beginning, end, N, -N or s@MILLISECONDS")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ["value", "partition", "offset", "unix_millis(timestamp) as ms", "headers"]
 _BEGINNING = -2
-"""Spark's number for a partition's first offset, whatever that is."""
+"""Spark's number for the first offset of a partition."""
 
 
 class TopicSource:
