@@ -184,7 +184,7 @@ def test_an_interrupted_backfill_resumes(project: Project) -> None:
     file.write_text("".join(f'{{"event_type": "hit", "damage": {n}}}\n' for n in range(60_000)))
     child = project.start("backfill", str(file), "--into", str(new.folder))
     begun = lambda: any('"lines": 0' not in p.read_text() for p in new.folder.rglob("imports/*.json"))  # noqa: E731
-    until(begun, "it notes how far it is", 100)
+    until(begun, "it stores its progress", 100)
     child.send_signal(signal.SIGINT)
     assert child.wait(100) == 130
     assert "Traceback" not in project.error_output()

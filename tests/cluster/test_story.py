@@ -90,7 +90,7 @@ def test_the_metastore_lists_the_tables(game: Project) -> None:
 
 def test_the_lander_has_created_the_view_for_prestos_own_command_line(game: Project) -> None:
     """Runs before any `questlog sql`, which creates the view too."""
-    until(lambda: {"Table": "events"} in game.presto("show tables"), "the view is there", seconds=180)
+    until(lambda: {"Table": "events"} in game.presto("show tables"), "the view exists", seconds=180)
     assert game.presto("select count(*) as count from events") == [{"count": SENT}]
 
 

@@ -1,4 +1,4 @@
-"""The power is cut at random moments: the tables open, and every event answered with 2xx is there exactly once."""
+"""The power is cut at random moments: the tables open, and every event answered with 2xx is in them exactly once."""
 
 from __future__ import annotations
 

@@ -314,7 +314,7 @@ def faults(known: Mapping[str, int], acknowledged: set[str], sent: set[str]) -> 
 
 
 def assert_promise(known: Mapping[str, int], acknowledged: set[str], sent: set[str], when: str) -> None:
-    """Assert that every acknowledged event is there once, every other one at most once, and no unknown event."""
+    """Assert that every acknowledged event is counted once, every other one at most once, and no unknown event."""
     found = {kind: (len(marks), marks[:5]) for kind, marks in faults(known, acknowledged, sent).items()}
     assert not found, f"{when}, of {len(acknowledged)} acknowledged: {found}"
 

@@ -210,7 +210,7 @@ class MissingRows:
         broadcast(frame.dropDuplicates()).createOrReplaceTempView("questlog_backfill_ids")
 
     def _clear(self, keys: set[Key]) -> None:
-        """Remove rows from quarantine; the lander may commit meanwhile, and merge the files they are in."""
+        """Remove rows from quarantine, while the lander may commit and merge the files they are in."""
         ids = pa.table([[k[0] for k in keys], pa.array([k[1] for k in keys], pa.timestamp("us"))], schema=_IDS)
         self._register_ids(ids)
         table = self._path(QUARANTINE_TABLE)

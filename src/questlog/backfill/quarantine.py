@@ -27,7 +27,7 @@ from questlog.stopping import StopSignal
 
 
 class QuarantineBackfill:
-    """Backfills the project's own tables from quarantine; it holds the lander's lease meanwhile."""
+    """Backfills the project's own tables from quarantine, under the lander's lease."""
 
     def __init__(self, plan: Callable[[], Plan], catalog: Path, warehouse: Path) -> None:
         self._plan, self._catalog, self._warehouse = plan, catalog, warehouse

@@ -59,7 +59,7 @@ class TopicBackfill:
             raise QuestlogError(f"the lander fills namespace {into}", hint="omit --into, or name another namespace")
 
     def run(self, start: Bound, end: Bound, stop: StopSignal, shown: Shown) -> BackfillResult:
-        """Backfill; return what was done, also when told to stop."""
+        """Backfill; return what was done, even if stopped early."""
         first, until = find_part(self._kafka, self._topic, start, end)
         backfill = self._fill_new if self._into else self._add_missing
         result = backfill(first, until, stop, shown)
@@ -106,7 +106,7 @@ class TopicBackfill:
 
 
 class NamespaceLander(SparkLander):
-    """The lander on a log that ends: it fills `namespace` under one plan. Run again, it resumes where it stopped."""
+    """A lander on a bounded log: it fills `namespace` under one plan. Run again, it resumes where it stopped."""
 
     def __init__(
         self,
@@ -126,10 +126,10 @@ class NamespaceLander(SparkLander):
         self._topic = topic
 
     def fill(self, first: Position, until: Position, stop: StopSignal, shown: Callable[[int, int], None]) -> Landed:
-        """Land what lies between and has not been landed there yet, or until told to stop.
+        """Land the records between the bounds that have not been landed there yet, or until asked to stop.
 
         *shown* is called with the number of records read and of offsets left. Nothing is published: the topic's
-        consumer group is about the game's own tables.
+        consumer group describes the game's own tables.
         """
         self._claim_namespace()
         self._total = Landed()

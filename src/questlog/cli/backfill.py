@@ -57,7 +57,7 @@ def backfill(
 
     On the cluster profile Spark reads the topic, and a lander may run at the same time: a backfill stops at the
     lander's checkpoint. Times are those at which Kafka received the records. On the embedded profile a backfill
-    without --into reads quarantine, which holds each record as it was logged, and no lander may run meanwhile.
+    without --into reads quarantine, which holds each record as it was logged, and no lander may run at the same time.
     """
     from questlog.backfill.bounds import parse_bound
 

@@ -93,7 +93,7 @@ class Transport:
 
 
 def _seconds(text: str | None) -> float | None:
-    """Return the seconds of a Retry-After header (a number or a date), an hour at most."""
+    """Return the seconds of a Retry-After header (a number or a date), at most an hour."""
     if text is None:
         return None
     text = text.strip()

@@ -29,7 +29,7 @@ class Export(Protocol):
     """Writes the tables as plain Parquet, a folder per day."""
 
     def run(self, tables: Sequence[str], stop: StopSignal, shown: Shown) -> dict[str, Exported]:
-        """Write the changed days of *tables*, or of all tables; return what was written, also if stopped early."""
+        """Write the changed days of *tables*, or of all tables; return what was written, even if stopped early."""
 
 
 def day_key(columns: Iterable[str]) -> str:

@@ -32,7 +32,7 @@ class FolderExport:
         self._engine, self._folder = engine, folder
 
     def run(self, tables: Sequence[str], stop: StopSignal, shown: Shown) -> dict[str, Exported]:
-        """Write the changed days of *tables*, or of all tables; return what was written, also if stopped early."""
+        """Write the changed days of *tables*, or of all tables; return what was written, even if stopped early."""
         columns = {name: each for name, each in self._engine.tables().items() if name != EVENTS_VIEW}
         if unknown := sorted(set(tables) - set(columns)):
             raise QuestlogError(f"there is no table {unknown[0]}", hint="questlog sql 'show tables'")

@@ -66,7 +66,7 @@ class HiveExport:
             raise QuestlogError(f"database {database} holds the Iceberg tables", hint="--into another name")
 
     def run(self, tables: Sequence[str], stop: StopSignal, shown: Shown) -> dict[str, Exported]:
-        """Write the changed days of *tables*, or of all tables; return what was written, also if stopped early."""
+        """Write the changed days of *tables*, or of all tables; return what was written, even if stopped early."""
         spark = self._session()
         try:
             with open_metastore(spark, self._uris) as metastore:

@@ -39,4 +39,4 @@ class Lander(Protocol):
         """
 
     def run(self, stop: StopSignal) -> None:
-        """Land until told to stop. Records that are not landed by then are left for the next lander."""
+        """Land until asked to stop. Records that are not landed by then are left for the next lander."""

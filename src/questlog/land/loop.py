@@ -40,7 +40,7 @@ POLL_SECONDS = 0.2
 WAIT_SECONDS = 1.0
 """How long a lander waits after an error before it retries."""
 STOP_SECONDS = 10.0
-"""How long a lander that was told to stop keeps landing at most; the rest stays in the log."""
+"""The maximum time that a lander keeps landing after a stop signal; the rest stays in the log."""
 TRIM_SECONDS = 60.0
 _HOUR_MS = 3_600_000
 
@@ -48,7 +48,7 @@ logger = logging.getLogger("questlog.land")
 
 
 class LandingLoop:
-    """Implements `Lander` for the embedded profile. Use as a context, which holds the lease."""
+    """Implements `Lander` for the embedded profile. Use as a context manager, which holds the lease."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class LandingLoop:
                 return total
 
     def run(self, stop: StopSignal) -> None:
-        """Land until told to stop, and then the remaining records for at most `STOP_SECONDS`.
+        """Land until asked to stop, and then the remaining records for at most `STOP_SECONDS`.
 
         An event that arrives after a pause is landed at once. Under load a batch is landed every `land_seconds`, or
         when it is full. Records that cannot be landed now (full disk, incompatible plan) stay in the log.
@@ -221,7 +221,7 @@ class LandingLoop:
             stop.wait(min(left, POLL_SECONDS))
 
     def _idle(self, stop: StopSignal) -> None:
-        """Wait until there is something to land, and do maintenance meanwhile."""
+        """Wait until there is something to land; do maintenance in the meantime."""
         while not stop.is_set() and not self._waiting():
             self._lease.heartbeat()
             if not self._maintain():

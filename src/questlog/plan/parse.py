@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from questlog.types import SCALARS, Type
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-NAME_RULE = "a name has a-z, 0-9 and _, starts with a letter and has 64 characters at most"
+NAME_RULE = "a name has a-z, 0-9 and _, starts with a letter and has at most 64 characters"
 DEEPEST = 16
 WORDS = (
     *(row.name for row in SCALARS.values() if row.is_declarable),

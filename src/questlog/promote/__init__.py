@@ -52,7 +52,7 @@ class CaughtUp:
 
 
 class Promotion:
-    """One promotion. It holds both landers and the spool, so no other process lands or forwards. Use as a context.
+    """One promotion, a context manager. It holds both landers and the spool: no other process lands or forwards.
 
     The game may keep writing to the log.
     """
@@ -134,7 +134,7 @@ class Promotion:
         return {table.name: table.rows for table in tables}
 
     def catch_up(self) -> CaughtUp:
-        """Bring both sides to the same position: land here what arrived meanwhile, forward it, and land it there."""
+        """Bring both sides to the same position: land the new records here, forward them, and land them there."""
         before = self._spool.sent
         self._lander.drain()
         with self._alive():
@@ -189,7 +189,7 @@ class Promotion:
     # -- where the copy ends ---------------------------------------------------------------------
 
     def _landed(self, checkpoint: Checkpoint) -> dict[int, int]:
-        """Return how far the cluster's tables are in this log."""
+        """Return the position of the cluster's tables in this log."""
         return spool_position(self._spool.name, checkpoint.spools)
 
     def _is_sealed(self, checkpoint: Checkpoint) -> bool:

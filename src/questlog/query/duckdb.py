@@ -201,7 +201,7 @@ class DuckDBEngine:
     def _snapshot(self) -> _Snapshot:
         """Return the landed state and the tail after it.
 
-        1 catalog  2 log  3 seen ids, in this order: no record that leaves the tail meanwhile is missed.
+        1 catalog  2 log  3 seen ids, in this order: no record that leaves the tail in between is missed.
         """
         with self._lock:
             for _ in range(_ATTEMPTS):

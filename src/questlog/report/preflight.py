@@ -1,4 +1,4 @@
-"""What a promotion to the cluster would do, and whether everything it needs is there. Changes nothing."""
+"""What a promotion to the cluster would do, and whether its requirements are met. Changes nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TableSize:
 class PromotionPlan:
     """What a promotion would do: land `waiting` records, then copy `tables`.
 
-    `state` is "", or how far a promotion has come that was begun earlier.
+    `state` is the state of an earlier promotion, or "".
     """
 
     waiting: int

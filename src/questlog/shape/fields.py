@@ -22,7 +22,7 @@ from questlog.types import DoesNotFit, short, to_timestamp
 SERVER_COLUMNS = frozenset(column.name for column in (*ENVELOPE, *LAST))
 """Columns that only the server and the envelope fill; no header or field can set them."""
 LONGEST_WAIT_MICROS = 30 * 86_400 * 1_000_000
-"""The longest wait at a sender that still corrects its clock; after more, the clock was probably set meanwhile."""
+"""The longest wait at a sender that still corrects its clock; after more, the clock was probably set in between."""
 
 Row = dict[str, Any]
 Tree = dict[str, "Tree"]

@@ -86,7 +86,7 @@ class Project:
         return [json.loads(line) for line in answer.splitlines()]
 
     def status(self) -> dict[str, Any]:
-        """Return the report of `questlog status`, also when a component is blocked."""
+        """Return the report of `questlog status`, even if a component is blocked."""
         report: dict[str, Any] = json.loads(self.run("status", "--json", code=None, seconds=120).stdout)
         return report
 

@@ -13,7 +13,7 @@ THREADS = 4
 
 
 class Players:
-    """Sends *rate* events a second until stopped. Use as a context."""
+    """Sends *rate* events a second until stopped. Use as a context manager."""
 
     def __init__(self, port: int, *, rate: float, seed: int) -> None:
         self._port, self._every = port, THREADS / rate

@@ -107,7 +107,7 @@ class Service:
 
 
 class System:
-    """One game on the cluster profile over the servers of *stack*. Use as a context."""
+    """One game on the cluster profile over the servers of *stack*. Use as a context manager."""
 
     def __init__(self, stack: Stack, folder: Path, *, seed: int, rate: float = 200.0, master: str = "local[2]") -> None:
         self.stack, self.folder, self.seed, self.rate = stack, folder, seed, rate

@@ -221,7 +221,7 @@ def _last(key: str) -> str:
 
 
 class Overtaken(Exception):
-    """The lander itself has committed meanwhile: the checkpoint to repeat is no longer the newest."""
+    """The lander itself has committed since: the checkpoint to repeat is no longer the newest."""
 
 
 class Fence:

@@ -52,7 +52,7 @@ Publish = Callable[[Position], None]
 
 
 class SparkLander:
-    """Keeps the contract of `Lander` for a topic. Use as a context: one lander works at a time."""
+    """Implements `Lander` for a topic. Use as a context manager: one lander works at a time."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The forwarder's database: the spool's name, how far it is forwarded and landed, and the error that blocks it.
+"""The forwarder's database: the spool's name, its forwarded and landed positions, and the error that blocks it.
 
 `forward.db` lies beside the log, the name inside the log's folder: deleting either of them loses no event. At worst
 some are sent again under the old name, and the lander drops them as repeats.
@@ -80,7 +80,7 @@ class Handover:
 
 
 class Spool:
-    """The forwarder's checkpoint; one process holds it at a time. Use as a context.
+    """The forwarder's checkpoint; one process holds it at a time. Use as a context manager.
 
     A promotion that is not sealed refuses every other process.
     """
@@ -118,7 +118,7 @@ class Spool:
         """Show that this forwarder is alive."""
         os.utime(self._data / "forward.lock")
 
-    # -- how far it is ---------------------------------------------------------------------------
+    # -- positions ---------------------------------------------------------------------------------
 
     @property
     def sent(self) -> Position:
@@ -135,7 +135,7 @@ class Spool:
             self._db.execute("delete from trouble")
 
     def save_landed(self, kafka: Position) -> Position:
-        """Return the landed position of each partition, given how far the tables hold each *kafka* partition."""
+        """Return the landed position of each partition, given the landed end of each *kafka* partition."""
         with self._db:
             for partition, following, kafka_partition, end in self._db.execute(
                 "select partition, next, kafka_partition, kafka_end from marks order by partition, next"

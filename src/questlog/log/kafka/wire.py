@@ -25,7 +25,7 @@ def spool_sequences(spool: str, position: Position) -> dict[str, int]:
 
 
 def spool_position(spool: str, sequences: Mapping[str, int]) -> dict[int, int]:
-    """Return how far a checkpoint with these *sequences* is in the spool's log."""
+    """Return the position in the spool's log of a checkpoint with these *sequences*."""
     start = spool_partition(spool, 0).removesuffix("0")
     return {int(name.removeprefix(start)): n for name, n in sequences.items() if name.startswith(start)}
 

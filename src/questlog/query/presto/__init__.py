@@ -62,7 +62,7 @@ class PrestoEngine:
         except PrestoError as error:
             if "view" not in str(error).lower():
                 raise
-            self._view = ""  # the other engine has rewritten it meanwhile
+            self._view = ""  # the other engine has rewritten it
             self.refresh_events()
             return _result(self._answer(statement))
 

@@ -131,7 +131,7 @@ def timestamps(values: list[Any]) -> pa.Array:
 
 
 def _timestamps_at_once(values: list[Any]) -> pa.Array | None:
-    """Return the column if all values are texts of one form, after 1970, with microseconds at most."""
+    """Return the column if all values are texts of one form, after 1970, with at most microseconds."""
     try:
         sent = pa.array(values, pa.string())
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError):
@@ -153,7 +153,7 @@ def _timestamps_at_once(values: list[Any]) -> pa.Array | None:
 def decimals(rule: FieldRule) -> Build:
     """Return the builder of a decimal column from doubles, and from texts one by one.
 
-    A double stands for the number that was sent if that number has 15 digits at most. Then it is the double nearest
+    A double stands for the number that was sent if that number has at most 15 digits. Then it is the double nearest
     to n / 10^scale with n below 10^15, a division that rounds once, so that equality proves it.
     """
     type_ = rule.field.type
