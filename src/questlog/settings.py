@@ -49,7 +49,7 @@ class Settings:
     query_seconds: float = _row(600.0, "The time limit of a query.")
     query_memory_mb: int = _row(2048, "The memory limit of a query.")
     stack_ports: str = _row(
-        "", "`questlog stack`: other ports than the usual, such as `kafka=19092 presto=18080`, or `free`."
+        "", "`questlog stack`: ports other than the defaults, such as `kafka=19092 presto=18080`, or `free`."
     )
     topic: str = _row("events", "Cluster: the Kafka topic of the events.")
     topic_partitions: int = _row(

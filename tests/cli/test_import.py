@@ -113,7 +113,7 @@ def test_kills_at_random_moments_duplicate_and_lose_no_event(project: Project) -
         process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = _events(notes)
         until(lambda p=process, b=before: p.poll() is not None or _events(notes) != b, "it imports", every=0.001)
-        time.sleep(chance.uniform(0.0, 0.08))  # the moment is the point: any step of a batch
+        time.sleep(chance.uniform(0.0, 0.08))  # a random moment, at any step of a batch
         process.send_signal(signal.SIGKILL)
         if process.wait() == 0:
             break

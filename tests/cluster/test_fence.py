@@ -18,7 +18,7 @@ from questlog.land.spark.lander import SparkLander
 
 
 def apart(work: Callable[[], object]) -> None:
-    """Run *work* to its end in a thread of its own, as another process would."""
+    """Run *work* to its end in its own thread, as another process would."""
     failed: list[BaseException] = []
 
     def run() -> None:

@@ -134,7 +134,7 @@ def test_an_interrupted_fetch_starts_over_and_two_at_once_are_safe(
     print(f"seed {seed}")
     words = [sys.executable, "-c", "from questlog.stack.fetch import fetch; print(fetch('spark'))"]
     first = subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True)
-    time.sleep(random.Random(seed).uniform(0.2, 2.5))  # the moment is the point
+    time.sleep(random.Random(seed).uniform(0.2, 2.5))  # a random moment
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]

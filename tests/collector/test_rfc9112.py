@@ -1,6 +1,6 @@
 """Conformance with RFC 9112 (HTTP/1.1): valid requests are understood, and ambiguous framing ends the connection.
 
-Every case is followed by a canary, a request of its own on the same connection. Where the case is understood, the
+Every case is followed by a canary, a separate request on the same connection. Where the case is understood, the
 canary is answered too, and nothing else is: no byte of the case was taken for a request. Where the case is refused,
 the canary is not answered, because its start is then unknown.
 """

@@ -111,7 +111,7 @@ def append(first: int, count: int) -> None:
 
 
 def append_side_by_side() -> None:
-    """Append as two processes at once do: each to a partition of its own."""
+    """Append as two concurrent processes do: each to its own partition."""
     from questlog.pipeline import open_pipeline
 
     one, other = open_pipeline(GAME).log, open_pipeline(GAME).log
@@ -190,7 +190,7 @@ def questions() -> None:
 
 
 def run(step: str, *arguments: int) -> str:
-    """Run one step as a process of its own; what it leaves open stays as a killed process leaves it."""
+    """Run one step in its own process; whatever it leaves open stays as after a kill."""
     command = [sys.executable, __file__, step, *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 

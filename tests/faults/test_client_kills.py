@@ -64,7 +64,7 @@ class Programs:
         return process
 
     def collector(self, **environment: str) -> subprocess.Popen[bytes]:
-        """Start `questlog collect` in a process group of its own, so that a signal reaches its worker too."""
+        """Start `questlog collect` in its own process group, so that a signal reaches its worker too."""
         options = ["-C", str(self.folder), "collect", "--port", str(self.port)]
         return self.start("-m", "questlog", *options, **environment)
 

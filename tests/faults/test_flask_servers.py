@@ -53,7 +53,7 @@ PACKAGE = str(Path(questlog.__file__).parent)
 
 
 class Server:
-    """A game server as a process group of its own."""
+    """A game server in its own process group."""
 
     def __init__(self, folder: Path, kind: str, ack: str) -> None:
         self.folder, self.port = folder, free_port()

@@ -72,7 +72,7 @@ SERVERS = {
 
 
 class Server:
-    """A real server as a process group of its own."""
+    """A real server in its own process group."""
 
     def __init__(self, folder: Path, kind: str, **environment: str) -> None:
         (folder / "plan.toml").write_text(PLAN)
@@ -95,7 +95,7 @@ class Server:
         return False
 
     def ask(self, method: str, path: str, body: str | None = None) -> tuple[int, str | None]:
-        """Return status and Retry-After of one request on a connection of its own."""
+        """Return status and Retry-After of one request on its own connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         with contextlib.closing(connection):
             connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})

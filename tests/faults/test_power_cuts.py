@@ -68,4 +68,4 @@ def wait_for_life(lander: Process, seconds: float) -> None:
     """Return after *seconds*, or as soon as the lander has frozen at its step."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not lander.frozen():
-        time.sleep(0.005)  # the moment of the cut is the point
+        time.sleep(0.005)  # the cut comes at a random moment

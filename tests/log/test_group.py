@@ -31,7 +31,7 @@ class Commits:
             waiter.result = {1: 1}
 
     def append(self, line: bytes) -> threading.Thread:
-        """Append in a thread of its own; return once it is queued or leads."""
+        """Append in its own thread; return once it is queued or leads."""
         seen = self.queued()
         thread = threading.Thread(target=self.commit.submit, args=([line], 1))
         thread.start()
@@ -99,7 +99,7 @@ def test_a_leader_stops_waiting_for_threads_that_do_not_come(commits: Commits, m
 
 
 class LoopCommits:
-    """A commit in a thread of its own that the test holds back."""
+    """A commit in its own thread, held back by the test."""
 
     def __init__(self, **limits: Any) -> None:
         self.groups: list[list[str]] = []
@@ -128,7 +128,7 @@ class LoopCommits:
 
 
 def run(commits: LoopCommits, work: str) -> None:
-    """Append *work* from an event loop of its own."""
+    """Append *work* from its own event loop."""
 
     async def append() -> None:
         await commits.append(work)

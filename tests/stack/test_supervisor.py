@@ -29,7 +29,7 @@ def handlers() -> Iterator[None]:
 def test_a_server_that_is_never_healthy_gets_three_attempts_however_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    """The JVM aborts with a signal, and the kernel kills with one: neither is a reason to try for ever."""
+    """The JVM aborts with a signal, and the kernel kills with one: neither is a reason to retry forever."""
 
     def check(layout: StackLayout) -> str:
         raise ConnectionRefusedError

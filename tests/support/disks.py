@@ -21,7 +21,7 @@ DROP_JOURNAL, FLUSH_JOURNAL = 2, 1
 
 
 class Disk:
-    """A small file system of its own, mounted at `path` while used as a context."""
+    """A separate small file system, mounted at `path` while used as a context manager."""
 
     def __init__(self, folder: Path, megabytes: int) -> None:
         self.path = folder / "disk"

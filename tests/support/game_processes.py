@@ -112,7 +112,7 @@ class ForkServer:
         environment: Mapping[str, str] | None = None,
         mutations: Mapping[str, Any] | None = None,
     ) -> Process:
-        """Start a program in *folder* as a process of its own."""
+        """Start a program in *folder* in its own process."""
         self._started += 1
         output = folder / f"{argv[0]}-{self._started}.out"
         pid = self._ask(

@@ -90,7 +90,7 @@ def no_skip(_: Any) -> None:
 
 
 def position_apart(_: Any) -> None:
-    """Commit a table's position after its rows, in a transaction of its own, as a position file does."""
+    """Commit a table's position after its rows, in a separate transaction, as a position file does."""
     from questlog.lake import iceberg
     from questlog.lake.checkpoint import encode_position
     from questlog.lake.state import transaction

@@ -94,7 +94,7 @@ def _places(rows: pa.Table) -> pa.Array:
 
 
 def _keys(rows: pa.Table) -> pa.Array:
-    """Return the key of each row's record, id and received time: a client may reuse an id of its own later."""
+    """Return the key of each row's record, id and received time: a client may reuse one of its ids later."""
     return _pairs(rows.column("received_time").cast(pa.int64()), rows.column("event_id"))
 
 

@@ -51,7 +51,7 @@ def backfill(
     questlog backfill --into new old.jsonl.gz     new tables from files
 
     With --into, every event is re-processed, so old events get new columns, names and tables too. On the embedded
-    profile NAME is a folder that becomes a project of its own (`questlog -C NAME sql`); its events come from this
+    profile NAME is a folder that becomes a separate project (`questlog -C NAME sql`); its events come from this
     project's log, or from FILEs that hold events or a topic's records. On the cluster profile NAME is a namespace
     in the metastore. If interrupted, the same command resumes; run again later, it adds newer events.
 

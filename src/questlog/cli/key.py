@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def key() -> None:
     """Create, list, rotate and revoke the collector's write keys.
 
-    Give each source (a game client, a web page, a server) a key of its own. A key is shown once; only its SHA-256
+    Give each source (a game client, a web page, a server) its own key. A key is shown once; only its SHA-256
     is stored. Running collectors pick up a change within a second.
     """
 

@@ -1,4 +1,4 @@
-"""`questlog up`: runs what a project needs, each part in a process of its own, and restarts what dies."""
+"""`questlog up`: runs the parts of a project, each in its own process, and restarts those that die."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _listen_when_free(host: str, port: int, workers: int) -> list[socket.socket]
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Serves in a process of its own. Everything here exists before the fork; rates and counts are shared memory."""
+    """Serves in its own process. Everything here exists before the fork; rates and counts are shared memory."""
 
     sockets: Sequence[socket.socket]
     rates: Rates

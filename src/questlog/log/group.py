@@ -23,7 +23,7 @@ _BUSY = 0.4  # of a processor; below that, small groups are cheap enough and no 
 
 
 class Waiter:
-    """Work of a given size. Once it is committed it may have a result, which is truthy, or an error of its own."""
+    """Work of a given size. Once it is committed it may have a result, which is truthy, or its own error."""
 
     __slots__ = ("error", "result", "size", "work")
 

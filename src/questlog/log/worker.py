@@ -1,4 +1,4 @@
-"""Group commit in a thread of its own: for an event loop that is called back, and for a caller that does not wait."""
+"""Group commit in a dedicated thread: for an event loop that is called back, and for a caller that does not wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("questlog.log")
 
 
 class _WorkerCommit(Groups[W]):
-    """Runs *commit* in a thread of its own, one group each time it is woken.
+    """Runs *commit* in a dedicated thread, one group each time it is woken.
 
     At most *max_waiting* waiters, together at most *max_waiting_size*, are in memory until they are answered. Before
     each group the thread waits *gather_seconds*, unless it is stopping.

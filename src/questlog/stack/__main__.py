@@ -1,4 +1,4 @@
-"""The supervisor in a process of its own, which `questlog stack up --detach` starts."""
+"""The supervisor in its own process, which `questlog stack up --detach` starts."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _templates() -> Iterator[tuple[str, str]]:
 
 
 def open_layout(folder: Path, ports: str = "") -> StackLayout:
-    """Return the layout of the stack in *folder*; *ports* changes the usual ports.
+    """Return the layout of the stack in *folder*; *ports* changes the default ports.
 
     `kafka=19092 presto=18080` changes two; `free` chooses free ports at the first start. HDFS paths contain the
     NameNode's port, so a stack with data keeps that port.
@@ -120,7 +120,7 @@ def settle_ports(folder: Path, ports: str) -> Mapping[str, int]:
 
 
 def known_ports(folder: Path) -> Mapping[str, int]:
-    """Return the ports of the stack in *folder*, or the usual ports if it has never run."""
+    """Return the ports of the stack in *folder*, or the default ports if it has never run."""
     file = folder / "ports.json"
     return json.loads(file.read_text("utf-8")) if file.exists() else USUAL_PORTS
 

@@ -1,4 +1,4 @@
-"""Run one task on a Spark master, in a process of its own: the health check of Spark's workers."""
+"""Run one task on a Spark master, in a separate process: the health check of Spark's workers."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ logger = logging.getLogger("questlog.flask")
 
 
 class BackgroundSender:
-    """Queues batches and appends them in a thread of its own. A full queue refuses events, and counts them."""
+    """Queues batches and appends them in a dedicated thread. A full queue refuses events, and counts them."""
 
     def __init__(self, log: Log, *, max_waiting: int = 10_000, max_bytes: int = 64 << 20) -> None:
         self.refused = 0

@@ -60,7 +60,7 @@ def test_nothing_is_lost_or_duplicated(system: System, spark: Stack, victim: Cal
     chance = random.Random(f"{SEED}-{victim.__name__}")  # type: ignore[attr-defined]
     for number in range(ROUNDS):
         begun = time.time()
-        time.sleep(chance.uniform(0, 3))  # the moment is the point
+        time.sleep(chance.uniform(0, 3))  # a random moment
         os.kill(victim(spark), signal.SIGKILL)
         time.sleep(1)  # events keep coming
         seconds = system.await_exact(begun, victim.__name__)  # type: ignore[attr-defined]

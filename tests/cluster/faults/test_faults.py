@@ -24,7 +24,7 @@ SEED = int(os.environ.get("QUESTLOG_SEED", random.randrange(10**6)))
 Chance = random.Random
 
 if not MAY_DIE:
-    pytest.skip("kills servers, so it needs a stack of its own", allow_module_level=True)
+    pytest.skip("kills servers, so it needs its own stack", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_nothing_is_lost_or_duplicated(system: System, fault: object) -> None:
     chance = random.Random(f"{SEED}-{fault.__name__}")  # type: ignore[attr-defined]
     for number in range(ROUNDS):
         begun = time.time()
-        time.sleep(chance.uniform(0, 3))  # the moment is the point: any part of a batch
+        time.sleep(chance.uniform(0, 3))  # a random moment, at any step of a batch
         at = time.time()
         fault(system, chance)  # type: ignore[operator]
         lasted = time.time() - at

@@ -19,7 +19,7 @@ Done = Callable[[LogUnavailable | None], None]
 
 
 class Committer:
-    """Appends records in a thread of its own. All methods belong to the event loop's thread."""
+    """Appends records in a dedicated thread. All methods belong to the event loop's thread."""
 
     def __init__(self, log: Log, observe: Callable[[float], None] = lambda _: None) -> None:
         self._log = log

@@ -174,7 +174,7 @@ class RequestReader:
 def _refusal_of(error: httptools.HttpParserError) -> Response:
     """Return the response to what stopped the parser.
 
-    A function of its own: a variable of `feed` that holds the cause would be in a cycle with the cause's traceback.
+    A separate function: a variable of `feed` that holds the cause would be in a cycle with the cause's traceback.
     """
     cause = error.__context__
     if isinstance(cause, Refusal):

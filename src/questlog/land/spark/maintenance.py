@@ -1,4 +1,4 @@
-"""Table maintenance beside the stream, in a thread of its own: merges small files, expires snapshots and ids.
+"""Table maintenance beside the stream, in its own thread: merges small files, expires snapshots and ids.
 
 No step is harmful at any time, so none needs an exclusive lock: a driver that was frozen in the middle may go on
 whenever it wakes up (docs/decisions/0010). The thread also refreshes the query engine's view of the tables.

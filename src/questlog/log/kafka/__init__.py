@@ -36,7 +36,7 @@ _CHUNK = 1_000
 class KafkaLog:
     """Implements `Log` on an existing topic; safe for many threads and processes.
 
-    Each appending process writes to a partition of its own: *claims* is a folder of lock files that the processes of
+    Each appending process writes to its own partition: *claims* is a folder of lock files that the processes of
     one machine share. If there are more processes than partitions, the rest share the last one.
     """
 
@@ -169,7 +169,7 @@ class KafkaLog:
     def trim(self, before: Position, older_than_ms: int) -> int:
         """Delete landed records below *before* that arrived before *older_than_ms*; return how many.
 
-        Not needed where the topic has a retention of its own.
+        Not needed if the topic has its own retention.
         """
         from confluent_kafka import KafkaException, TopicPartition
 

@@ -85,7 +85,7 @@ class PrestoEngine:
         for table, name, type_, comment in rows:
             column = ViewColumn(name, plan_type(parse_type(type_)), comment or "", None, True)
             tables.setdefault(table, []).append(column)
-        if EVENTS_VIEW in tables and EVENTS_VIEW not in self._plan().tables:  # a view has no comments of its own
+        if EVENTS_VIEW in tables and EVENTS_VIEW not in self._plan().tables:  # a view has no comments
             notes = {c.name: c.comment for columns in event_tables(tables).values() for c in columns}
             tables[EVENTS_VIEW] = [replace(c, comment=c.comment or notes.get(c.name, "")) for c in tables[EVENTS_VIEW]]
         return tables
