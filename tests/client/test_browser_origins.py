@@ -110,7 +110,7 @@ def test_any_page_can_load_the_script_and_allowed_origins_can_with_crossorigin(
     browser.get(elsewhere.origin)
     assert load(browser, elsewhere.script, crossorigin="anonymous", **{"data-key": elsewhere.key})
     track(browser, 1)
-    until(lambda: settled(browser), "a script that was loaded so sends")
+    until(lambda: settled(browser), "the loaded script sends")
     assert elsewhere.levels() == [1]
 
 

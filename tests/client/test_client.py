@@ -201,11 +201,11 @@ def test_the_error_is_cleared_before_a_flush_returns(
     queue = client._sender._queue
     settle, seen = queue.settle, []
 
-    def settle_and_look(*arguments: Any) -> None:
+    def settle_and_record(*arguments: Any) -> None:
         settle(*arguments)
         seen.append(client.error)  # what a thread that waits in flush() can see from here on
 
-    monkeypatch.setattr(queue, "settle", settle_and_look)
+    monkeypatch.setattr(queue, "settle", settle_and_record)
     client.track("level_failed", level=1)
     assert client.flush()
     assert seen == [""]

@@ -33,7 +33,7 @@ def test_events_survive_an_unreachable_collector_and_the_next_process_sends_them
     with pytest.raises(QuestlogError, match="shut down"):
         away.track("level_failed", level=4)
     client = make()
-    until(lambda: settled(client, accepted=3), "what waited is sent without another event")
+    until(lambda: settled(client, accepted=3), "waiting events are sent without another event")
     assert levels(collector) == [0, 1, 2]
 
 

@@ -221,7 +221,7 @@ def test_a_request_is_repeated_while_the_brokers_refer_to_a_dead_one(broker: Bro
     second = Broker(tmp_path / "second", first=broker)
     admin = AdminClient(config)
     try:
-        until(lambda: len(admin.list_topics(timeout=5).brokers) == 2, "both brokers are known")
+        until(lambda: len(admin.list_topics(timeout=5).brokers) == 2, "both brokers are listed")
     finally:
         second.kill()
     attempts = 0
@@ -238,7 +238,7 @@ def test_the_order_is_kept_when_another_broker_becomes_the_leader(broker: Broker
         game = Game(tmp_path / "game", broker, make_topic=False)
         topic = NewTopic(game.topic, num_partitions=3, replica_assignment=[[second.node, broker.node]] * 3)
         admin = AdminClient(game.config)
-        until(lambda: len(admin.list_topics(timeout=5).brokers) == 2, "both brokers are known")
+        until(lambda: len(admin.list_topics(timeout=5).brokers) == 2, "both brokers are listed")
         admin.create_topics([topic])[game.topic].result(20)
         game.send(200)
         with game.forwarding():

@@ -119,7 +119,7 @@ def test_every_event_lands_once_although_executor_worker_and_master_are_killed(g
             stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     try:
-        until(lambda: game.landed() == (5, 5), "the first events are landed", 600)
+        until(lambda: game.landed() == (5, 5), "the first events have landed", 600)
         for name in ("executor", "spark-worker", "spark", "executor"):
             if name == "executor":
                 (victim,) = [each.pid for each in executors(spark)]
@@ -127,7 +127,7 @@ def test_every_event_lands_once_although_executor_worker_and_master_are_killed(g
                 (victim,) = [each.pid for each in spark.status() if each.name == name]
             os.kill(victim, signal.SIGKILL)
             game.send(5)
-            until(lambda: game.landed() == (game.sent, game.sent), "all is landed", 600)
+            until(lambda: game.landed() == (game.sent, game.sent), "everything has landed", 600)
         assert lander.poll() is None, log.read_text()
     finally:
         lander.send_signal(signal.SIGTERM)

@@ -53,7 +53,7 @@ def game(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
                 bench(port, path, host, count)
         assert get(port, "/") == (200, "This is the default response!\n")
         assert get(port, "/purchase_a_swor")[0] == 404
-        until(lambda: project.landed() == SENT, "all is landed", 900, alive=lambda: up.poll() is None)
+        until(lambda: project.landed() == SENT, "everything has landed", 900, alive=lambda: up.poll() is None)
         yield project
 
 

@@ -156,7 +156,7 @@ def test_a_strict_event_is_accepted_or_rejected(pipeline: Pipeline, name: str) -
 
 
 @every_type
-def test_a_bound_holds(pipeline: Pipeline, name: str) -> None:
+def test_bounds_are_enforced(pipeline: Pipeline, name: str) -> None:
     sample = SAMPLES[name]
     if not SCALARS[name].is_ordered:
         with pytest.raises(Exception, match="is for numbers"):

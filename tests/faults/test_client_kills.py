@@ -108,7 +108,7 @@ class Programs:
             return answer.status == 503 and bool(answer.headers["Retry-After"])
         return False
 
-    def known(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         return dict(questlog.open(self.folder).sql("select mark, count(*) from step group by mark").rows())
 
 
@@ -139,7 +139,7 @@ def assert_kept(programs: Programs, seed: int) -> None:
     """Assert that every tracked event is in SQL once and that the queue is empty."""
     counts = programs.flush()
     tracked, about_to = programs.marks("!"), programs.marks("?")
-    assert_promise(programs.known(), tracked, about_to, f"seed {seed}")
+    assert_promise(programs.counts(), tracked, about_to, f"seed {seed}")
     assert counts["waiting"] == counts["quarantined"] == counts["rejected"] == 0
     assert counts["accepted"] + counts["duplicate"] >= len(tracked)
 
@@ -197,7 +197,7 @@ def test_a_client_takes_over_from_one_that_was_frozen_and_killed_while_sending(p
     """Its turn to send ends with it, and the events it sent without an answer are recognized by their ids."""
     collector = programs.collector()
     first = programs.client(most=50)
-    until(lambda: len(programs.known()) == 50, "the first client sends", 30)
+    until(lambda: len(programs.counts()) == 50, "the first client sends", 30)
     programs.signal(collector, signal.SIGSTOP)
     with questlog.Client(programs.url, KEY, queue=programs.folder / "queue.db", timeout=0.1) as client:
         client.track("step", mark="between")  # either client may send it
@@ -207,6 +207,6 @@ def test_a_client_takes_over_from_one_that_was_frozen_and_killed_while_sending(p
         client.shutdown(0)
     programs.signal(collector, signal.SIGCONT)
     programs.kill(first)
-    until(lambda: len(programs.known()) == 151, "the second client sends", 30)
+    until(lambda: len(programs.counts()) == 151, "the second client sends", 30)
     programs.kill(second)
-    assert set(programs.known().values()) == {1}
+    assert set(programs.counts().values()) == {1}

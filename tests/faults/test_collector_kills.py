@@ -98,9 +98,9 @@ def test_killing_a_worker_loses_and_duplicates_nothing(fork_server: ForkServer, 
     print(f"{kills} kills, {len(acknowledged)} acknowledged")
     assert [fault for sender in senders for fault in sender.faults] == []
     assert len(acknowledged) > KILLS, "too few acknowledgements to prove anything"
-    assert_promise(known_marks(game), acknowledged, sent, "before landing")
+    assert_promise(counted_marks(game), acknowledged, sent, "before landing")
     game.run("land")
-    assert_promise(known_marks(game), acknowledged, sent, "after landing")
+    assert_promise(counted_marks(game), acknowledged, sent, "after landing")
     ledger = game.ledger()
     assert ledger["accepted"] == sum(count for outcome, count in ledger.items() if outcome != "accepted")
 
@@ -113,7 +113,7 @@ def worker_of(collector: Process) -> int:
     return int(children.read_text().split()[0])
 
 
-def known_marks(game: Game) -> Counter[str]:
+def counted_marks(game: Game) -> Counter[str]:
     import questlog
 
     with questlog.open(str(game.root)) as pipeline:

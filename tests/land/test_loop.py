@@ -37,7 +37,7 @@ def test_events_logged_before_a_stop_are_landed(game: Pipeline) -> None:
         thread.start()
         try:
             send(game, 1)
-            until(lambda: landed(game) == 1, "the first event is landed")
+            until(lambda: landed(game) == 1, "the first event has landed")
             send(game, 1)
         finally:
             stop.set()

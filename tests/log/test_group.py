@@ -176,7 +176,7 @@ def test_a_stopped_commit_fails_its_group_and_the_thread_continues() -> None:
 
 
 @pytest.mark.parametrize("kind", [LogUnavailable, QueueUnavailable])
-def test_each_waiter_of_a_refused_commit_gets_an_error_of_its_own(kind: type[LogUnavailable]) -> None:
+def test_each_waiter_of_a_refused_commit_gets_its_own_error(kind: type[LogUnavailable]) -> None:
     """An error that several threads raise would collect all their tracebacks."""
 
     class Refusing(LoopCommits):

@@ -28,7 +28,7 @@ def main() -> None:
     strange = threads - {Path("/proc/self/comm").read_text().strip(), "jemalloc_bg_thd"}
     assert not strange, f"a fork would not be safe beside the threads {strange}"
     children: dict[int, int | None] = {}
-    _say({"ready": True})
+    _send({"ready": True})
     for line in sys.stdin:
         command = json.loads(line)
         if "argv" in command:
@@ -36,9 +36,9 @@ def main() -> None:
             if pid == 0:
                 sys.exit(_become(command))
             children[pid] = None
-            _say({"pid": pid})
+            _send({"pid": pid})
         else:
-            _say({"code": _reap(command["reap"], children)})
+            _send({"code": _reap(command["reap"], children)})
     for pid, code in children.items():
         if code is None:
             with contextlib.suppress(ProcessLookupError):
@@ -86,7 +86,7 @@ def _walk() -> None:
         assert project.sql("select count(*) from hello").rows() == [(1,)]
 
 
-def _say(answer: dict[str, Any]) -> None:
+def _send(answer: dict[str, Any]) -> None:
     print(json.dumps(answer), flush=True)
 
 

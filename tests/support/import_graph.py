@@ -42,20 +42,20 @@ def _imported(tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are absolute here"
             for alias in node.names:
-                yield from _known(f"{node.module}.{alias.name}", node.module or "")
+                yield from _modules_of(f"{node.module}.{alias.name}", node.module or "")
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                yield from _known(alias.name)
+                yield from _modules_of(alias.name)
         elif isinstance(node, ast.List | ast.Tuple):
             words = [element.value if isinstance(element, ast.Constant) else None for element in node.elts]
             for option, program in pairwise(words):
                 if option == "-m" and isinstance(program, str):
-                    yield from _known("questlog.cli" if program == "questlog" else program)
+                    yield from _modules_of("questlog.cli" if program == "questlog" else program)
         elif by_name and isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield from _known(node.value)
+            yield from _modules_of(node.value)
 
 
-def _known(*names: str) -> Iterator[str]:
+def _modules_of(*names: str) -> Iterator[str]:
     """Yield the first of *names* that is a module of questlog."""
     yield from [name for name in names if name in modules()][:1]
 

@@ -109,7 +109,7 @@ def _promote(embedded: EmbeddedPipeline, cluster: ClusterPipeline, write: bool, 
     from questlog.log.kafka.spool import read_handover
     from questlog.pipeline import open_pipeline
     from questlog.promote import Promotion
-    from questlog.promote.setup import refuse_what_is_missing, write_profile
+    from questlog.promote.setup import require_prerequisites, write_profile
 
     def show(text: str) -> None:
         if not as_json:
@@ -119,7 +119,7 @@ def _promote(embedded: EmbeddedPipeline, cluster: ClusterPipeline, write: bool, 
     begun = read_handover(project.data)
     if open_pipeline(project.root).uses_servers and begun and begun.state == "sealed":
         raise QuestlogError(f"this project is on the cluster profile; it was promoted to {begun.target}")
-    refuse_what_is_missing(embedded, cluster)
+    require_prerequisites(embedded, cluster)
     with _explained(), ExitStack() as stack:
         with waiting("Spark has been starting for"):
             promotion = stack.enter_context(Promotion(embedded, cluster))

@@ -78,7 +78,7 @@ def sql(
             raise click.UsageError(f"{chosen} holds the rows of one statement, not of {len(parts)}")
         if chosen in BINARY and output is None and sys.stdout.isatty():
             raise click.UsageError(f"{chosen} is not for a terminal; use --output FILE")
-        with _target(output) as out, _quiet_when_the_reader_leaves(out):
+        with _target(output) as out, _exit_on_closed_pipe(out):
             _print_all(pipeline, parts, chosen, out, max_rows, expanded or None)
 
 
@@ -150,7 +150,7 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def _quiet_when_the_reader_leaves(out: BinaryIO) -> Iterator[None]:
+def _exit_on_closed_pipe(out: BinaryIO) -> Iterator[None]:
     """Exit without a message when the reader of a pipe, such as `head`, has closed it."""
     try:
         yield

@@ -79,7 +79,7 @@ class Client:
         body = _body(event, fields)
         body["event_id"] = _checked_id(event_id)
         body["event_time"] = _text_of(event_time)
-        body |= _known(player_id=player_id or self.player_id, session_id=session_id or self.session_id)
+        body |= _given(player_id=player_id or self.player_id, session_id=session_id or self.session_id)
         self._queue.put(_encode(body))
         self._sender.wake()
         return str(body["event_id"])
@@ -138,7 +138,7 @@ def _body(event: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {"event_type": event, **fields}
 
 
-def _known(**values: str | None) -> dict[str, str]:
+def _given(**values: str | None) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 

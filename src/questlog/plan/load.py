@@ -150,7 +150,7 @@ class _Reader:
         events = {
             name: self.event(name, self.table(("events", name), body), kept) for name, body in parts["events"].items()
         }
-        self.refuse_case_twins(("events",), events)
+        self.refuse_case_duplicates(("events",), events)
         for where, message in shared_faults(events):
             self.fault(where, message)
         routes = {route: self.route(route, name, events, envelope) for route, name in parts["routes"].items()}
@@ -236,7 +236,7 @@ class _Reader:
                 self.fault((*where, "match", path), f"must be text, a number, true or false, not {shown(value)}")
         fields = self.table((*where, "fields"), body.get("fields", {}))
         declared = tuple(self.field((*where, "fields", key), key, value, kept) for key, value in fields.items())
-        self.refuse_case_twins((*where, "fields"), fields)
+        self.refuse_case_duplicates((*where, "fields"), fields)
         self.aliases((*where, "fields"), declared, kept)
         description, owner = (self.text((*where, key), body.get(key, "")) for key in ("description", "owner"))
         return Event(name, str(table), str(mode), description, owner, tuple(match.items()), declared)
@@ -247,7 +247,7 @@ class _Reader:
             better = f"write {slug}: " if NAME.fullmatch(slug) else ""
             self.fault(where, f"{better}{NAME_RULE}; if senders call it {name!r}, add {otherwise}")
 
-    def refuse_case_twins(self, where: Where, names: Iterable[str]) -> None:
+    def refuse_case_duplicates(self, where: Where, names: Iterable[str]) -> None:
         seen: dict[str, str] = {}
         for name in names:
             other = seen.setdefault(name.lower(), name)

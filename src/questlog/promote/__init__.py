@@ -24,7 +24,7 @@ from questlog.log.kafka.spool import Handover, Spool
 from questlog.log.kafka.wire import spool_position, spool_sequences
 from questlog.plan.columns import QUARANTINE_TABLE
 from questlog.promote.compare import Comparison, compare, questions
-from questlog.promote.copy import CopyTarget, copy_ids, copy_plans, copy_table, refuse_strangers, sources
+from questlog.promote.copy import CopyTarget, copy_ids, copy_plans, copy_table, refuse_foreign_rows, sources
 from questlog.promote.handover import advance, begin
 from questlog.promote.prefix import LogPrefix
 from questlog.promote.setup import make_topic
@@ -114,7 +114,7 @@ class Promotion:
             tables, target = sources(state, self._embedded.plan), CopyTarget(self._spark.tables, self._spark.state)
             make_topic(self._cluster.project.settings)
             self._refuse_used(checkpoint)
-            refuse_strangers(target, tables, handover.id)
+            refuse_foreign_rows(target, tables, handover.id)
             begin(self._spool, Handover(handover.id, self.target), state.checkpoint)
             total, done = sum(table.rows for table in tables), 0
 

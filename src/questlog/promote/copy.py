@@ -78,7 +78,7 @@ def _source(table: TableState, plan: Plan) -> SourceTable:
     )  # fmt: skip
 
 
-def refuse_strangers(target: CopyTarget, copied: Sequence[SourceTable], by: str) -> None:
+def refuse_foreign_rows(target: CopyTarget, copied: Sequence[SourceTable], by: str) -> None:
     """Raise if a table of the target holds rows that the copy *by* did not write: foreign rows are never touched."""
     tables = target.tables
     for name in tables.names():

@@ -26,7 +26,7 @@ def make_topic(settings: Settings) -> None:
         )  # fmt: skip
 
 
-def refuse_what_is_missing(embedded: EmbeddedPipeline, cluster: ClusterPipeline) -> None:
+def require_prerequisites(embedded: EmbeddedPipeline, cluster: ClusterPipeline) -> None:
     """Raise what a promotion would otherwise find missing only after Spark has started."""
     for each in preflight(embedded.project, cluster.project.settings, cluster.engine):
         if not each.met and each.name in ("spark", "kafka", "metastore", "warehouse", "presto"):

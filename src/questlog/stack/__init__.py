@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 from questlog.errors import QuestlogError
 from questlog.stack.fetch import jars as jars
 from questlog.stack.fetch import spark_jars as spark_jars
-from questlog.stack.layout import StackLayout, find_java, known_ports, open_layout
+from questlog.stack.layout import StackLayout, current_ports, find_java, open_layout
 from questlog.stack.processes import end, memory_mb, recall
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Health:
 
 def addresses(folder: Path) -> Addresses:
     """Return the addresses of the stack in *folder*, whether it runs or not."""
-    ports = known_ports(folder)
+    ports = current_ports(folder)
     hdfs = f"hdfs://127.0.0.1:{ports['namenode']}"
     return Addresses(
         kafka=f"127.0.0.1:{ports['kafka']}",
@@ -86,7 +86,7 @@ class Stack:
     @property
     def layout(self) -> StackLayout:
         """Its folders and ports, as of its last start."""
-        return StackLayout(self.folder, known_ports(self.folder), find_java())
+        return StackLayout(self.folder, current_ports(self.folder), find_java())
 
     def settle(self) -> StackLayout:
         """Return its folders, and the ports of its next start."""
@@ -199,7 +199,7 @@ class Stack:
 
         recorded = read_states(self.folder / "run").get(server.name)
         identity = recall(self.folder / "run" / f"{server.name}.json")
-        port = known_ports(self.folder)[server.ports[0]]
+        port = current_ports(self.folder)[server.ports[0]]
         restarts = recorded.restarts if recorded else 0
         if identity is None:
             state = recorded.state if recorded and recorded.state in ("restarting", "failed", "waiting") else "stopped"

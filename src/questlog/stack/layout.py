@@ -119,7 +119,7 @@ def settle_ports(folder: Path, ports: str) -> Mapping[str, int]:
     return chosen
 
 
-def known_ports(folder: Path) -> Mapping[str, int]:
+def current_ports(folder: Path) -> Mapping[str, int]:
     """Return the ports of the stack in *folder*, or the default ports if it has never run."""
     file = folder / "ports.json"
     return json.loads(file.read_text("utf-8")) if file.exists() else USUAL_PORTS

@@ -171,7 +171,7 @@ def test_nothing_is_lost_or_duplicated(system: System, fault: object) -> None:
         )
 
 
-def test_presto_finally_counts_every_acknowledged_event_once(system: System) -> None:
+def test_presto_eventually_counts_every_acknowledged_event_once(system: System) -> None:
     seconds = system.await_exact(0, "the whole drill")
     acknowledged, took = system.players.acknowledged(), time.time() - system.began
     print(

@@ -70,11 +70,11 @@ class Reader:
         with contextlib.ExitStack() as stack:
             turns = []
             for partition, segments in partitions.items():
-                news = stack.enter_context(contextlib.closing(self._news(segments, after.get(partition, 0))))
-                turns.append((0, partition, news))
+                items = stack.enter_context(contextlib.closing(self._rows_and_gaps(segments, after.get(partition, 0))))
+                turns.append((0, partition, items))
             while turns and records < limit and size < max_bytes:
-                delivered, partition, news = heapq.heappop(turns)
-                item = next(news, None)
+                delivered, partition, items = heapq.heappop(turns)
+                item = next(items, None)
                 if item is None:
                     continue
                 if isinstance(item, Gap):
@@ -87,10 +87,10 @@ class Reader:
                     delivered += len(batch)
                     records += len(batch)
                     size += sum(map(len, map(_value_of, batch)))
-                heapq.heappush(turns, (delivered, partition, news))
+                heapq.heappush(turns, (delivered, partition, items))
         return Batch([entry for batch in entries.values() for entry in batch], through, tuple(gaps))
 
-    def _news(self, segments: list[Segment], start: int) -> Generator[Stored | Gap, None, None]:
+    def _rows_and_gaps(self, segments: list[Segment], start: int) -> Generator[Stored | Gap, None, None]:
         """Yield the rows and gaps of a partition from offset *start* on, in order."""
         if start < segments[0].first:
             yield Gap(segments[0].partition, start, segments[0].first, "trimmed after landing")
@@ -99,13 +99,13 @@ class Reader:
             until = None if following is None else following.first  # a segment ends where the next begins
             if until is not None and until <= start:
                 continue
-            for item in self._segment_news(segment, start, until):
+            for item in self._segment_rows_and_gaps(segment, start, until):
                 yield item
                 start = item.until if isinstance(item, Gap) else item.end
             if until is not None and start < until:
                 return  # damaged and still being written: nothing after it is delivered yet
 
-    def _segment_news(self, segment: Segment, start: int, until: int | None) -> Iterator[Stored | Gap]:
+    def _segment_rows_and_gaps(self, segment: Segment, start: int, until: int | None) -> Iterator[Stored | Gap]:
         with _detecting_trim(segment), self._opened(segment, keep=until is None) as connection:
             try:
                 for row in scan(connection, start, until):
