@@ -82,11 +82,11 @@ def _type(row: Scalar) -> str:
 
 
 STRUCTURED = (
-    ("decimal(p,s)", "an exact number of p digits, s of them after the point", "a number, or its digits as text"),
-    ("enum", "one of the texts in `enum = [...]`", "text"),
+    ("decimal(p,s)", "an exact number of p digits, s of them after the point", "a number, or its digits as a string"),
+    ("enum", "one of the strings in `enum = [...]`", "a string"),
     ("list<T>", "any number of T", "an array"),
-    ("map<string,T>", "keys that are data, each with a T", "an object"),
-    ("struct<name:T,...>", "members that have names", "an object with no other members"),
+    ("map<string,T>", "a T for each key", "an object"),
+    ("struct<name:T,...>", "named members", "an object with no other members"),
 )
 
 
@@ -96,7 +96,7 @@ def columns() -> str:
     head = ["| column | type | meaning |", "|---|---|---|"]
     parts = [
         "# Columns\n",
-        NOTE + "Every event table has these columns, and the fields of its plan before the last three.\n",
+        NOTE + "Every event table has these columns; the plan's fields come before the last three.\n",
     ]
     parts += [*head, *map(_column, (*ENVELOPE, *kept, *LAST))]
     parts += ["\n## quarantine\n", *head, *map(_column, QUARANTINE_COLUMNS), ""]

@@ -253,33 +253,33 @@ _ROWS = (
         json_schema={"type": "boolean"}, convert=_truth, decoded=bool, synonyms=("boolean",),
     ),
     Scalar(
-        "int", "a whole number of 32 bits", "a number; 3.0 is 3",
+        "int", "a 32-bit integer", "a whole number; 3.0 counts as 3",
         arrow="int32", iceberg="int", duckdb="INTEGER", spark="INT", presto="INTEGER",
         json_schema={"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1},
         convert=_whole, decoded=int, low=-(2**31), high=2**31 - 1, wider=("long",), is_ordered=True,
         synonyms=("integer", "int32", "smallint", "short"),
     ),
     Scalar(
-        "long", "a whole number of 64 bits", "a number; 3.0 is 3",
+        "long", "a 64-bit integer", "a whole number; 3.0 counts as 3",
         arrow="int64", iceberg="long", duckdb="BIGINT", spark="BIGINT", presto="BIGINT",
         json_schema={"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
         convert=_whole, decoded=int, low=-(2**63), high=2**63 - 1, is_ordered=True, synonyms=("int64", "bigint"),
     ),
     Scalar(
-        "float", "a number of 32 bits", "a number",
+        "float", "a 32-bit float", "a number",
         arrow="float", iceberg="float", duckdb="FLOAT", spark="FLOAT", presto="REAL",
         json_schema={"type": "number", "minimum": -LARGEST_FLOAT, "maximum": LARGEST_FLOAT},
         convert=_real, decoded=float, low=-LARGEST_FLOAT, high=LARGEST_FLOAT, wider=("double",), is_ordered=True,
         synonyms=("real", "float32"), from_presto=float,
     ),
     Scalar(
-        "double", "a number of 64 bits", "a number",
+        "double", "a 64-bit float", "a number",
         arrow="double", iceberg="double", duckdb="DOUBLE", spark="DOUBLE", presto="DOUBLE",
         json_schema={"type": "number"}, convert=_real, decoded=float, is_ordered=True,
         synonyms=("number", "float64"), from_presto=float,
     ),
     Scalar(
-        "timestamp", "a time in UTC, to the millisecond", "ISO 8601 text, or milliseconds since 1970",
+        "timestamp", "a time in UTC, to the millisecond", "an ISO 8601 string, or milliseconds since 1970",
         # Values are whole milliseconds: Presto prints milliseconds but compares microseconds.
         arrow="timestamp[us]", iceberg="timestamp", duckdb="TIMESTAMP", spark="TIMESTAMP_NTZ", presto="TIMESTAMP",
         json_schema={"anyOf": [
@@ -295,7 +295,7 @@ _ROWS = (
         from_presto=dt.date.fromisoformat,
     ),
     Scalar(
-        "time", "a time of day, as text: `12:30:00.000`", '`"12:30"`, `"12:30:00.5"`, without a zone',
+        "time", "a time of day, as a string: `12:30:00.000`", '`"12:30"`, `"12:30:00.5"`, without a zone',
         arrow="string", iceberg="string", duckdb="VARCHAR", spark="STRING", presto="VARCHAR",
         json_schema={"type": "string", "pattern": f"^{_TIME}$"}, convert=_time, is_ordered=True,
         synonyms=("timeofday", "clock"),
