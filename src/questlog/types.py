@@ -242,7 +242,7 @@ def _time(row: Scalar, value: Any) -> str:
 
 _ROWS = (
     Scalar(
-        "string", "text", "text",
+        "string", "text", "a string",
         arrow="string", iceberg="string", duckdb="VARCHAR", spark="STRING", presto="VARCHAR",
         json_schema={"type": "string"}, convert=_text, decoded=str,
         synonyms=("str", "text", "varchar", "char", "uuid", "json"),
