@@ -207,7 +207,7 @@ class Queue:
         if code == sqlite3.SQLITE_FULL:
             return QueueFull(
                 f"the queue {self.path} is full: its limit is {self.max_bytes >> 20} MiB, or the disk is full",
-                hint="client.error says why events are not being sent; max_queue_mb raises the limit",
+                hint="client.error gives the reason why events are not sent; max_queue_mb raises the limit",
                 retry_after=5,
             )
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):

@@ -39,7 +39,7 @@ class Transport:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
             raise QuestlogError(f"{url!r} is not a valid collector URL", hint="e.g. https://events.example.com")
         if not key or not key.isascii() or not key.isprintable() or " " in key:
-            raise QuestlogError("the key is empty or has characters that no key has", hint="questlog key create")
+            raise QuestlogError("the key is empty or has invalid characters", hint="questlog key create")
         self.url = url
         self._key, self._timeout = key, timeout
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection

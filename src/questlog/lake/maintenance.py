@@ -101,7 +101,7 @@ class Maintenance:
                 (table, oldest, before, _DELETE_FILES - len(paths)),
             )
             paths += [path for (path,) in rows]
-            if len(tables.roots) > 1:  # an earlier version took live files for garbage under another spelling
+            if len(tables.roots) > 1:  # an earlier version counted live files as garbage under another spelling
                 live |= self._named(table, version)[0]
         for path in paths:
             name = inside(path, tables.roots)

@@ -173,7 +173,7 @@ def _result(answer: PrestoAnswer) -> Result:
 
 
 def _open_memory() -> duckdb.DuckDBPyConnection:
-    """Open an empty database that presents times with a zone in UTC, whatever the zone of this process."""
+    """Open an empty database that presents times with a zone in UTC, regardless of this process's zone."""
     database = duckdb.connect(":memory:")
     database.execute("set global timezone = 'UTC'")
     return database
