@@ -260,7 +260,7 @@ def _read_back(connection: sqlite3.Connection, path: Path, synchronous: str) -> 
 def create_sqlite(path: Path, script: str) -> None:
     """Create a database with what *script* makes. It appears under its name whole and on the disk.
 
-    Two processes that initialise one file under its own name fail with SQLITE_BUSY.
+    Two processes that initialize one file under its own name fail with SQLITE_BUSY.
     """
     draft = path.with_name(f"{path.name}.new")
     remove_sqlite(draft)

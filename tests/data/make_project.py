@@ -162,7 +162,7 @@ def keys() -> None:
 
 
 def spool() -> None:
-    """Remember a forwarder's state, with an error and a sealed hand-over."""
+    """Remember a forwarder's state, with an error and a sealed handover."""
     from questlog.log.kafka.spool import Handover, Spool
 
     with Spool(SPOOL, SPOOL / "log") as memory:

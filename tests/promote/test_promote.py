@@ -1,4 +1,4 @@
-"""The parts of a promotion that need no cluster: comparison, questions, the hand-over and what the log keeps."""
+"""The parts of a promotion that need no cluster: comparison, questions, the handover and what the log keeps."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_log_prefix_cuts_gaps_at_its_position_too() -> None:
     assert (batch.gaps, batch.through) == ((Gap(1, 10, 20, "damaged"),), {1: 20})
 
 
-def test_only_the_promotion_may_forward_before_the_hand_over_is_sealed(tmp_path: Path) -> None:
+def test_only_the_promotion_may_forward_before_the_handover_is_sealed(tmp_path: Path) -> None:
     begun = Handover("x", "schema s")
     with Spool(tmp_path, tmp_path / "log", promoting=True) as spool:
         begin(spool, begun, {0: 7})

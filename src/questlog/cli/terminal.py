@@ -13,5 +13,5 @@ def terminal_width(out: BinaryIO) -> int | None:
 
 
 def uses_color() -> bool:
-    """Return whether the user wants colours (https://no-color.org)."""
+    """Return whether the user wants colors (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

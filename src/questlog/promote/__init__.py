@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 2.0
 COPIED = "copied"
-"""The key in the checkpoint's counts, before the spool's name, of the number of copied rows: it marks the hand-over."""
+"""The key in the checkpoint's counts, before the spool's name, of the number of copied rows: it marks the handover."""
 Show = Callable[[int, int, int | None], None]
 """Called with the number of rows done, twice, and of how many."""
 

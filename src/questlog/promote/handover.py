@@ -1,4 +1,4 @@
-"""The hand-over of a log to a cluster: each step is one transaction in the spool's database.
+"""The handover of a log to a cluster: each step is one transaction in the spool's database.
 
 copying -> sealing -> sealed.  Until `sealed` only the promotion forwards. From `sealing` on the log is kept for the
 target, which may already claim to hold what was copied.
@@ -13,7 +13,7 @@ from questlog.log.kafka.spool import Handover, Spool
 
 
 def begin(spool: Spool, handover: Handover, held: Position) -> None:
-    """Begin a hand-over, or begin it again: the target gets *held* as tables, and what follows through Kafka."""
+    """Begin a handover, or begin it again: the target gets *held* as tables, and what follows through Kafka."""
     with spool.rewriting() as db:
         for table in ("sent", "landed", "marks"):
             db.execute(f"delete from {table}")
@@ -24,7 +24,7 @@ def begin(spool: Spool, handover: Handover, held: Position) -> None:
 
 
 def advance(spool: Spool, state: str, held: Mapping[int, int] | None = None) -> None:
-    """Move the hand-over to *state*; *held* is how much of each partition the target is known to hold."""
+    """Move the handover to *state*; *held* is how much of each partition the target is known to hold."""
     with spool.rewriting() as db:
         db.execute("update handover set state = ?", (state,))
         for table in ("sent", "landed"):
@@ -36,7 +36,7 @@ def advance(spool: Spool, state: str, held: Mapping[int, int] | None = None) -> 
 
 
 def abandon(spool: Spool) -> None:
-    """Cancel the hand-over: the log belongs to the embedded profile alone again."""
+    """Cancel the handover: the log belongs to the embedded profile alone again."""
     with spool.rewriting() as db:
         for table in ("sent", "landed", "marks", "handover"):
             db.execute(f"delete from {table}")

@@ -108,7 +108,7 @@ class Tail:
         return _Segment(self._through, batch.through, dict(shaped.tables), len(batch.entries), chosen)
 
     def _compact(self) -> None:
-        """Join neighbours of similar size: a poller adds a few rows at a time and must not scan thousands of pieces."""
+        """Join neighbors of similar size: a poller adds a few rows at a time and must not scan thousands of pieces."""
         while len(self._segments) > 1 and self._segments[-2].records <= 2 * self._segments[-1].records:
             if self._segments[-2].records + self._segments[-1].records > _SEGMENT_RECORDS:
                 return

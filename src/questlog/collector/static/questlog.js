@@ -1,7 +1,7 @@
 // Sends a page's events to a questlog collector, each exactly once:
 //   <script src="https://events.example.com/v1/questlog.js" data-key="qlk_..."></script>
 //   <script>questlog.track("level_failed", { level: 3 })</script>
-// An event stays in localStorage until its receipt has arrived. The collector recognises a resent event by its id.
+// An event stays in localStorage until its receipt has arrived. The collector recognizes a resent event by its id.
 (function () {
   "use strict";
   var script = document.currentScript || { src: location.href, dataset: {} };
