@@ -84,7 +84,7 @@ def project(tmp_path: Path, stack: Stack, s3: S3Server, catalog: RestCatalog) ->
 
 
 def land(project: Project, **more: str) -> tuple[dict[str, int], str]:
-    """Run `questlog land`; return the number of rows it landed, and what the process list showed meanwhile."""
+    """Run `questlog land`; return the number of rows it landed, and what the process list showed in the meantime."""
     shown = set[str]()
     ran = subprocess.Popen(
         [sys.executable, "-m", "questlog", "-C", str(project.folder), "land", "--json"],

@@ -1,4 +1,4 @@
-"""A backfill adds what the tables lack, once, wherever it is interrupted and whatever runs beside it."""
+"""A backfill adds what the tables lack, once, wherever it is interrupted and whatever runs alongside it."""
 
 # ruff: noqa: F811
 

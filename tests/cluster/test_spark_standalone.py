@@ -34,7 +34,7 @@ _numbers = iter(range(10**6))
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A master and a worker beside the shared servers, or those of the stack in the folder QUESTLOG_SPARK_STACK."""
+    """A master and a worker alongside the shared servers, or those of the stack in the folder QUESTLOG_SPARK_STACK."""
     if "QUESTLOG_SPARK_STACK" in os.environ:
         yield Stack(os.environ["QUESTLOG_SPARK_STACK"])
         return

@@ -1,4 +1,4 @@
-"""Trino beside Presto, on the same tables: the same statements and results, and Trino's own command line."""
+"""Trino alongside Presto, on the same tables: the same statements and results, and Trino's own command line."""
 
 from __future__ import annotations
 

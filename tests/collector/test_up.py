@@ -1,4 +1,4 @@
-"""`questlog up` runs a collector beside the lander: events in, rows in tables."""
+"""`questlog up` runs a collector alongside the lander: events in, rows in tables."""
 
 import os
 import signal

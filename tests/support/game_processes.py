@@ -268,7 +268,7 @@ class Killer(threading.Thread):
         super().__init__()
         self.kills = 0
         self.longest = longest
-        """No process lives longer than so many seconds, twice that if a child dies first."""
+        """The maximum lifetime of a process in seconds; twice that if a child dies first."""
         self.codes: Counter[int] = Counter()
         self._start_program, self._stop_killing = start, threading.Event()
         self._chance = random.Random(seed)

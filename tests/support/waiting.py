@@ -17,7 +17,7 @@ def until(
     every: float = 0.01,
     alive: Callable[[], object] = lambda: True,
 ) -> T:
-    """Return the first true value of *condition*, checked *every* so many seconds; fail after *seconds*.
+    """Return the first true value of *condition*, checked every *every* seconds; fail after *seconds*.
 
     Fail at once when the process that should make it true is no longer *alive*.
 

@@ -1,7 +1,7 @@
 """Reads a part of the topic again, under the current plan, and adds to the tables the rows that they lack.
 
 A record is identified by its id and received time, which never change, wherever it is read from. So a backfill that is
-killed and run again adds what is still missing. One that runs beside the lander does not interfere with it: it ends
+killed and run again adds what is still missing. One that runs alongside the lander does not interfere with it: it ends
 at the lander's checkpoint.
 """
 

@@ -49,7 +49,7 @@ def _path(folder: Path, asked: str) -> str:
 def land(folder: Path, as_json: bool, asked: str | None) -> None:
     """Land everything logged so far, then stop.
 
-    `questlog up` lands continuously; this command is for scripts, and for projects that land now and then. On the
+    `questlog up` lands continuously; this command is for scripts, and for projects that land occasionally. On the
     cluster profile it lands the topic, on the Spark master that the setting spark_master names. You can also
     submit the same job with Spark's own command:
 

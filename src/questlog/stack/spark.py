@@ -13,7 +13,7 @@ from questlog.stack.fetch import fetched
 from questlog.stack.layout import StackLayout
 
 WORKER_CORES = max(4, os.cpu_count() or 1)
-"""Slots rather than cores: even on the smallest machine, a lander and a job beside it each get some."""
+"""Slots rather than cores: even on the smallest machine, a lander and a job alongside it each get some."""
 WORKER_MEMORY = "3g"
 """Limit for all executors together; an executor with 1g really uses about 400 MB."""
 

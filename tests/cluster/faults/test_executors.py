@@ -21,7 +21,7 @@ pytestmark = pytest.mark.full
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A master and a worker, beside the servers that all tests share."""
+    """A master and a worker, alongside the servers that all tests share."""
     with Stack(tmp_path_factory.mktemp("spark"), ports="free", only=["spark", "spark-worker"]) as running:
         yield running
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 IDS_DAY = (f"truncate[{DAY_MS}]", "received_ms")
-"""How the lander's table of ids is partitioned: a day that is over goes with all its files, and no row is rewritten."""
+"""How the lander's table of ids is partitioned: an expired day is deleted with all its files, without rewriting a
+row."""
 SILENT_SECONDS = 12.0
 """How long a lock goes without a heartbeat before its holder counts as dead; a live commit sends one every 8 s."""
 PROPERTIES = {

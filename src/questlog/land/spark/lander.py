@@ -272,7 +272,7 @@ class SparkLander:
 
         with ThreadPoolExecutor(COMMITS_AT_ONCE) as pool:
             commits = [pool.submit(commit, name) for name in files]
-        for future in commits:  # all have ended: the next start finishes what failed, and nothing runs beside it
+        for future in commits:  # all have ended: the next start finishes what failed, and nothing runs alongside it
             future.result()
 
     def _save(self, counts: dict[str, Any], through: Position, plan: Plan) -> None:

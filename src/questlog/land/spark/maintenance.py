@@ -1,4 +1,4 @@
-"""Table maintenance beside the stream, in its own thread: merges small files, expires snapshots and ids.
+"""Table maintenance alongside the stream, in its own thread: merges small files, expires snapshots and ids.
 
 No step is harmful at any time, so none needs an exclusive lock: a driver that was frozen in the middle may go on
 whenever it wakes up (docs/decisions/0010). The thread also refreshes the query engine's view of the tables.
@@ -47,7 +47,7 @@ logger = logging.getLogger("questlog.maintenance")
 class SparkMaintenance:
     """Maintains one table at a time with Iceberg's own procedures.
 
-    The table's own snapshots say when it was last maintained, so a lander that runs now and then maintains it too.
+    The table's own snapshots say when it was last maintained, so a lander that runs only occasionally maintains it too.
     *hours* returns how long ids count; *expired* is called with the cutoff (ms) once older ids are deleted.
     """
 
@@ -223,7 +223,7 @@ class BackgroundTasks:
                 thread.join(0.5)
 
     def finish(self, stop: StopSignal | None = None) -> None:
-        """Run everything that is due, for a lander that runs now and then; a stop cuts it short."""
+        """Run everything that is due, for a lander that runs only occasionally; a stop cuts it short."""
         done = threading.Event()
         thread = self._start(done, once=True)
         while thread.is_alive():
