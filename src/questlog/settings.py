@@ -45,7 +45,7 @@ class Settings:
     collect_host: str = _row(
         "127.0.0.1", "The address on which a collector listens; any but localhost needs a write key."
     )
-    collect_port: int = _row(0, "The port of the collector that `questlog up` runs alongside the lander; 0 disables it.")
+    collect_port: int = _row(0, "The port of the collector that `questlog up` runs too; 0 disables it.")
     query_seconds: float = _row(600.0, "The time limit of a query.")
     query_memory_mb: int = _row(2048, "The memory limit of a query.")
     stack_ports: str = _row(

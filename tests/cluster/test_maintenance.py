@@ -1,4 +1,4 @@
-"""Table maintenance alongside the stream: it merges and expires, and never loses a position, even in a frozen driver."""
+"""Table maintenance alongside the stream: it merges and expires, and loses no position, even in a frozen driver."""
 
 # ruff: noqa: F401, F811 -- fixtures of the other module
 from __future__ import annotations

@@ -26,7 +26,7 @@ def main() -> None:
     _import_everything()
     threads = {Path(task, "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
     strange = threads - {Path("/proc/self/comm").read_text().strip(), "jemalloc_bg_thd"}
-    assert not strange, f"a fork would not be safe alongside the threads {strange}"
+    assert not strange, f"a fork would not be safe with the threads {strange}"
     children: dict[int, int | None] = {}
     _send({"ready": True})
     for line in sys.stdin:
