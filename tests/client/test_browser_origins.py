@@ -51,7 +51,7 @@ def elsewhere(browser: Any, tmp_path: Path) -> Iterator[Elsewhere]:
         create = ["-m", "questlog", "-C", str(tmp_path), "key", "create", "web", "--origin", setup.origin, "--json"]
         made = subprocess.run([sys.executable, *create], capture_output=True, text=True, check=True)
         setup.key = json.loads(made.stdout)["key"]
-        until(lambda: collector.send({"event_type": "level_failed"}).status == 401, "the collector knows of the key")
+        until(lambda: collector.send({"event_type": "level_failed"}).status == 401, "the collector has the key")
         try:
             yield setup
         finally:

@@ -116,7 +116,7 @@ REFUSED = [
     Case("6.3", "a negative length", POST + b"Content-Length: -2\r\n\r\n{}", (400,)),
     Case("6.3", "a length with a plus sign", POST + b"Content-Length: +2\r\n\r\n{}", (400,)),
     Case("6.3", "a length with an underscore", POST + b"Content-Length: 1_0\r\n\r\n{}", (400,)),
-    Case("6.3", "a length in other digits", POST + "Content-Length: ２\r\n\r\n{}".encode(), (400,)),
+    Case("6.3", "a length in non-ASCII digits", POST + "Content-Length: ２\r\n\r\n{}".encode(), (400,)),
     Case("6.3", "a length beyond 64 bits", POST + b"Content-Length: 18446744073709551618\r\n\r\n{}", (400,)),
     Case("7.1", "a chunk size without digits", CHUNKED + b"\r\n{}\r\n0\r\n\r\n", (400,)),
     Case("7.1", "a chunk size with 0x", CHUNKED + b"0x2\r\n{}\r\n0\r\n\r\n", (400,)),
@@ -153,4 +153,4 @@ def test_it_is_refused_and_nothing_after_it_is_read(collector: Collector, case: 
     [status] = statuses(received)
     assert status in case.statuses
     assert b"connection: close" in received.lower()
-    assert statuses(collector.raw(CANARY)) == [200], "other connections go on"
+    assert statuses(collector.raw(CANARY)) == [200], "other connections continue"

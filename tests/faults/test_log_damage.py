@@ -54,7 +54,7 @@ def check_reading(folder: Path, records: Records, *, at_most_lost: int) -> set[i
         wrong = {offset for offset, value in delivered.items() if records.get(offset) != value}
         lost = set(records) - set(delivered)
         assert not wrong, f"wrong bytes at {sorted(wrong)[:5]}"
-        assert lost == named, f"lost without a word: {sorted(lost - named)[:5]}, named but there: {named - lost}"
+        assert lost == named, f"lost but not reported: {sorted(lost - named)[:5]}, reported but delivered: {named - lost}"
         assert len(lost) <= at_most_lost, f"{len(lost)} records lost"
         return lost
     finally:
@@ -205,12 +205,12 @@ def test_a_writer_abandons_a_partition_whose_end_is_damaged(tmp_path: Path) -> N
 
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "checksum not looked at": lambda patch: patch.setattr(segment, "is_intact", lambda row: True),
-    "end not looked at": lambda patch: patch.setattr(
+    "checksum ignored": lambda patch: patch.setattr(segment, "is_intact", lambda row: True),
+    "end ignored": lambda patch: patch.setattr(
         "questlog.log.sqlite.segment.read_tail",
         lambda c: c.execute("select coalesce(max(first + count), 0) from batches").fetchone()[0],
     ),
-    "damage ends the reading": lambda patch: patch.setattr(
+    "reading stops at the damage": lambda patch: patch.setattr(
         "questlog.log.sqlite.reader._salvaged", lambda *arguments: iter(())
     ),
 }

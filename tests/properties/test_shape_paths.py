@@ -100,7 +100,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "the type is guessed from the name alone": (
         decoders, "_is_tagged", lambda rules: "." not in rules.envelope.event_type
     ),
-    "what is left over is not kept": (lenient, "as_json", lambda members: "{}"),
+    "leftover members are not kept": (lenient, "as_json", lambda members: "{}"),
     "an old name counts as unknown": (fast, "unknown_members", _without_aliases),
     "one record in a block is lost": (fast.FastPath, "rows", lambda self, places, lines: ROWS(self, places, lines[1:])),
 }  # fmt: skip

@@ -241,7 +241,7 @@ class System:
         missing = expected
         while missing:
             assert time.monotonic() - begun < seconds, (
-                f"{what}: {len(missing)} of {len(expected)} acknowledged events are not there after {seconds:g} s, for"
+                f"{what}: {len(missing)} of {len(expected)} acknowledged events are missing after {seconds:g} s, for"
                 f" example {sorted(missing)[:3]}\n{self.explain()}"
             )
             try:
