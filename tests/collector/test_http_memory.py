@@ -23,9 +23,7 @@ SENT = {
     "nonsense": b"nonsense\r\n\r\n",
     "too large a body": HEAD.replace(b" 20", b" 99999999"),
     "a whole request": HEAD + b" " * 20,
-    "a request for another protocol": HEAD.replace(
-        b"\r\n\r\n", b"\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n"
-    ),
+    "a request for another protocol": HEAD.replace(b"\r\n\r\n", b"\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n"),
     "nothing": b"",
 }
 

@@ -54,7 +54,7 @@ def check_reading(folder: Path, records: Records, *, at_most_lost: int) -> set[i
         wrong = {offset for offset, value in delivered.items() if records.get(offset) != value}
         lost = set(records) - set(delivered)
         assert not wrong, f"wrong bytes at {sorted(wrong)[:5]}"
-        assert lost == named, f"lost but not reported: {sorted(lost - named)[:5]}, reported but delivered: {named - lost}"
+        assert lost == named, f"unreported: {sorted(lost - named)[:5]}, yet delivered: {named - lost}"
         assert len(lost) <= at_most_lost, f"{len(lost)} records lost"
         return lost
     finally:
