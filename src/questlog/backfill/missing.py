@@ -240,7 +240,7 @@ class MissingRows:
         frame.coalesce(1).writeTo(self._path(name)).append()
 
     def _allow_deletes(self) -> None:
-        """Allow rows to be removed from quarantine while a lander adds others: neither reads the other's."""
+        """Allow rows to be removed from quarantine while a lander adds others: neither needs the other's rows."""
         table = self._path(QUARANTINE_TABLE)
         properties = {row.key: row.value for row in self._spark.sql(f"show tblproperties {table}").collect()}
         if any(properties.get(key) != value for key, value in _DELETES.items()):

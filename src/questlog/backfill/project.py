@@ -73,7 +73,7 @@ Fill = Callable[[Path, Sequence[str], Sequence[tuple[str, LogLines]], StopSignal
 class ProjectBackfill:
     """Fills the project in folder *into*, creating it if it does not exist. Run again, it resumes where it stopped.
 
-    The events come from *files*, or without any from the log of *project*.
+    The events come from *files* or, if there are none, from the log of *project*.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 5
 MOST_COLUMNS = 4
-"""Of wider rows only the number is shown: two of them do not fit next to each other."""
+"""The widest rows that are shown; of wider ones only the number is, because two do not fit side by side."""
 _LONGEST = 28
 
 

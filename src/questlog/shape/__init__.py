@@ -41,7 +41,8 @@ __all__ = [
 FAST_FROM = 64
 """The smallest batch for which the fast path pays."""
 BLOCK = 4_096
-"""Records turned into columns at a time: this many, and everything made from them, fit into the processor's cache."""
+"""Records turned into columns at a time: this many, with everything derived from them, fit into the processor's
+cache."""
 
 Occurrence = tuple[int, int, int]
 """Partition, offset and received milliseconds of one record."""

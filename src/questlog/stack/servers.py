@@ -1,4 +1,4 @@
-"""The servers, each described once: what it is made of, how it is prepared, started and asked whether it works."""
+"""The servers, each described once: its parts, preparation, start command and health check."""
 
 from __future__ import annotations
 
