@@ -17,6 +17,8 @@ from questlog.errors import ProjectNotFound, QuestlogError
 
 COLLECT_PORT = 8090
 """The collector's port if no other is set."""
+CLUSTER_LINE = 'profile = "cluster"'
+"""The line of questlog.toml that switches a promoted project over."""
 SECRET = re.compile(r"password|secret|\.key\.pem$|token$|credential$|jaas")
 """Names of keys whose values are secrets, which may be only in the environment or in a separate file."""
 

@@ -17,17 +17,16 @@ from questlog.cli.sides import as_dict, side_by_side
 from questlog.cli.terminal import terminal_width
 from questlog.errors import QuestlogError
 from questlog.report import human_bytes
+from questlog.settings import CLUSTER_LINE
 
 if TYPE_CHECKING:
     from questlog.pipeline import ClusterPipeline, EmbeddedPipeline
     from questlog.promote.compare import Comparison
 
-LINE = 'profile = "cluster"'
-
 
 @click.command()
 @click.option("--check", is_flag=True, help="Change nothing: show the steps, and check what they need.")
-@click.option("--write", is_flag=True, help=f"If both sides are equal, set {LINE} in questlog.toml.")
+@click.option("--write", is_flag=True, help=f"If both sides are equal, set {CLUSTER_LINE} in questlog.toml.")
 @click.option("--abandon", is_flag=True, help="Give up a promotion; the log is no longer kept for the cluster.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
@@ -179,7 +178,8 @@ def _verdict(answers: Sequence[Comparison], written: bool) -> str:
         )
     verdict = f"EQUAL: all {len(answers)} queries have the same result on both sides\n"
     if written:
-        return verdict + f"set {LINE} in questlog.toml; now run questlog up"
+        return verdict + f"set {CLUSTER_LINE} in questlog.toml; now run questlog up"
     return (
-        verdict + f"to switch over, set {LINE} in questlog.toml (questlog promote --write does), then run questlog up"
+        verdict
+        + f"to switch over, set {CLUSTER_LINE} in questlog.toml (questlog promote --write does), then run questlog up"
     )

@@ -28,7 +28,7 @@ class Lease:
     def __init__(self, catalog_path: Path, *, stale_seconds: float = STALE_SECONDS) -> None:
         self._path = catalog_path
         self._stale_seconds = stale_seconds
-        self._lock = FileLock(catalog_path.parent / "lander.lock")
+        self._lock = FileLock(_lock_path(catalog_path))
         self._locked = False
         self._connection: sqlite3.Connection | None = None
         self.epoch = 0
@@ -104,11 +104,15 @@ def last_holder(catalog: Path, *, stale_seconds: float = STALE_SECONDS) -> Holde
     if row is None:
         return None
     try:
-        silent = abs(time.time() - (catalog.parent / "lander.lock").stat().st_mtime)
+        silent = abs(time.time() - _lock_path(catalog).stat().st_mtime)
     except FileNotFoundError:
         silent = stale_seconds
     pid, command, since_ms = row
     return Holder(pid, command, since_ms, _exists(pid) and silent < stale_seconds)
+
+
+def _lock_path(catalog: Path) -> Path:
+    return catalog.parent / "lander.lock"
 
 
 def _exists(pid: int) -> bool:

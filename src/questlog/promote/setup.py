@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from questlog.durable import write_file
 from questlog.errors import QuestlogError
 from questlog.report.preflight import preflight
-from questlog.settings import Settings, load_settings
+from questlog.settings import CLUSTER_LINE, Settings, load_settings
 
 if TYPE_CHECKING:
     from questlog.pipeline import ClusterPipeline, EmbeddedPipeline
@@ -35,16 +35,15 @@ def require_prerequisites(embedded: EmbeddedPipeline, cluster: ClusterPipeline) 
 
 def write_profile(path: Path) -> None:
     """Set `profile = "cluster"` in questlog.toml, and leave every other line as it is."""
-    line = 'profile = "cluster"'
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     top = next((n for n, text in enumerate(lines) if text.lstrip().startswith("[")), len(lines))
     present = next((n for n in range(top) if lines[n].split("=")[0].strip().strip("\"'") == "profile"), None)
     if present is None:
-        lines.insert(0, line)
+        lines.insert(0, CLUSTER_LINE)
     else:
-        lines[present] = line
+        lines[present] = CLUSTER_LINE
     text = "\n".join(lines) + "\n"
     if tomllib.loads(text).get("profile") != "cluster":
-        raise QuestlogError(f"{path} cannot be changed safely", hint=f"add {line} to it by hand")
+        raise QuestlogError(f"{path} cannot be changed safely", hint=f"add {CLUSTER_LINE} to it by hand")
     write_file(path, text)
     load_settings(path)

@@ -103,4 +103,3 @@ _OTHERS: Mapping[str, Callable[[StackLayout, Sequence[str], str], Command]] = {
     "spark-submit": _spark("spark-submit"),
     "trino": _trino,
 }
-TOOLS = tuple(sorted({*_KAFKA, *_OTHERS}))

@@ -23,6 +23,7 @@ from questlog.log import Position
 
 STALE_SECONDS = 30.0
 BUSY_SECONDS = 2.0
+_DATABASE, _LOCK = "forward.db", "forward.lock"
 _NAME = re.compile(r"([a-z0-9]{6}) (\d+)\n")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 _TABLES = """
@@ -88,7 +89,7 @@ class Spool:
     def __init__(self, data: Path, log_folder: Path, *, promoting: bool = False) -> None:
         self._data, self._log_folder, self._promoting = data, log_folder, promoting
         self.name = ""
-        self._lock = FileLock(data / "forward.lock")
+        self._lock = FileLock(data / _LOCK)
 
     def __enter__(self) -> Spool:
         """Take the lock, or raise `LanderBusy`; give the log its name."""
@@ -96,7 +97,7 @@ class Spool:
         busy = LanderBusy(f"another process forwards {self._log_folder}", hint="questlog status")
         self._lock.acquire(busy, BUSY_SECONDS)
         self.name = _name(self._log_folder)
-        self._db = _open(self._data / "forward.db")
+        self._db = _open(self._data / _DATABASE)
         handover = self.handover
         if handover is not None and handover.blocks_forwarding and not self._promoting:
             self.__exit__(None, None, None)
@@ -111,12 +112,12 @@ class Spool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._db.close()
-        os.utime(self._data / "forward.lock", (0, 0))
+        os.utime(self._data / _LOCK, (0, 0))
         self._lock.release()
 
     def heartbeat(self) -> None:
         """Show that this forwarder is alive."""
-        os.utime(self._data / "forward.lock")
+        os.utime(self._data / _LOCK)
 
     # -- positions ---------------------------------------------------------------------------------
 
@@ -179,34 +180,30 @@ class Spool:
 
 def read_forwarding(data: Path, log_folder: Path) -> Forwarding:
     """Return how the spool stands, without disturbing the forwarder."""
-    if not (data / "forward.db").exists():
-        return Forwarding()
-    with closing(_open_to_read(data / "forward.db")) as db:
+    with _reading(data) as db:
+        if db is None:
+            return Forwarding()
         sent = dict(db.execute("select partition, next from sent"))
         landed = dict(db.execute("select partition, next from landed"))
         row = db.execute("select text, hint, since_ms from trouble").fetchone()
-    alive = time.time() - (data / "forward.lock").stat().st_mtime < STALE_SECONDS
+    alive = time.time() - (data / _LOCK).stat().st_mtime < STALE_SECONDS
     name = _read_name(log_folder)
     return Forwarding(name[0] if name else "", sent, landed, ForwardError(*row) if row else None, alive)
 
 
 def keep_from(data: Path) -> Position | None:
     """Return the position from which the log must be kept for the cluster that the project is promoted to."""
-    if not (data / "forward.db").exists():
-        return None
-    with closing(_open_to_read(data / "forward.db")) as db:
-        handover = _handover(db)
-        if handover is None or not handover.keeps_log:
+    with _reading(data) as db:
+        handover = None if db is None else _handover(db)
+        if db is None or handover is None or not handover.keeps_log:
             return None
         return dict(db.execute("select partition, next from sent"))
 
 
 def read_handover(data: Path) -> Handover | None:
     """Return the promotion that was begun, without disturbing the process that runs it."""
-    if not (data / "forward.db").exists():
-        return None
-    with closing(_open_to_read(data / "forward.db")) as db:
-        return _handover(db)
+    with _reading(data) as db:
+        return None if db is None else _handover(db)
 
 
 def _handover(db: sqlite3.Connection) -> Handover | None:
@@ -224,12 +221,19 @@ def _open(path: Path) -> sqlite3.Connection:
         raise LogUnavailable(f"{path}: {error}", hint="questlog doctor", retry_after=1) from error
 
 
-def _open_to_read(path: Path) -> sqlite3.Connection:
-    """Open the database to read it."""
+@contextmanager
+def _reading(data: Path) -> Iterator[sqlite3.Connection | None]:
+    """Yield the database to read, or None if no forwarder and no promotion has ever run."""
+    path = data / _DATABASE
+    if not path.exists():
+        yield None
+        return
     try:
-        return read_sqlite(path)
+        db = read_sqlite(path)
     except (sqlite3.Error, OSError) as error:
         raise LogUnavailable(f"{path}: {error}", hint="questlog doctor", retry_after=1) from error
+    with closing(db):
+        yield db
 
 
 def _read_name(folder: Path) -> tuple[str, int] | None:
