@@ -347,7 +347,7 @@ class ClusterPipeline(_Stages):
         """Return where every event is now, and what is blocked. Asks Kafka and Presto."""
         from questlog.report.cluster import report_cluster
 
-        return report_cluster(self.project, self.plan, self.log, self.engine)
+        return report_cluster(self.project, self.plan, self.log, lambda: self.engine)
 
     def examine(self) -> Iterator[Finding]:
         from questlog.report.doctor import examine

@@ -80,7 +80,7 @@ def _check(embedded: EmbeddedPipeline, cluster: ClusterPipeline, as_json: bool) 
 
     settings = cluster.project.settings
     todo = plan_promotion(embedded.project, embedded.log, settings)
-    requirements = list(preflight(embedded.project, settings, cluster.engine))
+    requirements = list(preflight(embedded.project, settings, lambda: cluster.engine))
     if as_json:
         tables = [{"table": name, **asdict(size)} for name, size in todo.tables.items()]
         needs = [{"what": each.name, "good": each.met, "said": each.text, "hint": each.hint} for each in requirements]

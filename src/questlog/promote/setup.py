@@ -28,7 +28,7 @@ def make_topic(settings: Settings) -> None:
 
 def require_prerequisites(embedded: EmbeddedPipeline, cluster: ClusterPipeline) -> None:
     """Raise what a promotion would otherwise find missing only after Spark has started."""
-    for each in preflight(embedded.project, cluster.project.settings, cluster.engine):
+    for each in preflight(embedded.project, cluster.project.settings, lambda: cluster.engine):
         if not each.met and each.name in ("spark", "kafka", "metastore", "warehouse", "presto"):
             raise QuestlogError(f"{each.name}: {each.text}", hint=each.hint)
 

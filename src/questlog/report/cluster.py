@@ -29,15 +29,20 @@ METASTORE_SECONDS = 3.0
 _Counts = TypeVar("_Counts")
 
 
-def report_cluster(project: Project, plan: Plan, log: LogReader, engine: PrestoEngine) -> ClusterReport:
-    """Return the project's report. Kafka and the query engine are asked at the same time."""
+def report_cluster(
+    project: Project, plan: Plan, log: LogReader, open_engine: Callable[[], PrestoEngine]
+) -> ClusterReport:
+    """Return the project's report. Kafka and the query engine are asked at the same time.
+
+    If the settings of the engine are invalid, only the tables are blocked.
+    """
     from questlog.log.kafka.spool import read_forwarding
 
     settings = project.settings
     forwarding = read_forwarding(project.data, project.log_folder)
     accepted = sum(log.end().values())
     with ThreadPoolExecutor(2) as pool:
-        committed_later = pool.submit(_or_blocked, lambda: _committed(engine, settings.metastore))
+        committed_later = pool.submit(_or_blocked, lambda: _committed(open_engine(), settings.metastore))
         topic = _or_blocked(lambda: _topic(settings))
         committed = committed_later.result()
     return ClusterReport(

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -72,14 +72,14 @@ def plan_promotion(project: Project, log: LogReader, settings: Settings) -> Prom
     )
 
 
-def preflight(project: Project, settings: Settings, engine: QueryEngine) -> Iterator[Requirement]:
-    """Yield everything a promotion needs, local requirements first; *engine* queries the cluster's tables."""
+def preflight(project: Project, settings: Settings, open_engine: Callable[[], QueryEngine]) -> Iterator[Requirement]:
+    """Yield everything a promotion needs, local requirements first; the engine queries the cluster's tables."""
     yield _lander(project)
     yield _spark()
     yield _kafka(settings)
     yield _server("metastore", settings.metastore, 9083)
     yield _server("warehouse", settings.warehouse, 8020)
-    yield from _presto(settings, engine, begun=read_handover(project.data) is not None)
+    yield from _presto(settings, open_engine, begun=read_handover(project.data) is not None)
 
 
 def _lander(project: Project) -> Requirement:
@@ -128,9 +128,9 @@ def _server(name: str, url: str, port: int) -> Requirement:
     return Requirement(name, True, f"{url} accepts connections")
 
 
-def _presto(settings: Settings, engine: QueryEngine, *, begun: bool) -> Iterator[Requirement]:
+def _presto(settings: Settings, open_engine: Callable[[], QueryEngine], *, begun: bool) -> Iterator[Requirement]:
     try:
-        tables = sorted(engine.tables())
+        tables = sorted(open_engine().tables())
     except QuestlogError as error:
         yield Requirement("presto", False, str(error), error.hint or "[presto] in questlog.toml")
         return
