@@ -39,7 +39,7 @@ ERRORS: Mapping[str, str] = {
     "internal": "A fault of the collector; its log has the details.",
     "method_not_allowed": "The path does not support this method.",
     "not_a_batch": "The body is not a JSON object with an array named `batch`.",
-    "not_decodable": "The body is not what `Content-Encoding` declares.",
+    "not_decodable": "The body is not what `Content-Encoding` declares, or has over 10,000 members or frames.",
     "not_found": "Nothing is at this path.",
     "not_json": "The body is not the JSON that this path expects.",
     "too_fast": "The write key has exceeded its rate. Send again after `Retry-After`.",
