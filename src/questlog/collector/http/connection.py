@@ -79,7 +79,9 @@ class Connection(asyncio.Protocol):
         """Complete requests whose responses have not left, oldest first."""
         self._receiving: Exchange | None = None
         self._chunks: list[bytes] = []
-        self._reading_paused = self._writing_paused = False
+        self._unread, self._offset = b"", 0
+        """Data that is not parsed, from the offset on, until earlier responses have left."""
+        self._reading_paused = self._writing_paused = self._continuing = False
         self.state = IDLE
         self.deadline = self.write_deadline = NEVER
 
@@ -109,6 +111,7 @@ class Connection(asyncio.Protocol):
             self._server.release(self._receiving)
         self._exchanges.clear()
         self._receiving, self._chunks = None, []
+        self._keep(b"")
         self._reader.close()
         del self._reader  # it refers to us: otherwise both would live until the next full collection
         self._server.forget(self)
@@ -125,6 +128,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.state in ENDED:
             return
+        if self._reading_paused or self._reader.request_end(data, 0) < len(data):
+            self._keep(self._unread[self._offset :] + data)
+            if not self._reading_paused:
+                self._continue_reading()
+            return
         refusal = self._reader.feed(data)
         if refusal is not None:
             self._refuse(refusal)
@@ -139,6 +147,11 @@ class Connection(asyncio.Protocol):
         self._pause_or_resume_reading()
 
     # -- the reader's calls ----------------------------------------------------------------------
+
+    @property
+    def body_bytes(self) -> int:
+        """How much of the body that is being received has arrived."""
+        return 0 if self._receiving is None else self._receiving.size
 
     def on_head(self, request: Request, version: str, keep_alive: bool) -> None:
         """Ask the handler whether the headers decide the response; then answer Expect."""
@@ -158,16 +171,15 @@ class Connection(asyncio.Protocol):
         """Keep a part of the body, within the limits; of a request that is already answered, discard it."""
         exchange = self._receiving
         assert exchange is not None
+        exchange.size += len(chunk)
         if exchange.early is not None:
             return
-        exchange.size += len(chunk)
         if exchange.size > self._limits.max_body_bytes:
             raise Refusal(body_too_large(self._limits))
         self._server.waiting_bytes += len(chunk)
         self._chunks.append(chunk)
         if self._server.waiting_bytes > self._limits.max_waiting_bytes:
-            message = "too many request bodies are waiting (max_waiting_bytes)"
-            raise Refusal(refuse(503, "busy", message, "send it again", b"retry-after: 1"))
+            raise Refusal(_busy())
 
     def on_complete(self) -> None:
         """Hand the request over, or respond at once if its headers decided that."""
@@ -199,6 +211,7 @@ class Connection(asyncio.Protocol):
     def stop(self) -> None:
         """Close once nothing is due; a request that is being received may finish."""
         if self.state is IDLE and not self._exchanges:
+            self._keep(b"")
             self.transport.close()
 
     def abort(self) -> None:
@@ -246,6 +259,7 @@ class Connection(asyncio.Protocol):
         """Send the last responses, then linger: closing with unread bytes would reset the connection under them."""
         self.transport.write(b"".join(out))
         self._exchanges.clear()
+        self._keep(b"")
         self.enter(LINGERING)
         if self._reading_paused:
             self._reading_paused = False
@@ -253,13 +267,58 @@ class Connection(asyncio.Protocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
+    def _is_behind(self) -> bool:
+        """Return whether responses must leave before another request is parsed."""
+        return self._writing_paused or len(self._exchanges) >= self._limits.max_pipelined
+
+    def _keep(self, data: bytes) -> None:
+        """Keep this data for later, instead of what was kept before. Until it is parsed it counts as waiting."""
+        self._server.waiting_bytes += len(data) - (len(self._unread) - self._offset)
+        self._unread, self._offset = data, 0
+
+    def _continue_reading(self) -> None:
+        """Parse the kept data request by request, until responses must leave first.
+
+        One segment may hold thousands of requests, and a page is answered while its request is parsed.
+        """
+        self._continuing = True
+        try:
+            while self._offset < len(self._unread) and self.state not in ENDED and not self._is_behind():
+                start, end = self._offset, self._reader.request_end(self._unread, self._offset)
+                self._offset = end
+                self._server.waiting_bytes -= end - start
+                refusal = self._reader.feed(self._unread[start:end])
+                if refusal is not None:
+                    self._refuse(refusal)
+        except BaseException:
+            self.transport.abort()  # otherwise it would hang
+            raise
+        self._continuing = False
+        complete = self._offset >= len(self._unread)
+        if not complete and self._server.waiting_bytes > self._limits.max_waiting_bytes:
+            self._refuse(_busy())
+        if complete or self.state in ENDED:
+            self._keep(b"")
+        self._pause_or_resume_reading()
+
     def _pause_or_resume_reading(self) -> None:
         """Stop reading from a client that sends requests faster than it reads responses."""
-        pause = self._writing_paused or len(self._exchanges) >= self._limits.max_pipelined
-        if pause == self._reading_paused or self.state in (LINGERING, CLOSED):
+        if self.state in (LINGERING, CLOSED):
+            return
+        behind = self._is_behind()
+        if self._unread and not behind and not self._continuing:
+            self._continuing = True  # later, because the caller may be a group commit that has more requests to answer
+            asyncio.get_running_loop().call_soon(self._continue_reading)
+        pause = behind or bool(self._unread)
+        if pause == self._reading_paused:
             return
         self._reading_paused = pause
         if pause:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
+
+
+def _busy() -> Response:
+    message = "too many request bodies are waiting (max_waiting_bytes)"
+    return refuse(503, "busy", message, "send it again", b"retry-after: 1")

@@ -19,10 +19,17 @@ class Limits:
     max_body_bytes: int = _limit(5 << 20, "A body, both as sent and decompressed.")
     max_event_bytes: int = _limit(256 << 10, "One event.")
     max_events: int = _limit(10_000, "Events in one request.")
-    max_waiting_bytes: int = _limit(256 << 20, "All bodies that are being received or are waiting for the disk.")
+    max_waiting_bytes: int = _limit(
+        256 << 20,
+        "All bodies that are being received or are waiting for the disk, and pipelined requests not parsed yet.",
+    )
     max_connections: int = _limit(10_000, "Open connections.")
     max_connections_per_address: int = _limit(2_000, "Open connections from one address.")
-    max_pipelined: int = _limit(32, "Requests of one connection that await responses; further ones are not read yet.")
+    max_pipelined: int = _limit(
+        32,
+        "Requests of one connection that await responses. "
+        "Further ones are not parsed until a response leaves, nor while more than 64 KiB of responses are unread.",
+    )
     head_seconds: float = _limit(10.0, "From a request's first byte, or from connecting, to its last header.")
     body_seconds: float = _limit(15.0, "From a request's last header to the last byte of its body.")
     idle_seconds: float = _limit(75.0, "How long a connection may be idle between requests.")

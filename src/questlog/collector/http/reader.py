@@ -19,6 +19,8 @@ _ONCE = frozenset(
      b"x-sent-time", b"x-signature", b"x-signature-time")
 )  # fmt: skip
 """Headers that mean something else when they are sent twice."""
+_HEAD_END = b"\r\n\r\n"
+"""Ends every head and every chunked body; llhttp does not accept bare line feeds instead."""
 
 
 class Refusal(Exception):
@@ -33,6 +35,10 @@ class Receiver(Protocol):
     """What the reader needs of its connection. Each `on_` method may raise `Refusal`."""
 
     state: ConnectionState
+
+    @property
+    def body_bytes(self) -> int:
+        """How much of the body that is being received has arrived."""
 
     def enter(self, state: ConnectionState) -> None:
         """Change the state."""
@@ -64,6 +70,24 @@ class RequestReader:
     def close(self) -> None:
         """Release what refers back to us and to the connection."""
         del self._parser, self.on_body
+
+    def request_end(self, data: bytes, start: int) -> int:
+        """Return the end of a piece of *data*, from *start* on, that completes at most one request.
+
+        This costs a search for the end of the head. Usually the data is one request or a part of one, and is one piece.
+        """
+        state, request = self._connection.state, self._request
+        if state is BODY and request is not None and request.length is not None:
+            left = request.length - self._connection.body_bytes
+            if left > 0:
+                return min(start + left, len(data))
+        end = data.find(_HEAD_END, start) + len(_HEAD_END)
+        if end < len(_HEAD_END) or (end == len(data) and state is IDLE):
+            return len(data)
+        if state is IDLE:  # without a line end, the rest can only be a body
+            return end if data.rfind(b"\n", end) >= 0 else len(data)
+        rest = data[start : start + 3]  # the end of a head may have arrived in two parts
+        return start + len(rest) - len(rest.lstrip(b"\r\n")) if rest[0] in b"\r\n" else end
 
     def feed(self, data: bytes) -> Response | None:
         """Parse what arrived; return the refusal that ends the connection, or None."""

@@ -85,7 +85,8 @@ class HttpServer:
 
     def release(self, exchange: Exchange) -> None:
         """Subtract a body from `waiting_bytes`."""
-        self.waiting_bytes -= exchange.size
+        if exchange.early is None:  # otherwise its body was discarded
+            self.waiting_bytes -= exchange.size
         exchange.size = 0
 
     def refused(self, response: Response) -> None:
