@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shlex
 import sqlite3
 import stat
 import time
@@ -13,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from questlog.errors import NotDurable, QuestlogError
+from questlog.errors import NotDurable, NotPermitted, QuestlogError
 
 try:
     import fcntl
@@ -44,14 +45,74 @@ def sync_folder(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Create *folder* and its parents; each new name survives a power cut."""
+    for each in create_folders(folder):
+        sync_folder(each.parent)
+
+
+def create_folders(folder: Path) -> list[Path]:
+    """Create *folder* and its parents; return the new ones, lowest first, whose names are not synced yet."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for each in missing:
-        sync_folder(each.parent)
+    if _is_root():
+        for each in reversed(missing):
+            owner = each.parent.stat()
+            os.chown(each, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    return missing
+
+
+def create_file(path: str | Path, flags: int = os.O_RDWR, mode: int = 0o666) -> int:
+    """Open *path* and create it if there is none; return the descriptor.
+
+    What root creates gets the owner and group of its folder: otherwise one `sudo questlog import` would lock the game
+    out of its own data. Only a file that was created here is given away, never one that a link may point to.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        if flags & os.O_EXCL:
+            raise
+        return os.open(path, flags | os.O_CREAT, mode)
+    if _is_root():
+        owner = os.stat(os.path.dirname(path) or ".")
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return descriptor
+
+
+def _is_root() -> bool:
+    return os.name != "nt" and os.geteuid() == 0
+
+
+def denied(path: Path) -> NotPermitted:
+    """Return the error for a file that may not be opened: it names the file, its owner and the command that helps."""
+    me, folder = os.geteuid(), path.parent
+    expected = folder.stat()
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return NotPermitted(
+            f"user {user_name(me)} may not write to {folder}, which belongs to user {user_name(expected.st_uid)}",
+            hint=f"run questlog as that user, or: sudo chown -R {me} {shlex.quote(str(folder))}",
+        )
+    owner = path.lstat().st_uid
+    return NotPermitted(
+        f"{path} belongs to user {user_name(owner)}; user {user_name(me)} may not open it",
+        hint=f"sudo chown -R {expected.st_uid}:{expected.st_gid} {shlex.quote(str(folder))}",
+    )
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or its number if it has none."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(uid).pw_name
+    except (ImportError, KeyError):
+        return str(uid)
 
 
 class DurableFile(io.FileIO):
     """A file whose bytes survive a power cut once it is closed. Its name needs `sync_folder`."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        super().__init__(path, mode, opener=create_file)
 
     def close(self) -> None:
         """Flush to the disk and close."""
@@ -66,16 +127,20 @@ class DurableFile(io.FileIO):
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that replaces *path* when the block ends: readers see the old file or the whole new one.
 
-    The replacement survives a power cut and keeps the mode of the old file; after an error the old file stays.
+    The replacement survives a power cut and keeps the mode of the old file, and its owner if root replaces it; after an
+    error the old file stays.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with draft.open("wb") as file:
+        with open(draft, "wb", opener=create_file) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
-            draft.chmod(stat.S_IMODE(path.stat().st_mode))
+            old = path.stat()
+            if _is_root():
+                os.chown(draft, old.st_uid, old.st_gid, follow_symlinks=False)
+            draft.chmod(stat.S_IMODE(old.st_mode))
         os.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)
@@ -111,6 +176,7 @@ class FileLock:
     """An exclusive lock between processes. The operating system releases it when its holder dies.
 
     It is released by closing the file, never by unlocking: a forked child closes only its own copy.
+    A lock file that belongs to another user and may not be opened raises `NotPermitted`.
     """
 
     def __init__(self, path: Path, *, mode: int = 0o644) -> None:
@@ -143,7 +209,10 @@ class FileLock:
 
     def _open(self) -> int:
         if self._file is None:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), self._mode)
+            try:
+                self._file = create_file(self.path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0), self._mode)
+            except PermissionError as error:
+                raise denied(self.path) from error
         return self._file
 
     def is_current(self) -> bool:
@@ -216,8 +285,8 @@ def open_sqlite(
     new = not path.exists() or path.stat().st_size == 0
     if new:
         make_folder(path.parent)
-    if mode is not None:  # before SQLite creates a file that others may read
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, mode))
+    if new or mode is not None:  # SQLite would create a file that others may read, and that belongs to root
+        os.close(create_file(path, mode=0o644 if mode is None else mode))
     connection = sqlite3.connect(path, timeout=wait_seconds, isolation_level=isolation_level, check_same_thread=False)
     try:
         _set_wal(connection, setup, wait_seconds)
@@ -266,6 +335,7 @@ def create_sqlite(path: Path, script: str) -> None:
     remove_sqlite(draft)
     for kind in ("wal", "shm"):  # a write-ahead log without its database would be replayed into the new one
         path.with_name(f"{path.name}-{kind}").unlink(missing_ok=True)
+    os.close(create_file(draft, mode=0o644))
     with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
         connection.execute("pragma synchronous = off")  # the whole file is synced below
         connection.executescript(script)

@@ -72,6 +72,10 @@ class QueueFull(QueueUnavailable):
     """A client's queue or its disk has reached its limit; the event was not queued."""
 
 
+class NotPermitted(QuestlogError):
+    """A file in the data folder belongs to another user and may not be opened; the hint is what its owner runs."""
+
+
 class NotDurable(QuestlogError):
     """A database does not obey the settings that its commits need to survive a power cut."""
 

@@ -25,7 +25,7 @@ from typing import BinaryIO, Protocol, cast
 
 from questlog.accept import read_id
 from questlog.backfill import BackfillResult, Shown
-from questlog.durable import FileLock, write_file
+from questlog.durable import FileLock, make_folder, write_file
 from questlog.errors import QuestlogError
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.plan.columns import QUARANTINE_TABLE
@@ -268,7 +268,7 @@ class Import:
         """Store the progress durably."""
         if self._name is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         write_file(self._path, json.dumps(asdict(self.progress)))
 
     @contextmanager
@@ -277,7 +277,7 @@ class Import:
         if self._name is None:
             yield
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         busy = QuestlogError(f"{self._source.name} is being imported by another process")
         with FileLock(self._path.with_suffix(".lock")).held(busy):
             yield

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from questlog.backfill import BackfillResult, Shown
 from questlog.backfill.bounds import Bound
-from questlog.durable import write_file
+from questlog.durable import make_folder, write_file
 from questlog.errors import QuestlogError
 from questlog.log import LogReader
 from questlog.plan import Plan
@@ -99,7 +99,7 @@ class ProjectBackfill:
         if not mark.exists():
             if self._into.exists() and any(self._into.iterdir()):
                 raise QuestlogError(f"{self._into} exists, and no backfill created it", hint="--into a new folder")
-            mark.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(mark.parent)
             write_file(mark, json.dumps({"from": str(self._project.root)}))
         if not (self._into / "plan.toml").exists():
             write_file(self._into / "plan.toml", self._plan.text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from questlog.backfill import BackfillResult, Shown
 from questlog.backfill.bounds import Bound, count_between, slices
 from questlog.backfill.missing import MissingRows
-from questlog.durable import FileLock
+from questlog.durable import FileLock, make_folder
 from questlog.errors import LanderBusy, QuestlogError
 from questlog.land import Landed
 from questlog.land.spark.lander import BACKFILL_LOCK, SparkLander
@@ -90,7 +90,7 @@ class TopicBackfill:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        self._data.mkdir(parents=True, exist_ok=True)
+        make_folder(self._data)
         busy = LanderBusy(f"another backfill works on {self._data}", hint="questlog status")
         with FileLock(self._data / BACKFILL_LOCK).held(busy, BUSY_SECONDS):
             yield

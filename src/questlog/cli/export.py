@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from questlog.cli.progress import counting
-from questlog.durable import FileLock
+from questlog.durable import FileLock, make_folder
 from questlog.errors import QuestlogError
 from questlog.pipeline import open_pipeline
 from questlog.stopping import stopping
@@ -63,7 +63,7 @@ def export(folder: Path, tables: tuple[str, ...], into: str, as_json: bool) -> N
 
 @contextmanager
 def _alone(data: Path) -> Iterator[None]:
-    data.mkdir(parents=True, exist_ok=True)
+    make_folder(data)
     busy = QuestlogError(f"another process is exporting {data}", hint="wait until it is done")
     with FileLock(data / "export.lock").held(busy):
         yield

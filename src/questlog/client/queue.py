@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from questlog.durable import FileLock, open_sqlite, sync_folder
-from questlog.errors import NotDurable, QueueFull, QueueUnavailable
+from questlog.errors import NotDurable, NotPermitted, QueueFull, QueueUnavailable
 from questlog.log.group import GroupCommit, Waiter
 
 OUTCOMES = ("accepted", "duplicate", "quarantined", "rejected")
@@ -118,7 +118,7 @@ class Queue:
         if self._turn is not None:
             return True
         lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), mode=0o600)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, NotPermitted):
             if lock.take():
                 self._turn = lock
                 return True

@@ -10,7 +10,7 @@ from typing import Any
 from pyiceberg.io import InputFile, OutputFile
 from pyiceberg.io.pyarrow import PyArrowFileIO
 
-from questlog.durable import DurableFile, sync_folder
+from questlog.durable import DurableFile, create_folders, sync_folder
 from questlog.lake.guard import check_inside
 
 
@@ -25,8 +25,9 @@ class NewFiles:
     def open(self, path: Path) -> io.BufferedWriter:
         """Open a new file below one of the roots for writing; closing it fsyncs its bytes."""
         check_inside(path, self._roots)
-        for folder in _make_folders(path.parent):
-            self._folders[folder] = None
+        for folder in create_folders(path.parent):
+            self._folders[folder.parent] = None
+        self._folders[path.parent] = None
         self._paths.append(path)
         return io.BufferedWriter(DurableFile(path, "xb"), 1 << 20)
 
@@ -62,13 +63,3 @@ class _NewFile(OutputFile):
 
     def __len__(self) -> int:
         return self._path.stat().st_size
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """Create *folder*; return it and each folder that got a new entry."""
-    changed = [folder]
-    while not folder.exists():
-        folder = folder.parent
-        changed.append(folder)
-    changed[0].mkdir(parents=True, exist_ok=True)
-    return changed

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import sqlite3
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from questlog.durable import user_name
 from questlog.errors import NotInstalled, QuestlogError
 from questlog.log import LogReader
 from questlog.plan import Plan
@@ -96,8 +99,29 @@ def _folder(examined: _Examined) -> Iterator[Finding]:
         yield Finding("folder", "fault", f"{path} is not writable", f"give user {os.getuid()} write access")
     if not wrong:
         yield Finding("folder", "ok", f"{data} is readable and writable")
+    owner = data.stat()
+    locked_out = sorted(path for path in data.rglob("*") if _locks_out(owner, path))
+    if locked_out:
+        path = locked_out[0]
+        more = f" and {len(locked_out) - 1} more files" if len(locked_out) > 1 else ""
+        yield Finding(
+            "folder", "fault",
+            f"{path} (of user {user_name(path.lstat().st_uid)}){more} cannot be written by user"
+            f" {user_name(owner.st_uid)}, to whom {data} belongs",
+            f"sudo chown -R {owner.st_uid}:{owner.st_gid} {shlex.quote(str(data))}",
+        )  # fmt: skip
     if data.stat().st_mode & 0o002:
         yield Finding("folder", "warning", f"{data} is writable by every user", f"chmod o-w {data}")
+
+
+def _locks_out(owner: os.stat_result, path: Path) -> bool:
+    """Return whether the owner of the data folder may not write *path*, as after `sudo questlog` up to 0.1.0."""
+    try:
+        file = path.lstat()
+    except FileNotFoundError:
+        return False
+    writable = 0o002 | (0o020 if file.st_gid == owner.st_gid else 0)
+    return owner.st_uid not in (0, file.st_uid) and not stat.S_ISLNK(file.st_mode) and not file.st_mode & writable
 
 
 def _is_usable(path: Path) -> bool:

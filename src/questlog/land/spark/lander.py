@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from questlog.durable import FileLock, is_locked
+from questlog.durable import FileLock, is_locked, make_folder
 from questlog.errors import LakeUnavailable, LanderBusy, LanderFenced, PlanError, QuestlogError, first_line
 from questlog.lake.checkpoint import Checkpoint
 from questlog.land import Landed, Shown
@@ -80,7 +80,7 @@ class SparkLander:
 
     def __enter__(self) -> SparkLander:
         """Take this machine's lock and start Spark."""
-        self._data.mkdir(parents=True, exist_ok=True)
+        make_folder(self._data)
         busy = LanderBusy(f"another lander works on {self._data}", hint="questlog status")
         self._lock.acquire(busy, BUSY_SECONDS)
         self._spark = self._session()

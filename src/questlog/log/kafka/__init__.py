@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from questlog.durable import FileLock
-from questlog.errors import LogUnavailable
+from questlog.durable import FileLock, make_folder
+from questlog.errors import LogUnavailable, NotPermitted
 from questlog.log import START, Batch, Entry, Gap, Position
 from questlog.log.kafka.client import (
     ANSWER_SECONDS,
@@ -308,10 +308,11 @@ def _until(offset: int) -> int:
 
 def _claim(folder: Path, partitions: Sequence[int]) -> tuple[int, FileLock | None]:
     """Return a partition that no other process on this machine writes to, and the lock that claims it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for partition in partitions:
         lock = FileLock(folder / f"kafka-{partition}.lock")
-        if lock.take():
-            return partition, lock
+        with contextlib.suppress(NotPermitted):  # another user's: not ours
+            if lock.take():
+                return partition, lock
         lock.release()
     return partitions[-1], None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from questlog.durable import FileLock, create_sqlite, open_sqlite, read_sqlite, write_file
+from questlog.durable import FileLock, create_sqlite, make_folder, open_sqlite, read_sqlite, write_file
 from questlog.errors import LanderBusy, LogUnavailable, QuestlogError
 from questlog.log import Position
 
@@ -93,7 +93,7 @@ class Spool:
 
     def __enter__(self) -> Spool:
         """Take the lock, or raise `LanderBusy`; give the log its name."""
-        self._data.mkdir(parents=True, exist_ok=True)
+        make_folder(self._data)
         busy = LanderBusy(f"another process forwards {self._log_folder}", hint="questlog status")
         self._lock.acquire(busy, BUSY_SECONDS)
         self.name = _name(self._log_folder)
@@ -250,7 +250,7 @@ def _name(folder: Path) -> str:
     Two logs with one name would use the same sequence numbers for different events, and the lander would drop the
     later ones as repeats.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     inode = folder.stat().st_ino
     stored = _read_name(folder)
     if stored is not None and stored[1] == inode:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from questlog.durable import is_disk_full
-from questlog.errors import LogFull, LogUnavailable
+from questlog.errors import LogFull, LogUnavailable, NotPermitted
 from questlog.log import START, Batch, Position
 from questlog.log.group import GroupCommit, Waiter
 from questlog.log.sqlite.partition import Displaced, ReadCheckpoint, Trimmer, Writer, claim
@@ -159,6 +159,8 @@ class SqliteLog:
     def _refusal(self, error: Exception, full: bool) -> LogUnavailable:
         if isinstance(error, LogUnavailable):
             return error
+        if isinstance(error, NotPermitted):
+            return LogUnavailable(f"the log cannot be written: {error}", hint=error.hint, retry_after=self.retry_after)
         kind = LogFull if full else LogUnavailable
         hint = "free disk space; events are then accepted again" if full else "questlog doctor"
         return kind(f"the log in {self.folder} cannot be written: {error}", hint=hint, retry_after=self.retry_after)

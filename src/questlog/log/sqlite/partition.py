@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -15,8 +16,8 @@ from pathlib import Path
 
 import zstandard
 
-from questlog.durable import FileLock, make_folder, read_sqlite, remove_sqlite
-from questlog.errors import LogUnavailable
+from questlog.durable import FileLock, denied, make_folder, read_sqlite, remove_sqlite
+from questlog.errors import LogUnavailable, NotPermitted
 from questlog.log import Position
 from questlog.log.sqlite.segment import (
     Damaged,
@@ -33,6 +34,8 @@ from questlog.log.sqlite.segment import (
 _NAME = re.compile(r"^(\d{10})-(\d{16})\.db$")
 _GONE = re.compile(r"^(\d{10})\.gone$")
 _CHECK_SECONDS = 0.1
+
+logger = logging.getLogger("questlog.log")
 
 ReadCheckpoint = Callable[[], Position]
 """Returns how far the log has been read, according to its readers."""
@@ -153,6 +156,7 @@ class Writer:
 def claim(folder: Path, checkpoint: ReadCheckpoint | None, *, segment_bytes: int, segment_seconds: float) -> Writer:
     """Claim a partition that no process writes to, or start a new one. The lock dies with the process.
 
+    A partition whose files belong to another user and may not be written, such as root's, is skipped with a warning.
     A partition is identified by a random number. A log folder that was deleted or replaced has other numbers,
     so that a remembered position never points into the wrong log.
     """
@@ -228,7 +232,11 @@ class Trimmer:
 def _reclaim(
     folder: Path, partition: int, behind: _Behind, segment_bytes: int, segment_seconds: float
 ) -> Writer | None:
-    lock = _try_lock(folder, partition)
+    try:
+        lock = _try_lock(folder, partition)
+    except NotPermitted as error:
+        logger.warning("stage=append skipped partition %d: %s; %s", partition, error, error.hint)
+        return None
     if lock is None:
         return None
     try:
@@ -255,11 +263,15 @@ def _behind_checkpoint(checkpoint: ReadCheckpoint | None) -> _Behind:
 
 
 def _usable_end(folder: Path, partition: int) -> int | None:
-    """Return the next offset of a partition we hold, or None if it is damaged and may only be read."""
+    """Return the next offset of a partition we hold, or None if it is damaged or another user's: it is only read."""
     for draft in folder.glob(f"{partition:010}-*.new"):  # left by a writer that died while it created a segment
         draft.unlink(missing_ok=True)
     segments = list_segments(folder).get(partition)
     if not segments:
+        return None
+    if not os.access(segments[-1].path, os.R_OK | os.W_OK):
+        error = denied(segments[-1].path)
+        logger.warning("stage=append skipped partition %d: %s; %s", partition, error, error.hint)
         return None
     try:
         with contextlib.closing(read_sqlite(segments[-1].path)) as connection:
@@ -269,7 +281,10 @@ def _usable_end(folder: Path, partition: int) -> int | None:
 
 
 def _try_lock(folder: Path, partition: int) -> FileLock | None:
-    """Return a lock on the partition, or None if another process holds it. A leftover file locks nothing."""
+    """Return a lock on the partition, or None if another process holds it. A leftover file locks nothing.
+
+    Raises `NotPermitted` if the file is another user's and may not be opened.
+    """
     lock = FileLock(folder / f"{partition:010}.lock")
     if lock.take():
         return lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import os
 import sqlite3
 import threading
 import time
@@ -13,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
-from questlog.durable import read_sqlite
+from questlog.durable import denied, read_sqlite
 from questlog.errors import LogUnavailable
 from questlog.log import START, Batch, Entry, Gap, Position
 from questlog.log.sqlite.partition import list_gone, list_segments
@@ -207,12 +208,20 @@ def _went_back(partition: int, what: str) -> LogUnavailable:
 
 @contextlib.contextmanager
 def _detecting_trim(segment: Segment) -> Iterator[None]:
-    """Turn SQLite errors about a file that was trimmed while open into `FileNotFoundError`."""
+    """Turn SQLite errors about a file that was trimmed while open into `FileNotFoundError`.
+
+    An error about a file that we may not read, such as one of root's, names the file and its owner.
+    """
     try:
         yield
-    except sqlite3.Error:
+    except sqlite3.Error as error:
         if not segment.path.exists():
             raise FileNotFoundError(segment.path) from None
+        for kind in ("", "-wal", "-shm"):
+            file = segment.path.with_name(segment.path.name + kind)
+            if file.exists() and not os.access(file, os.R_OK):
+                reason = denied(file)
+                raise LogUnavailable(f"the log cannot be read: {reason}", hint=reason.hint, retry_after=1) from error
         raise
 
 
