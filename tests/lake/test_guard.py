@@ -37,7 +37,10 @@ def maintain(folder: Path, hours: float = 1, **settings: object) -> None:
     """Run table maintenance as if *hours* had passed, until it has nothing left to do."""
     project = open_pipeline(folder, **settings).project
     tables = IcebergTables(project.catalog, project.warehouse)
-    maintenance = Maintenance(tables, lambda: None, clock=lambda: time.time() + hours * 3600)
+    later = hours * 3600
+    maintenance = Maintenance(
+        tables, lambda: None, clock=lambda: time.time() + later, monotonic=lambda: time.monotonic() + later
+    )
     while maintenance.step():
         pass
     tables.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,9 +67,17 @@ class _Step:
 class IcebergTables:
     """Implements `Tables`. One lander writes at a time; `epoch` fences older ones."""
 
-    def __init__(self, catalog_path: Path, warehouse: Path, *, epoch: int | None = None) -> None:
+    def __init__(
+        self,
+        catalog_path: Path,
+        warehouse: Path,
+        *,
+        epoch: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.state, self.roots = connect_lake(catalog_path, warehouse)
         self.warehouse, self.epoch = warehouse, epoch
+        self._clock = clock
         self._versions: dict[str, Version] = {}
         self._plan: Plan | None = None
         self._doubtful: list[NewFiles] = []
@@ -170,7 +179,7 @@ class IcebergTables:
         if published != location and self.epoch is not None:
             with transaction(self.state) as connection:
                 check_epoch(connection, self.epoch)
-                _adopt_version(connection, table, self._versions[table])
+                _adopt_version(connection, table, self._versions[table], self._now_ms())
         return self._versions[table]
 
     @contextmanager
@@ -228,9 +237,13 @@ class IcebergTables:
                 location = step.change.version.location
                 _swap_pointer(connection, step.table, step.base.location, location)
                 _save_table(connection, step.table, step.change.version.metadata, location)
-                _save_files(connection, step.table, step.change)
+                _save_files(connection, step.table, step.change, self._now_ms())
             add_to_ledger(connection, counted)
         self._versions.update({step.table: step.change.version for step in steps})
+
+    def _now_ms(self) -> int:
+        """Return the time that dates garbage. A table's own `last-updated-ms` never goes back, not even from 2100."""
+        return int(self._clock() * 1000)
 
 
 def _swap_pointer(connection: sqlite3.Connection, table: str, old: str, new: str) -> None:
@@ -265,7 +278,7 @@ def _save_table(connection: sqlite3.Connection, table: str, metadata: TableMetad
     )
 
 
-def _save_files(connection: sqlite3.Connection, table: str, change: Change) -> None:
+def _save_files(connection: sqlite3.Connection, table: str, change: Change, now_ms: int) -> None:
     """Update files, totals and garbage by the difference to the last version: the cost is independent of age."""
     added = {f.file_path: (f.partition[0], f.record_count, f.file_size_in_bytes) for f in change.added}
     connection.executemany(
@@ -289,7 +302,7 @@ def _save_files(connection: sqlite3.Connection, table: str, change: Change) -> N
         "update questlog_tables set rows = rows + ?, bytes = bytes + ? where name = ?",
         (sum(rows for rows, _ in totals), sum(size for _, size in totals), table),
     )
-    add_garbage(connection, table, change.garbage, change.version.metadata.last_updated_ms)
+    add_garbage(connection, table, change.garbage, now_ms)
 
 
 def add_garbage(connection: sqlite3.Connection, table: str, garbage: Mapping[str, int], since_ms: int) -> None:
@@ -300,7 +313,7 @@ def add_garbage(connection: sqlite3.Connection, table: str, garbage: Mapping[str
     )
 
 
-def _adopt_version(connection: sqlite3.Connection, table: str, version: Version) -> None:
+def _adopt_version(connection: sqlite3.Connection, table: str, version: Version, now_ms: int) -> None:
     """Publish what another engine committed: readers must see its files."""
     entries = {
         e.data_file: (m.manifest_path, e.sequence_number or 0) for m in version.manifests for e in live_entries(m)
@@ -308,7 +321,7 @@ def _adopt_version(connection: sqlite3.Connection, table: str, version: Version)
     old = {path for (path,) in connection.execute("select path from questlog_files where table_name = ?", (table,))}
     gone = old - {local_path(file.file_path) for file in entries}
     last = version.metadata.last_sequence_number - 1
-    add_garbage(connection, table, dict.fromkeys(gone, last), version.metadata.last_updated_ms)
+    add_garbage(connection, table, dict.fromkeys(gone, last), now_ms)
     connection.execute("delete from questlog_files where table_name = ?", (table,))
     connection.executemany(
         "insert into questlog_files values (?, ?, ?, ?, ?, ?, ?)",

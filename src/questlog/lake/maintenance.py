@@ -7,10 +7,12 @@ Snapshots and metadata files need no maintenance: each commit drops the oldest o
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from questlog.lake.clock import WatchedClock
 from questlog.lake.guard import inside
 from questlog.lake.iceberg import IcebergTables, add_garbage
 from questlog.lake.state import NAMESPACE, check_epoch, transaction
@@ -19,7 +21,10 @@ from questlog.lake.version import Version
 logger = logging.getLogger("questlog.land")
 
 GRACE_SECONDS = 900.0
-"""How long a file is kept after the last snapshot that needs it: a running query may still be reading it."""
+"""How long a file is kept after the last snapshot that needs it: a running query may still be reading it.
+
+Nothing is deleted for as long after the clock was set, because the age of a file is not known then.
+"""
 TARGET_BYTES = 64 << 20
 MERGE_FILES = 8
 SWEEP_SECONDS = 86_400.0
@@ -47,10 +52,11 @@ class Maintenance:
         *,
         grace_seconds: float = GRACE_SECONDS,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tables, self._heartbeat = tables, heartbeat
         self._grace_ms = int(grace_seconds * 1000)
-        self._clock = clock
+        self._clock = WatchedClock(tables.state, tables.epoch, wall=clock, monotonic=monotonic)
         self._swept = -SWEEP_SECONDS
         self._seen: int | None = None
 
@@ -89,7 +95,9 @@ class Maintenance:
     def _delete(self) -> bool:
         """Delete some files whose grace period is over: the file first and its row after it, so that none is missed."""
         state, tables = self._tables.state, self._tables
-        before = int(self._clock() * 1000) - self._grace_ms
+        if self.clock_was_set():
+            return False
+        before = self._clock.now_ms() - self._grace_ms
         paths: list[str] = []
         live: set[str | None] = set()
         for (table,) in state.execute("select distinct table_name from questlog_garbage").fetchall():
@@ -120,7 +128,7 @@ class Maintenance:
 
         If a table has more such files than live ones, nothing is deleted: the catalog was lost or is an old copy.
         """
-        now = self._clock()
+        now = self._clock.now_ms() / 1000
         if abs(now - self._swept) < SWEEP_SECONDS:
             return False
         self._swept = now
@@ -159,8 +167,21 @@ class Maintenance:
             live |= {m.manifest_path for m in version.manifests} | {s.manifest_list for s in metadata.snapshots}
         return {inside(path, roots) for path in live}, {inside(path, roots) for (path,) in garbage}
 
+    def clock_was_set(self) -> bool:
+        """Return whether the clock was, or may have been, set within the grace period: no age can be computed then."""
+        try:
+            steady_ms = self._clock.steady_ms()
+        except sqlite3.Error:  # the disk is full
+            return True
+        return steady_ms is not None and steady_ms < self._grace_ms
+
     def forget_ids(self, before_ms: int) -> int:
-        """Forget some client-chosen ids that were logged before *before_ms* or exceed the limit; return how many."""
+        """Forget some client-chosen ids that were logged before *before_ms* or exceed the limit; return how many.
+
+        After the clock was set, none is forgotten for the grace period.
+        """
+        if self.clock_was_set():
+            return 0
         state = self._tables.state
         if self._seen is None:
             self._seen = int(state.execute("select count(*) from questlog_seen").fetchone()[0])

@@ -110,11 +110,12 @@ class LandingLoop:
             return Landed()
         self._remember(plan)
         committed = {name: merge(position, checkpoint) for name, (position, _) in positions.items()}
+        now_ms = time.time_ns() // 1_000_000
         shaped = shape(batch.entries, plan, committed=committed, seen=partial(find_seen, self._db), gaps=batch.gaps)
         if shaped.seen:
-            save_seen(self._db, shaped.seen, max(e.received_ms for e in batch.entries), self._lease.epoch)
+            newest = min(now_ms, max(e.received_ms for e in batch.entries))
+            save_seen(self._db, shaped.seen, newest, self._lease.epoch)
             self._maintenance.remembered(len(shaped.seen))
-        now_ms = time.time_ns() // 1_000_000
         for name, rows in shaped.tables.items():
             self._lease.heartbeat()
             self._tables.commit(name, with_landed_time(rows, now_ms), batch.through, plan.version)
@@ -124,7 +125,7 @@ class LandingLoop:
         counted.append(LedgerRow(DAMAGED, "", "", "", lost))
         save_checkpoint(self._db, batch.through, counted, self._lease.epoch)
         if batch.entries and shaped.seen:
-            oldest = min(entry.received_ms for entry in batch.entries)
+            oldest = min(now_ms, min(e.received_ms for e in batch.entries))  # a time in the future counts as now
             self._maintenance.forget_ids(oldest - int((plan.dedup_hours + 1) * _HOUR_MS))
         return Landed(len(batch.entries), {n: t.num_rows for n, t in shaped.tables.items()}, shaped.duplicates)
 
@@ -235,9 +236,10 @@ class LandingLoop:
     def _trim(self, checkpoint: Position) -> None:
         """Trim landed records that are older than `keep_log_hours`; at most once a minute, it costs an fsync.
 
-        Records that a promotion has yet to forward to the cluster are kept.
+        Records that a promotion has yet to forward to the cluster are kept, and all of them for a while after the clock
+        was set.
         """
-        if time.monotonic() - self._trimmed >= TRIM_SECONDS:
+        if time.monotonic() - self._trimmed >= TRIM_SECONDS and not self._maintenance.clock_was_set():
             self._trimmed = time.monotonic()
             if (kept := self._keep_from()) is not None:
                 checkpoint = {p: min(offset, kept.get(p, 0)) for p, offset in checkpoint.items()}

@@ -73,7 +73,7 @@ def _forwarder_blocked(forwarding: Forwarding) -> Blocked | None:
     error = forwarding.error
     if error is None:
         return None
-    return Blocked(error.text, error.hint, round(time.time() - error.since_ms / 1000, 1))
+    return Blocked(error.text, error.hint, round(max(0.0, time.time() - error.since_ms / 1000), 1))
 
 
 def _topic(settings: Settings) -> TopicCounts:

@@ -186,7 +186,7 @@ def read_forwarding(data: Path, log_folder: Path) -> Forwarding:
         sent = dict(db.execute("select partition, next from sent"))
         landed = dict(db.execute("select partition, next from landed"))
         row = db.execute("select text, hint, since_ms from trouble").fetchone()
-    alive = time.time() - (data / _LOCK).stat().st_mtime < STALE_SECONDS
+    alive = abs(time.time() - (data / _LOCK).stat().st_mtime) < STALE_SECONDS
     name = _read_name(log_folder)
     return Forwarding(name[0] if name else "", sent, landed, ForwardError(*row) if row else None, alive)
 
