@@ -18,7 +18,8 @@ GROUND = {
     "settings": {"errors"},
     "stopping": set(),
     "record": set(),
-    "messages": set(),
+    "printable": set(),
+    "messages": {"printable"},
     "supervise": {"errors", "stopping"},
 }
 """Every stage may import these; they import only each other."""

@@ -10,6 +10,7 @@ import click
 
 from questlog import __version__
 from questlog.errors import QuestlogError
+from questlog.printable import protect_output
 
 _COMMANDS = {
     "backfill": ("questlog.cli.backfill", "Re-process earlier events with the current plan."),
@@ -64,6 +65,7 @@ def cli(context: click.Context, folder: str) -> None:
 
 def main() -> None:
     """Run the command line. Errors are a sentence and a hint, never a stack trace."""
+    protect_output()
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:

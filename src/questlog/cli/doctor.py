@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from questlog.cli.terminal import uses_color
+from questlog.cli.terminal import draw, uses_color
 from questlog.pipeline import open_pipeline
+from questlog.printable import escape
 from questlog.report.doctor import Finding
 
 _COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
@@ -42,6 +43,6 @@ def _show(finding: Finding) -> None:
     verdict = f"{finding.verdict:<8}"
     if sys.stdout.isatty() and uses_color():
         verdict = click.style(verdict, fg=_COLORS[finding.verdict])
-    click.echo(f"{verdict} {finding.check:<12} {finding.text}")
+    draw(f"{verdict} {finding.check:<12} {escape(finding.text)}")
     if finding.advice:
         click.echo(f"{'':22}{finding.advice}")

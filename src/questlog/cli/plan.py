@@ -11,6 +11,7 @@ import click
 
 from questlog.cli.suggest import suggest
 from questlog.errors import PlanError, ProjectNotFound
+from questlog.printable import clean
 
 if TYPE_CHECKING:
     from questlog.plan import Event, Field, Plan
@@ -181,7 +182,7 @@ def _event(plan: Plan, name: str) -> Event:
 
 def _shown(plan: Plan, event: Event) -> str:
     """Return one event as text: its table, description, sources, and its fields in columns."""
-    from questlog.cli.rows import clean, table_text
+    from questlog.cli.rows import table_text
     from questlog.cli.terminal import terminal_width
 
     lines = [f"{event.name} -> table {event.table}, {_MODES[event.mode]}"]

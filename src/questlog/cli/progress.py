@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from questlog.printable import clean, drawing
+
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
@@ -34,6 +36,7 @@ def counting(name: str) -> Iterator[Show]:
     started = time.monotonic()
     with ExitStack() as stack:
         bar: ProgressBar[None] | None = None
+        screen = drawing(sys.stderr)
 
         def show(events: int, done: int, total: int | None) -> None:
             nonlocal bar
@@ -41,8 +44,8 @@ def counting(name: str) -> Iterator[Show]:
                 if time.monotonic() - started < _QUIET_SECONDS:
                     return
                 steps: Iterator[None] = (None for _ in ())  # without a length the bar only shows that work goes on
-                bar = stack.enter_context(click.progressbar(steps, length=total, label=name, file=sys.stderr))
-            bar.label, bar.length = f"{name}: {events:,} events", total
+                bar = stack.enter_context(click.progressbar(steps, length=total, label=clean(name), file=screen))
+            bar.label, bar.length = f"{clean(name)}: {events:,} events", total
             bar.update(done - bar.pos)
 
         yield show
@@ -70,13 +73,13 @@ def waiting(what: str) -> Iterator[None]:
     done = threading.Event()
 
     def count() -> None:
-        started = time.monotonic()
+        started, screen = time.monotonic(), drawing(sys.stderr)
         while not done.wait(_QUIET_SECONDS):
-            sys.stderr.write(f"\r{what} {time.monotonic() - started:.0f} s; Ctrl-C stops it")
-            sys.stderr.flush()
+            screen.write(f"\r{what} {time.monotonic() - started:.0f} s; Ctrl-C stops it")
+            screen.flush()
         if time.monotonic() - started > _QUIET_SECONDS:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            screen.write("\r\x1b[K")
+            screen.flush()
 
     counter = threading.Thread(target=count, daemon=True)
     counter.start()

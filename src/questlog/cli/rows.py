@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+from questlog.printable import clean, drawing
 
 if TYPE_CHECKING:
     from questlog.query.result import Result
@@ -15,6 +17,7 @@ BINARY = ("parquet", "arrow")
 _NARROWEST = 12
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 _Row = Sequence[str | None]
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]inf(inity)?"
 
 
 def write_rows(
@@ -26,18 +29,20 @@ def write_rows(
     max_rows: int = 0,
     color: bool = False,
     expanded: bool | None = None,
+    safe: bool = False,
 ) -> None:
     """Write *result* to *out*. A table has at most *max_rows* rows (0: all), and fits *width* columns if given.
 
     *expanded* prints one line per value; None does so if the columns do not fit.
+    *safe* keeps a spreadsheet from taking a CSV cell for a formula.
     """
     if format_ == "table":
         rows = list(result.texts(max_rows or None))
         text = table_text(result.columns, rows, result.right_aligned(), width=width, color=color, expanded=expanded)
-        out.write(text.encode("utf-8", "backslashreplace"))
-        out.write(_count_line(len(rows), len(result)).encode())
+        text += _count_line(len(rows), len(result))
+        drawing(out).write(text.encode("utf-8", "backslashreplace"))
     elif format_ == "csv":
-        _write_csv(result, out)
+        _write_csv(result, out, _safe_cell if safe else _csv_cell)
     elif format_ == "json":
         _write_joined(out, b"[", (line.encode() for line in result.jsons()), b",\n ", b"]\n")
     elif format_ == "ndjson":
@@ -62,11 +67,11 @@ def _count_line(shown: int, total: int) -> str:
     return f"({total:,} row{'' if total == 1 else 's'})\n"
 
 
-def _write_csv(result: Result, out: BinaryIO) -> None:
+def _write_csv(result: Result, out: BinaryIO, cell: Callable[[str | None], str]) -> None:
     """Write a header and the rows. NULL is written as nothing and an empty string as "", so they stay distinct."""
-    out.write(",".join(map(_csv_cell, result.columns)).encode() + b"\r\n")
+    out.write(",".join(map(cell, result.columns)).encode() + b"\r\n")
     for row in result.texts():
-        out.write(",".join(map(_csv_cell, row)).encode("utf-8", "backslashreplace") + b"\r\n")
+        out.write(",".join(map(cell, row)).encode("utf-8", "backslashreplace") + b"\r\n")
 
 
 def _csv_cell(value: str | None) -> str:
@@ -75,6 +80,13 @@ def _csv_cell(value: str | None) -> str:
     if value and not any(c in value for c in ',"\r\n') and value == value.strip():
         return value
     return '"' + value.replace('"', '""') + '"'
+
+
+def _safe_cell(value: str | None) -> str:
+    """Return a cell that a spreadsheet does not run: an apostrophe precedes what would start a formula."""
+    if value and value[0] in "=+-@\t\r" and not re.fullmatch(_NUMBER, value):
+        value = "'" + value
+    return _csv_cell(value)
 
 
 def _write_joined(out: BinaryIO, first: bytes, lines: Iterable[bytes], between: bytes, last: bytes) -> None:
@@ -181,21 +193,3 @@ def display_width(text: str) -> int:
     import wcwidth  # late: ASCII does not need it, and the import takes 15 ms
 
     return wcwidth.wcswidth(text)
-
-
-def clean(value: str | None) -> str:
-    """Return a value that is safe to print: no control characters, no changes of text direction; NULL by name."""
-    if value is None:
-        return "NULL"
-    if value.isascii() and value.isprintable():
-        return value
-    return "".join(c if c.isprintable() or _joins(c) else _escaped(c) for c in value)
-
-
-def _joins(letter: str) -> bool:
-    """Return whether *letter* joins emoji or scripts, or is a kind of space."""
-    return letter in "\u200d\u200c" or unicodedata.category(letter) == "Zs"
-
-
-def _escaped(letter: str) -> str:
-    return letter.encode("unicode_escape").decode()

@@ -18,11 +18,13 @@ from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import HTML
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import create_output
 
 from questlog.cli.progress import waiting
 from questlog.cli.rows import BINARY, FORMATS, write_rows
 from questlog.cli.terminal import terminal_width, uses_color
 from questlog.errors import QuestlogError
+from questlog.printable import drawing
 from questlog.query.text import is_complete, split_statements
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ class Shell:
         self._max_rows = MAX_ROWS if max_rows is None else max_rows
         self._session: PromptSession[str] = PromptSession(
             history=_history(pipeline.project.data),
+            output=create_output(drawing(sys.stdout)),
             completer=Names(pipeline),
             complete_while_typing=False,
             multiline=True,

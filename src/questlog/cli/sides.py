@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from questlog.cli.rows import clean, display_width, table_text
+from questlog.cli.rows import display_width, table_text
+from questlog.printable import clean
 
 if TYPE_CHECKING:
     from questlog.promote.compare import Comparison, Side

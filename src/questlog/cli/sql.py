@@ -40,6 +40,12 @@ _SUFFIXES = {
 @click.option("--max-rows", type=click.IntRange(min=0), help="Print at most this many rows per table; 0 prints all.")
 @click.option("--check", is_flag=True, help="Report SQL that is not portable, without running it.")
 @click.option("-x", "--expanded", is_flag=True, help="Print one line per value.")
+@click.option(
+    "--safe",
+    is_flag=True,
+    help="For CSV that a spreadsheet opens: put an apostrophe before cells that begin with =, +, -, @, tab or "
+    "carriage return, so that none runs as a formula. Numbers stay as they are.",
+)
 @click.pass_obj
 def sql(
     folder: Path,
@@ -51,6 +57,7 @@ def sql(
     max_rows: int | None,
     expanded: bool,
     check: bool,
+    safe: bool,
 ) -> None:
     """Run STATEMENTS over everything acknowledged so far.
 
@@ -66,6 +73,8 @@ def sql(
     from questlog.pipeline import open_pipeline
 
     chosen = "json" if as_json else format_ or (_SUFFIXES.get(output.suffix.lower()) if output else None) or "table"
+    if safe and chosen != "csv":
+        raise click.UsageError(f"--safe is for CSV, not for {chosen}")
     with open_pipeline(folder) as pipeline:
         if statements is None and file is None and output is None and sys.stdin.isatty() and sys.stdout.isatty():
             from questlog.cli.shell import Shell
@@ -79,7 +88,7 @@ def sql(
         if chosen in BINARY and output is None and sys.stdout.isatty():
             raise click.UsageError(f"{chosen} is not for a terminal; use --output FILE")
         with _target(output) as out, _exit_on_closed_pipe(out):
-            _print_all(pipeline, parts, chosen, out, max_rows, expanded or None)
+            _print_all(pipeline, parts, chosen, out, max_rows, expanded or None, safe)
 
 
 def _check(text: str, as_json: bool) -> None:
@@ -98,7 +107,13 @@ def _check(text: str, as_json: bool) -> None:
 
 
 def _print_all(
-    pipeline: Pipeline, parts: Sequence[str], format_: str, out: BinaryIO, max_rows: int | None, expanded: bool | None
+    pipeline: Pipeline,
+    parts: Sequence[str],
+    format_: str,
+    out: BinaryIO,
+    max_rows: int | None,
+    expanded: bool | None,
+    safe: bool,
 ) -> None:
     shown = terminal_width(out) is not None
     for number, statement in enumerate(parts):
@@ -114,6 +129,7 @@ def _print_all(
             max_rows=max_rows if max_rows is not None else MAX_ROWS if shown else 0,
             color=shown and uses_color(),
             expanded=expanded,
+            safe=safe,
         )
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from questlog.cli.terminal import uses_color
+from questlog.cli.terminal import draw, uses_color
 from questlog.errors import ProjectNotFound, QuestlogError
+from questlog.printable import escape
 from questlog.settings import find_project, load_settings
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class _Lines:
     def __call__(self, line: str) -> None:
         now = time.monotonic()
         if self._live:
-            click.echo(f"\r\x1b[K{line[:100]}", nl=False, err=True)
+            draw(f"\r\x1b[K{escape(line)[:100]}", newline=False, error=True)
             self._shown = True
         elif now - self._last > 2:  # a build log needs signs of life, not every file
             self._last = now
@@ -70,7 +71,7 @@ class _Lines:
 
     def end(self) -> None:
         if self._shown:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            draw("\r\x1b[K", newline=False, error=True)
 
 
 @stack.command()
@@ -163,7 +164,7 @@ def status(where: tuple[Path, Path | None], as_json: bool) -> None:
             state = f"{each.state:<11}"
             shown = click.style(state, fg=color) if sys.stdout.isatty() and uses_color() else state
             more = f", {each.restarts} restarts" if each.restarts else ""
-            click.echo(f"{each.name:<12} {shown} {each.port:>5}  {each.memory_mb:>5.0f} MB{more}  {each.found}")
+            draw(f"{each.name:<12} {shown} {each.port:>5}  {each.memory_mb:>5.0f} MB{more}  {escape(each.found)}")
     if not all(each.healthy for each in servers):
         raise SystemExit(1)
 

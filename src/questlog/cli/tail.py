@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
-from questlog.cli.rows import clean
-from questlog.cli.terminal import uses_color
+from questlog.cli.terminal import draw, print_data, uses_color
 from questlog.errors import LogUnavailable
 from questlog.log import Entry, Log, Position, merge
 from questlog.pipeline import Pipeline, open_pipeline
 from questlog.plan import Plan
+from questlog.printable import clean
 from questlog.record import decode_record
 from questlog.shape import validate_entry
 
@@ -53,8 +53,10 @@ def tail(folder: Path, lines: int, follow: bool, types: tuple[str, ...], bad: bo
         wanted = (_describe(entry, pipeline.plan) for entry in entries)
         for event in wanted:
             if (not types or event["event_type"] in types) and (not bad or event["reason"]):
-                click.echo(json.dumps(event, ensure_ascii=False) if as_json else _line(event))
-        sys.stdout.flush()
+                if as_json:
+                    print_data(json.dumps(event, ensure_ascii=False))
+                else:
+                    draw(_line(event))
 
     if lines:
         show(_last(log, end, lines))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import logging
 import os
 import random
 import threading
@@ -19,6 +18,7 @@ from typing import Any, cast
 from questlog.client.queue import OUTCOMES, Queue, Waiting
 from questlog.client.transport import Answer, Transport, Unreachable
 from questlog.errors import QuestlogError
+from questlog.messages import library_logger
 
 BATCH_EVENTS = 500
 BATCH_BYTES = 512 << 10
@@ -31,7 +31,7 @@ _WHAT_TO_DO = {
     404: "there is no collector at this URL: check it",
 }
 
-logger = logging.getLogger("questlog.client")
+logger = library_logger("questlog.client")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import click
 from questlog.errors import NotInstalled, QuestlogError
 from questlog.messages import start_logging
 from questlog.pipeline import assemble
+from questlog.printable import protect_output
 from questlog.settings import find_project
 from questlog.stopping import on_signal
 
@@ -68,6 +69,7 @@ def _submitted(project: Project) -> Project:
 
 
 if __name__ == "__main__":
+    protect_output()
     try:
         land()
     except QuestlogError as error:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from questlog.errors import QuestlogError
+from questlog.printable import protect_output
 from questlog.stack import Stack
 from questlog.stack.processes import Identity, born
 from questlog.stack.supervisor import StackSupervisor
@@ -14,6 +15,7 @@ from questlog.stack.supervisor import StackSupervisor
 
 def main() -> int:
     """Run the stack in the given folder until SIGTERM, or until the process of `--while` exits."""
+    protect_output()
     parser = argparse.ArgumentParser(prog="questlog.stack")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--ports", default="")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from questlog.errors import LogUnavailable
 from questlog.log import Log
 from questlog.log.group import Waiter
 from questlog.log.worker import BackgroundCommit
+from questlog.messages import library_logger
 from questlog.web.batch import EventBatch
 
 GATHER_SECONDS = 0.05
@@ -20,7 +20,7 @@ GATHER_SECONDS = 0.05
 STOP_SECONDS = 10.0
 _MAX_GROUP_BYTES = 4 << 20
 
-logger = logging.getLogger("questlog.flask")
+logger = library_logger("questlog.flask")
 
 
 class BackgroundSender:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,13 +15,14 @@ from flask import Flask, Request, Response, current_app, has_request_context, re
 from werkzeug.exceptions import HTTPException
 
 from questlog.errors import EventRejected, LogUnavailable, QuestlogError
+from questlog.messages import library_logger
 from questlog.plan import Event, Plan
 from questlog.record import MAX_ID_LENGTH, Members, can_be_id, json_members
 from questlog.web.batch import EventBatch, PreparedPlan
 from questlog.web.fields import LARGEST_BODY, Texts, fields_of, plain
 from questlog.web.recorder import Capture, Recorder
 
-logger = logging.getLogger("questlog.flask")
+logger = library_logger("questlog.flask")
 _signals = Namespace()
 event_accepted = _signals.signal("event-accepted", "Sent with `event` and `receipt` once an event is recorded.")
 event_rejected = _signals.signal("event-rejected", "Sent with `event` and `receipt` when the plan rejects an event.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from questlog.messages import library_logger
 from questlog.plan import Plan
 from questlog.record import Members, json_members
 from questlog.web.batch import EventBatch, PreparedPlan
@@ -15,7 +15,7 @@ from questlog.web.fields import LARGEST_BODY, fields_of
 from questlog.web.recorder import Capture, Recorder
 from questlog.web.routes import RouteMatch, Routes
 
-logger = logging.getLogger("questlog.middleware")
+logger = library_logger("questlog.middleware")
 _FORM = "application/x-www-form-urlencoded"
 _MAX_PARAMETERS = 1000
 
