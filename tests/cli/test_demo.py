@@ -18,10 +18,10 @@ def test_the_demo_prints_correct_results_and_keeps_its_data(tmp_path: Path) -> N
     ran = demo(tmp_path / "demo")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for line in (
-        "right: sword purchases = 25",
-        "right: guild joins by host = {'user1.comcast.com': 25, 'foo.gmail.com': 25}",
-        "right: guild joins = 50",
-        "right: reasons = ['not_json', 'unknown_event_type']",
+        "correct: sword purchases = 25",
+        "correct: guild joins by host = {'user1.comcast.com': 25, 'foo.gmail.com': 25}",
+        "correct: guild joins = 50",
+        "correct: reasons = ['not_json', 'unknown_event_type']",
         "ms after its acknowledgement (median of 20;",
     ):
         assert line in ran.stdout

@@ -204,4 +204,4 @@ def _brief(table: pa.Table) -> str:
 def _check(what: str, actual: Callable[[], Any], expected: Any) -> None:
     if actual() != expected:
         raise QuestlogError(f"wrong answer for {what}: {actual()!r} instead of {expected!r}")
-    click.echo(f"right: {what} = {expected}")
+    click.echo(f"correct: {what} = {expected}")
